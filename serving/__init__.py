@@ -1,0 +1,1 @@
+"""The service: HTTP in, verdicts out, onnxruntime on the CPU. Never torch, onnx, mlflow or ``training``."""

