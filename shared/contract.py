@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from shared import pixels
 from shared.exam import Exam
+from shared.intervals import Interval
 
 METADATA_KEY: Final = "cats_dogs_contract"
 SCHEMA: Final = 1
@@ -22,7 +23,10 @@ class ContractError(ValueError):
 
 
 class Unsure(msgspec.Struct, frozen=True):
-    """When not to guess: answer only if the larger probability reaches ``close_call`` and familiarity ``unfamiliar``."""
+    """When not to guess: below either, the verdict is ``unsure``.
+
+    ``close_call`` is held against the larger probability, ``unfamiliar`` against the familiarity.
+    """
 
     close_call: float
     unfamiliar: float
@@ -38,16 +42,8 @@ class Provenance(msgspec.Struct, frozen=True):
     created: str
 
 
-class Interval(msgspec.Struct, frozen=True):
-    """A measured share with its 95 % interval, all in 0..1."""
-
-    value: float
-    low: float
-    high: float
-
-
 class TestMetrics(msgspec.Struct, frozen=True):
-    """How the file did on ``pictures`` test photographs; ``confusion[true][predicted]``, in the order of the classes."""
+    """How the file did on so many test photographs; ``confusion[true][predicted]``, in the order of the classes."""
 
     __test__ = False  # a noun of the field, not a class of pytest's
 

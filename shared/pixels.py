@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import struct
+import warnings
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -44,6 +45,8 @@ DIGEST: Final = hashlib.sha256(
 
 # Pillow's own guard is a process-wide warning that counts differently from ours; `limits` is the one that rules here.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow warns of broken EXIF and the like; the pictures are fine, and a client should not be able to write our logs.
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 Pixels = npt.NDArray[np.uint8]
 Code = Literal["unsupported_format", "image_too_large", "undecodable_image"]
@@ -76,7 +79,7 @@ class Limits:
     max_pixels: int = MAX_PIXELS
 
 
-def pixels(data: bytes, limits: Limits = Limits()) -> Pixels:  # noqa: B008 - frozen, so sharing it is safe
+def pixels(data: bytes, limits: Limits = Limits()) -> Pixels:
     """Decode a picture file into what the network sees.
 
     Args:
@@ -124,7 +127,7 @@ def sniff(data: bytes) -> str | None:
 
 
 def _declared_size(name: str, data: bytes) -> tuple[int, int]:
-    """Width and height from a WebP header, since Pillow allocates its whole canvas on opening; (1, 1) for the others."""
+    """Width and height from a WebP header, since Pillow makes its whole canvas on opening; (1, 1) for other formats."""
     if name != "WEBP" or len(data) < 30:
         return (1, 1)
     kind = data[12:16]

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -80,7 +81,7 @@ def read(path: Path) -> list[Row]:
     if not path.exists():
         raise StageError(f"{path}: not there; run `catsdogs audit` first")
     with path.open(newline="") as file:
-        return [Row(**{**row, "bytes": int(row["bytes"])}) for row in csv.DictReader(file)]
+        return [msgspec.convert(row, Row, strict=False) for row in csv.DictReader(file)]
 
 
 def summary(rows: list[Row]) -> dict[str, Any]:
@@ -138,7 +139,8 @@ def _thumbnail(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     small = Image.fromarray(array).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     flat = np.asarray(small, np.float32).ravel()
     vector = np.append(flat - flat.mean(), np.float32(1))
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
+    unit: npt.NDArray[np.float32] = vector / np.linalg.norm(vector)
+    return unit
 
 
 def _mirrored(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -43,4 +43,5 @@ class RandomRescale(torch.nn.Module):
             return picture
         height, width = picture.shape[-2:]
         small = v2.functional.resize(picture, [round(height * factor), round(width * factor)], antialias=True)
-        return v2.functional.resize(small, [height, width], antialias=True)
+        result: Tensor = v2.functional.resize(small, [height, width], antialias=True)
+        return result

@@ -38,7 +38,9 @@ def _stage(help_text: str) -> Callable[[Command], click.Command]:
     return decorate
 
 
-@_stage("Bring the photographs to data/raw.\n\nSOURCE is 'kaggle', a folder or a zip file; without it params.yaml says.")
+@_stage(
+    "Bring the photographs to data/raw.\n\nSOURCE is 'kaggle', a folder or a zip file; without it params.yaml says."
+)
 @click.argument("source", nargs=-1)
 def fetch(params_file: Path, source: tuple[str, ...]) -> None:
     """Run the stage fetch."""

@@ -1,14 +1,17 @@
 """Fetch: bring the photographs together, as they are, under ``data/raw/<source>/{cats,dogs}/``.
 
-    catsdogs fetch                              # the Kaggle set, through kagglehub
-    catsdogs fetch photos/                      # a folder that has Cat/ and Dog/ somewhere inside
-    catsdogs fetch petimages.zip more.zip       # one or several zip files
+catsdogs fetch                              # the Kaggle set, through kagglehub
+catsdogs fetch photos/                      # a folder that has Cat/ and Dog/ somewhere inside
+catsdogs fetch petimages.zip more.zip       # one or several zip files
 """
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
+
+import kagglehub
 
 from training.stage import StageError, progress, whole_directory
 
@@ -36,8 +39,6 @@ def fetch(sources: Iterable[str], out: Path) -> dict[str, int]:
 
 
 def _kaggle() -> Path:
-    import kagglehub  # imported here since it looks for credentials and a cache folder on import
-
     print(f"fetching {KAGGLE_HANDLE} from Kaggle")
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
@@ -53,7 +54,7 @@ def _copy(path: Path, out: Path, counts: dict[str, int]) -> None:
     if not path.exists():
         raise StageError(f"{path}: no such file or folder")
     if path.is_dir():
-        found = [(name, file) for file in sorted(path.rglob("*")) if (name := _place(file.relative_to(path)))]
+        found = [(place, file) for file in sorted(path.rglob("*")) if (place := _place(file.relative_to(path)))]
         for (label, name), file in progress(found, f"copying {path.name}", unit=" files"):
             if file.is_file():
                 _write(out / label, name, file.read_bytes(), counts)
@@ -62,7 +63,7 @@ def _copy(path: Path, out: Path, counts: dict[str, int]) -> None:
         with zipfile.ZipFile(path) as archive:
             for (label, name), member in progress(list(_members(archive)), f"unpacking {path.name}", unit=" files"):
                 _write(out / label, name, archive.read(member), counts)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise StageError(f"{path}: not a readable zip file ({error})") from error
 
 
@@ -97,4 +98,3 @@ def _unused(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return candidate
-

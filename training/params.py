@@ -1,6 +1,6 @@
 """``params.yaml``, typed: a wrong name or value is an error before anything runs.
 
-    python -m training.params fetch.source="a.zip b.zip"      # set a value, keeping the file's comments
+python -m training.params fetch.source="a.zip b.zip"      # set a value, keeping the file's comments
 """
 
 import io
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from training.stage import StageError, write_whole
 
@@ -119,7 +120,7 @@ def load(path: Path) -> Params:
         return msgspec.convert(YAML(typ="safe").load(path.read_text()), Params)
     except OSError as error:
         raise StageError(f"{path}: {error.strerror}; run this where params.yaml lies, or pass --params") from error
-    except (msgspec.ValidationError, ValueError) as error:
+    except (YAMLError, msgspec.ValidationError, ValueError) as error:
         raise StageError(f"{path}: {error}") from error
 
 

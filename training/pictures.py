@@ -73,7 +73,7 @@ def in_order(count: int, batch_size: int) -> list[list[int]]:
 def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Batches of the indices in the order that ``seed`` and ``epoch`` decide."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(_mix(seed, epoch)))
-    return [batch.tolist() for batch in order.split(batch_size)]
+    return [order[start : start + batch_size].tolist() for start in range(0, count, batch_size)]
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -43,7 +43,14 @@ def git_commit() -> str:
     """The checkout's commit, with ``-dirty`` behind it if files differ from it, or ``unknown`` outside a repository."""
     try:
         described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            [
+                "git",
+                "describe",
+                "--always",
+                "--dirty",
+                "--abbrev=40",
+                "--exclude=*",
+            ],
             capture_output=True,
             text=True,
             check=True,

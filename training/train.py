@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlflow
 import msgspec
@@ -63,7 +63,9 @@ def choose_machine() -> Machine:
     device = torch.device("cuda" if cuda else "cpu")
     print(f"device: {device} ({torch.cuda.get_device_name() if cuda else 'no CUDA device is visible'})")
     bf16 = torch.cuda.is_bf16_supported() if cuda else _cpu_has_bf16()
-    print(f"precision: {'bfloat16 autocast' if bf16 else 'float32'} (bfloat16 arithmetic {'found' if bf16 else 'absent'})")
+    print(
+        f"precision: {'bfloat16 autocast' if bf16 else 'float32'} (bfloat16 arithmetic {'found' if bf16 else 'absent'})"
+    )
     print(f"memory: {_keep_freed_memory()}")
     # Measured on two cores: 39 ms a picture loading in this process, 48 with one loader process beside the network.
     workers = min(8, cores // 2) if cuda or cores > 4 else 0
@@ -92,7 +94,9 @@ def _keep_freed_memory() -> str:
     return "freed memory is kept for the next batch (glibc's malloc)"
 
 
-def train(prepared: Path, params: Train, out: Path, checkpoints: Path, split_digest: str, *, restart: bool) -> None:
+def train(
+    prepared: Path, params: Train, out: Path, checkpoints: Path, split_digest: str, *, restart: bool = False
+) -> None:
     """Train on ``prepared`` and write the best weights to ``out``.
 
     Args:
@@ -114,109 +118,150 @@ def train(prepared: Path, params: Train, out: Path, checkpoints: Path, split_dig
     model = models.build(params.model, pretrained=params.pretrained)
     print(f"model: {params.model}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters")
     print(f"frozen: {model.freeze(params.frozen_blocks)}")
-    model.to(machine.device, memory_format=torch.channels_last)
-
-    steps_per_epoch = -(-len(train_set) // params.batch_size)
-    optimizer = _optimizer(model, params)
-    scheduler = LambdaLR(optimizer, _warmup_then_cosine(steps_per_epoch * params.epochs))
-    average = AveragedModel(model, multi_avg_fn=_moving_average(params.weight_average), use_buffers=True)
-    loss_function = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+    model.to(memory_format=torch.channels_last).to(machine.device)
 
     identity = hashlib.sha256(msgspec.json.encode(params) + split_digest.encode()).hexdigest()
     checkpoint = checkpoints / f"{identity[:16]}.pt"
-    state: dict[str, Any] = {"epoch": 0, "batch": 0, "loss": 0.0, "right": 0, "seconds": 0.0, "history": [], "run": None}
-    best: dict[str, Tensor] = {}
     if restart:
         checkpoint.unlink(missing_ok=True)
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        scheduler.load_state_dict(saved["scheduler"])
-        torch.set_rng_state(saved["rng"])
-        state, best = saved["state"], saved["best"]
-        print(f"resumed: epoch {state['epoch'] + 1}, batch {state['batch']}, from {checkpoint}")
-    elif params.pretrained and params.probe_pictures:
+    if params.probe_pictures and model.pretrained and not checkpoint.exists():
         accuracy = _probe(model, train_set, params, machine)
-        average.module.load_state_dict(model.state_dict())
-        print(f"head: a linear probe on {min(params.probe_pictures, len(train_set))} pictures, {accuracy:.2%} right on them")
+        print(f"head: starts from a linear probe, {accuracy:.2%} right on the pictures it was fitted to")
+    fit = Fit(model, params, steps=params.epochs * -(-len(train_set) // params.batch_size))
+    if checkpoint.exists():
+        fit.load(checkpoint)
+        print(f"resumed: epoch {len(fit.history) + 1} from batch {fit.batch}, out of {checkpoint}")
 
-    def save() -> None:
-        content = {
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "rng": torch.get_rng_state(),
-            "state": state,
-            "best": best,
-        }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        write_whole(checkpoint, buffer.getvalue())
-
-    with tracking.run(state["run"], params.model) as state["run"]:
-        if not state["history"] and not state["batch"]:
+    with tracking.run(fit.mlflow_run_id, params.model) as fit.mlflow_run_id:
+        if not fit.history and not fit.batch:
             mlflow.log_params(tracking.flat(params) | {"train_pictures": len(train_set), "split_digest": split_digest})
             mlflow.set_tag("git_commit", tracking.git_commit())
-        saved_at = time.monotonic()
-        while state["epoch"] < params.epochs:
-            epoch = state["epoch"]
-            train_set = Pictures(
-                prepared / "train", augmentation(params.augmentation), pictures.epoch_seed(params.seed, epoch)
+        for epoch in range(len(fit.history), params.epochs):
+            _run_epoch(fit, prepared / "train", epoch, params, machine, checkpoint)
+            logits, labels = predict(fit.averaged, val_set, machine, "validating")
+            line = fit.end_epoch(logits, labels, len(train_set))
+            fit.save(checkpoint)
+            mlflow.log_metrics(
+                {name: value for name, value in asdict(line).items() if name != "epoch"}, step=line.epoch
             )
-            batches = pictures.shuffled(len(train_set), params.batch_size, params.seed, epoch)[state["batch"] :]
-            loader = pictures.loader(train_set, batches, machine.workers)
-            model.train()
-            for images, labels in progress(loader, f"epoch {epoch + 1}/{params.epochs}", len(batches), " batches"):
-                began = time.monotonic()
-                images, labels = images.to(machine.device), labels.to(machine.device)
-                with torch.autocast(machine.device.type, machine.autocast, enabled=machine.autocast is not None):
-                    logits = model(images)
-                    loss = loss_function(logits.float(), labels)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                scheduler.step()
-                average.update_parameters(model)
-                state["batch"] += 1
-                state["loss"] += float(loss.detach()) * len(labels)
-                state["right"] += int((logits.argmax(1) == labels).sum())
-                state["seconds"] += time.monotonic() - began
-                if time.monotonic() - saved_at > params.checkpoint_minutes * 60:
-                    save()
-                    saved_at = time.monotonic()
-
-            val_logits, val_labels = predict(average.module, val_set, machine, "validating")
-            line = Epoch(
-                epoch=epoch + 1,
-                train_loss=state["loss"] / len(train_set),
-                train_accuracy=state["right"] / len(train_set),
-                val_loss=float(nn.functional.cross_entropy(val_logits, val_labels)),
-                val_accuracy=float((val_logits.argmax(1) == val_labels).double().mean()),
-                seconds=state["seconds"],
-            )
-            if all(line.val_loss < earlier["val_loss"] for earlier in state["history"]):
-                best = {name: tensor.detach().clone() for name, tensor in average.module.state_dict().items()}
-            state["history"].append(asdict(line))
-            state |= {"epoch": epoch + 1, "batch": 0, "loss": 0.0, "right": 0, "seconds": 0.0}
-            save()
-            mlflow.log_metrics({name: value for name, value in asdict(line).items() if name != "epoch"}, step=epoch + 1)
             print(
                 f"epoch {line.epoch}: train loss {line.train_loss:.4f}, accuracy {line.train_accuracy:.2%}; "
                 f"validation loss {line.val_loss:.4f}, accuracy {line.val_accuracy:.2%}; {line.seconds:.0f} s"
             )
 
-        average.module.load_state_dict(best)
-        val_logits, val_labels = predict(average.module, val_set, machine, "validating the best epoch")
-        history = [Epoch(**line) for line in state["history"]]
-        _write(out, average.module, params, history, split_digest, state["run"])
+        fit.averaged.load_state_dict(fit.best)
+        logits, labels = predict(fit.averaged, val_set, machine, "validating the best epoch")
+        _write(out, fit, params, split_digest)
         mlflow.log_artifact(str(out / "curves.png"))
-        mlflow.log_figure(
-            plots.confusion_matrix(val_labels.numpy(), val_logits.argmax(1).numpy()), "validation_confusion.png"
-        )
+        confusion = plots.confusion_matrix(labels.numpy(), logits.argmax(1).numpy())
+        mlflow.log_figure(confusion, "validation_confusion.png")
     checkpoint.unlink(missing_ok=True)
+
+
+class Fit:
+    """Everything that changes while training, and so everything that a checkpoint holds.
+
+    Args:
+        model: the network, on its device; its averaged twin is what is validated and kept.
+        params: the section ``train`` of params.yaml.
+        steps: batches in the whole run.
+    """
+
+    def __init__(self, model: Classifier, params: Train, steps: int) -> None:
+        """Make the optimizer, its schedule and the average."""
+        self.model = model
+        self.optimizer = _optimizer(model, params)
+        self.scheduler = LambdaLR(self.optimizer, _warmup_then_cosine(steps))
+        self.average = AveragedModel(model, multi_avg_fn=_moving_average(params.weight_average), use_buffers=True)
+        self.loss_function = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+        self.history: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        self.mlflow_run_id: str | None = None
+        self._begin_epoch()
+
+    @property
+    def averaged(self) -> Classifier:
+        """The network with the averaged weights."""
+        return cast("Classifier", self.average.module)
+
+    def step(self, images: Tensor, labels: Tensor, autocast: torch.dtype | None) -> None:
+        """Learn from one batch: uint8 [n, 3, 224, 224] and int64 [n], on the model's device."""
+        began = time.monotonic()
+        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+            logits = self.model(images)
+            loss = self.loss_function(logits.float(), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        self.average.update_parameters(self.model)
+        self.batch += 1
+        self.loss += float(loss.detach()) * len(labels)
+        self.right += int((logits.argmax(1) == labels).sum())
+        self.seconds += time.monotonic() - began
+
+    def end_epoch(self, logits: Tensor, labels: Tensor, pictures_seen: int) -> Epoch:
+        """Write the epoch into the history, given the validation outputs, and keep its weights if they are the best."""
+        line = Epoch(
+            epoch=len(self.history) + 1,
+            train_loss=self.loss / pictures_seen,
+            train_accuracy=self.right / pictures_seen,
+            val_loss=float(nn.functional.cross_entropy(logits, labels)),
+            val_accuracy=float((logits.argmax(1) == labels).double().mean()),
+            seconds=self.seconds,
+        )
+        if all(line.val_loss < earlier.val_loss for earlier in self.history):
+            self.best = {name: tensor.detach().clone() for name, tensor in self.averaged.state_dict().items()}
+        self.history.append(line)
+        self._begin_epoch()
+        return line
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        content = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "best": self.best,
+            "history": [asdict(line) for line in self.history],
+            "mlflow_run_id": self.mlflow_run_id,
+            "epoch_so_far": [self.batch, self.loss, self.right, self.seconds],
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_whole(path, buffer.getvalue())
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        self.model.load_state_dict(content["model"])
+        self.average.load_state_dict(content["average"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scheduler.load_state_dict(content["scheduler"])
+        torch.set_rng_state(content["rng"])
+        self.best = content["best"]
+        self.history = [Epoch(**line) for line in content["history"]]
+        self.mlflow_run_id = content["mlflow_run_id"]
+        self.batch, self.loss, self.right, self.seconds = content["epoch_so_far"]
+
+    def _begin_epoch(self) -> None:
+        self.batch, self.loss, self.right, self.seconds = 0, 0.0, 0, 0.0
+
+
+def _run_epoch(fit: Fit, folder: Path, epoch: int, params: Train, machine: Machine, checkpoint: Path) -> None:
+    """Learn from every batch of the epoch that ``fit`` has not seen yet, with a checkpoint every few minutes."""
+    augmented = Pictures(folder, augmentation(params.augmentation), pictures.epoch_seed(params.seed, epoch))
+    batches = pictures.shuffled(len(augmented), params.batch_size, params.seed, epoch)[fit.batch :]
+    loader = pictures.loader(augmented, batches, machine.workers)
+    fit.model.train()
+    saved = time.monotonic()
+    for images, labels in progress(loader, f"epoch {epoch + 1}/{params.epochs}", len(batches), " batches"):
+        fit.step(images.to(machine.device), labels.to(machine.device), machine.autocast)
+        if time.monotonic() - saved > params.checkpoint_minutes * 60:
+            fit.save(checkpoint)
+            saved = time.monotonic()
 
 
 def predict(model: Classifier, data: Pictures, machine: Machine, what: str) -> tuple[Tensor, Tensor]:
@@ -293,27 +338,24 @@ def _moving_average(decay: float) -> Any:
     return torch.no_grad()(update)
 
 
-def _write(
-    out: Path, model: Classifier, params: Train, history: list[Epoch], split_digest: str, mlflow_run_id: str
-) -> None:
-    best = min(history, key=lambda line: line.val_loss)
+def _write(out: Path, fit: Fit, params: Train, split_digest: str) -> None:
+    best = min(fit.history, key=lambda line: line.val_loss)
     with whole_directory(out) as aside:
-        torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, aside / "weights.pt")
+        torch.save({name: tensor.cpu() for name, tensor in fit.best.items()}, aside / "weights.pt")
         write_json(
             aside / "trained.json",
             {
                 "model": params.model,
-                "pretrained": params.pretrained,
                 "best_epoch": best.epoch,
                 "val_loss": best.val_loss,
                 "val_accuracy": best.val_accuracy,
                 "split_digest": split_digest,
-                "mlflow_run_id": mlflow_run_id,
+                "mlflow_run_id": fit.mlflow_run_id,
             },
         )
         text = io.StringIO()
         writer = csv.DictWriter(text, list(asdict(best)), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(line) for line in history)
+        writer.writerows(asdict(line) for line in fit.history)
         write_whole(aside / "history.csv", text.getvalue())
-        plots.curves(history).savefig(aside / "curves.png")
+        plots.curves(fit.history).savefig(aside / "curves.png")

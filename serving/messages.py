@@ -1,0 +1,91 @@
+"""What goes in and out as JSON. The OpenAPI document is made from these types."""
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from shared.contract import Label
+
+MAX_BATCH: Final = 64
+SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document keeps the types below
+
+
+class Probabilities(msgspec.Struct, frozen=True):
+    """How likely each animal is; the two add up to 1."""
+
+    cats: Annotated[float, Meta(ge=0, le=1)]
+    dogs: Annotated[float, Meta(ge=0, le=1)]
+
+
+class Prediction(msgspec.Struct, kw_only=True):
+    """The answer for one picture."""
+
+    id: Annotated[str, Meta(description="The id sent with the picture, or one made for it.")]
+    predicted_label: Annotated[Label, Meta(description="The likelier animal, however unlikely.")]
+    probabilities: Probabilities
+    verdict: Annotated[
+        Literal["cats", "dogs", "unsure"], Meta(description="The label, or `unsure` where it would be a guess.")
+    ]
+    unsure_because: Literal["close_call", "unfamiliar"] | None
+    familiarity: Annotated[
+        float, Meta(ge=0, le=1, description="How much the picture looks like anything in training; low for a car.")
+    ]
+    model: Annotated[str, Meta(description="Version of the model that answered.")]
+    evidence: (
+        Annotated[
+            list[list[float]],
+            Meta(description="7×7 map, positive where the picture speaks for dogs; with explain=true only."),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """The one shape of every error (RFC 9457)."""
+
+    type: Annotated[str, Meta(description="A URI that names the kind of problem.")]
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    detail: str
+    code: Annotated[str, Meta(description="The kind of problem, for programs.")]
+    request_id: str
+
+
+class BatchImage(msgspec.Struct, frozen=True, kw_only=True):
+    """One picture of a batch."""
+
+    data: Annotated[bytes, Meta(description="The picture file, base64.")]
+    id: Annotated[str, Meta(max_length=200, description="Comes back with the result.")] | None = None
+
+
+class BatchRequest(msgspec.Struct, frozen=True):
+    """Up to 64 pictures."""
+
+    images: Annotated[list[BatchImage], Meta(max_length=MAX_BATCH)]
+
+
+class BatchError(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a picture that could not be answered; the others of its batch are."""
+
+    id: str | None
+    error: Problem
+
+
+class BatchResponse(msgspec.Struct, frozen=True):
+    """Results in the order of the pictures."""
+
+    # msgspec takes a union of two structs for encoding but not for a schema, so the schema says it by name.
+    results: Annotated[
+        list[Any],
+        Meta(
+            extra_json_schema={"items": {"oneOf": [{"$ref": SCHEMAS + name} for name in ("Prediction", "BatchError")]}}
+        ),
+    ]
+    model: str
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The process can answer."""
+
+    status: Literal["ok"] = "ok"

@@ -1,0 +1,152 @@
+"""The OpenAPI document, made from the same types that decode requests and encode answers."""
+
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from serving.messages import SCHEMAS, BatchError, BatchRequest, BatchResponse, Health, Prediction, Problem
+from serving.problems import CODES
+from shared.contract import Contract
+
+EXAMPLE = {
+    "id": "7f0c…",
+    "predicted_label": "dogs",
+    "probabilities": {"cats": 0.0123, "dogs": 0.9877},
+    "verdict": "dogs",
+    "unsure_because": None,
+    "familiarity": 0.93,
+    "model": "2026.11.23-lite0-fp32",
+}
+READING = ("malformed_request", "slow_request", "body_too_large", "overloaded", "draining", "not_ready")
+PREDICTING = (*READING, "deadline_exceeded")
+IMAGE = ("image_too_large", "unsupported_format", "undecodable_image")
+
+
+def document() -> dict[str, Any]:
+    """Make the OpenAPI 3.1 document."""
+    _, schemas = msgspec.json.schema_components(
+        [Prediction, BatchRequest, BatchResponse, BatchError, Problem, Health, Contract],
+        ref_template=SCHEMAS + "{name}",
+    )
+    explain = {
+        "name": "explain",
+        "in": "query",
+        "description": "Add the evidence map to each prediction.",
+        "schema": {"type": "boolean", "default": False},
+    }
+    form = {
+        "type": "object",
+        "required": ["file"],
+        "properties": {
+            "file": {
+                "type": "string",
+                "contentMediaType": "application/octet-stream",
+                "description": "JPEG, PNG, WebP, GIF, BMP or AVIF, told by its bytes.",
+            }
+        },
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Cats or dogs",
+            "version": version("cats-dogs"),
+            "summary": "Tells cats from dogs, and says when it is unsure.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            "/predict": {
+                "post": {
+                    "operationId": "predict",
+                    "summary": "Cat or dog?",
+                    "tags": ["predictions"],
+                    "parameters": [explain],
+                    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+                    "responses": {
+                        "200": _json("The answer.", "Prediction", EXAMPLE),
+                        **_problems(*PREDICTING, *IMAGE),
+                    },
+                }
+            },
+            "/predict/batch": {
+                "post": {
+                    "operationId": "predictBatch",
+                    "summary": "Up to 64 pictures at once",
+                    "description": "Results come in order; one bad picture does not spoil the others.",
+                    "tags": ["predictions"],
+                    "parameters": [explain],
+                    "requestBody": {
+                        "required": True,
+                        "content": {"application/json": {"schema": _ref("BatchRequest")}},
+                    },
+                    "responses": {"200": _json("The answers.", "BatchResponse"), **_problems(*PREDICTING)},
+                }
+            },
+            "/health": {"get": _get("health", "Is the process alive?", _json("It is.", "Health"))},
+            "/health/ready": {
+                "get": _get(
+                    "ready",
+                    "Will it answer?",
+                    {
+                        "description": "It will.",
+                        "content": {
+                            "application/json": {
+                                "schema": {
+                                    "type": "object",
+                                    "required": ["status", "model"],
+                                    "properties": {"status": {"const": "ready"}, "model": {"type": "string"}},
+                                }
+                            }
+                        },
+                    },
+                    "not_ready",
+                    "draining",
+                )
+            },
+            "/model": {
+                "get": _get(
+                    "model", "What answers?", _json("The contract of the model.", "Contract"), "not_ready", "draining"
+                )
+            },
+            "/metrics": {
+                "get": _get(
+                    "metrics",
+                    "For Prometheus",
+                    {"description": "Its text format.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+                )
+            },
+        },
+        "components": {"schemas": schemas},
+    }
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": SCHEMAS + name}
+
+
+def _json(description: str, name: str, example: object = None) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": _ref(name)}
+    if example is not None:
+        content["example"] = example
+    return {"description": description, "content": {"application/json": content}}
+
+
+def _get(operation: str, summary: str, ok: dict[str, Any], *codes: str) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "tags": ["service"],
+        "responses": {"200": ok, **_problems(*codes)},
+    }
+
+
+def _problems(*codes: str) -> dict[str, Any]:
+    """One response for each status, naming the codes that have it."""
+    answers: dict[str, Any] = {}
+    for status in sorted({CODES[code][0] for code in codes}):
+        names = [code for code in codes if CODES[code][0] == status]
+        answers[str(status)] = {
+            "description": "; ".join(f"`{name}`: {CODES[name][1].lower()}" for name in names),
+            "content": {"application/problem+json": {"schema": _ref("Problem")}},
+        }
+    return answers

@@ -1,0 +1,69 @@
+"""Every setting of the service, typed and described in one place; read from ``CATSDOGS_*`` in the environment."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from shared.pixels import MAX_PIXELS
+
+PREFIX: Final = "CATSDOGS_"
+SHIPPED_MODEL: Final = Path(__file__).parent / "models" / "cats-dogs.fp32.onnx"
+# A form wraps its file in a few hundred bytes, so the two limits are one to a person.
+MEGABYTE: Final = 1_000_000
+
+
+class SettingsError(ValueError):
+    """A setting in the environment that cannot be used."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings; a field ``max_pixels`` is ``CATSDOGS_MAX_PIXELS`` in the environment."""
+
+    model: Annotated[str, Meta(description="The model file; empty for the one that ships.")] = ""
+    host: Annotated[str, Meta(description="The address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 for any free one.")] = 8000
+    lanes: Annotated[
+        int, Meta(ge=0, description="Worker threads; 0 for one per usable core (affinity and container quota).")
+    ] = 0
+    max_queue: Annotated[
+        int, Meta(ge=1, description="Pictures that may wait for a lane; beyond that requests are refused.")
+    ] = 256
+    max_body_bytes: Annotated[int, Meta(ge=1, description="Largest request body, except for a batch.")] = 20 * MEGABYTE
+    max_batch_bytes: Annotated[int, Meta(ge=1, description="Largest request body of a batch.")] = 64 * MEGABYTE
+    max_pixels: Annotated[int, Meta(ge=1, description="Largest picture, width times height.")] = MAX_PIXELS
+    deadline_seconds: Annotated[
+        float, Meta(gt=0, description="Longest that a picture may take from its arrival in the queue to its answer.")
+    ] = 10.0
+    body_seconds: Annotated[float, Meta(gt=0, description="Longest that a client may take to send its body.")] = 15.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least severe level that is logged.")
+    ] = "info"
+
+    @property
+    def model_path(self) -> Path:
+        """The model file to serve."""
+        return Path(self.model).expanduser() if self.model else SHIPPED_MODEL
+
+
+def from_environment(environment: Mapping[str, str] = os.environ, **overrides: object) -> Settings:
+    """Read the settings; ``overrides`` that are not None win over the environment.
+
+    Raises:
+        SettingsError: a value of the wrong type or out of its range.
+    """
+    values: dict[str, object] = {
+        name: environment[PREFIX + name.upper()]
+        for name in Settings.__struct_fields__
+        if PREFIX + name.upper() in environment
+    }
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        # msgspec says "Expected `int` … - at `$.port`"; a person knows the setting by its other name.
+        reason, _, place = str(error).partition(" - at `$.")
+        raise SettingsError(f"{PREFIX}{place.rstrip('`').upper()}: {reason}") from error

@@ -1,0 +1,171 @@
+"""The whole pipeline through DVC, on generated pictures: fast, and without any data set at hand."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from ruamel.yaml import YAML
+
+from serving import model as models
+from serving.classify import classify
+from shared import contract
+from shared.pixels import Limits
+from tests.conftest import ROOT, draw_photos
+
+STAGES = ("fetch", "audit", "split", "prepare", "train", "export", "evaluate")
+
+
+def run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program of this environment in the folder, as `make pipeline` would."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "DVC_NO_ANALYTICS": "1",
+    }
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def checkout(folder: Path, source: list[str], **train: object) -> Path:
+    """A copy of what the pipeline depends on, with parameters for a small run."""
+    folder.mkdir()
+    for name in ("shared", "training"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    params["fetch"]["source"] = source
+    params["train"] |= train
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(params, file)
+    assert run(folder, "dvc", "init", "--no-scm", "--quiet").returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    photos = draw_photos(folder / "photos", 60)
+    shutil.copy(photos / "PetImages/Cat/3.jpg", photos / "PetImages/Cat/copy of 3.jpg")
+    shutil.copy(photos / "PetImages/Cat/4.jpg", photos / "PetImages/Dog/a cat.jpg")
+    (photos / "PetImages/Cat/666.jpg").write_bytes(b"")
+    work = checkout(folder / "work", ["../photos"], model="simple_cnn", epochs=8, head_lr=3e-3, weight_average=0.9)
+    done = run(work, "dvc", "repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return work
+
+
+def report(folder: Path, name: str) -> "dict[str, object]":
+    document: dict[str, object] = json.loads((folder / "reports" / name).read_text())
+    return document
+
+
+def test_every_stage_leaves_its_outputs(finished: Path) -> None:
+    audit = report(finished, "audit.json")
+    assert audit["corrupt"] == {"cats": 1, "dogs": 0}
+    assert audit["duplicate"] == {"cats": 1, "dogs": 0}
+    assert audit["cross_class"] == {"cats": 1, "dogs": 1}
+    split = report(finished, "split.json")
+    assert sum(count for side in split.values() for count in side.values()) == 119  # type: ignore[attr-defined]
+    assert len(list((finished / "data/processed_split").glob("*/*/*.png"))) == 119
+    for name in ("confusion.png", "worst.png", "predictions.csv", "metrics.json", "export.json"):
+        assert (finished / "reports" / name).stat().st_size > 0
+
+
+def test_the_model_learned_and_says_so_itself(finished: Path) -> None:
+    metrics = report(finished, "metrics.json")
+    assert metrics["accuracy"]["value"] >= 0.8  # type: ignore[index]
+    file = onnx.load(finished / "models/model.onnx")
+    document = contract.loads({entry.key: entry.value for entry in file.metadata_props})
+    assert document.test is not None
+    assert document.test.accuracy.value == metrics["accuracy"]["value"]  # type: ignore[index]
+    assert document.architecture == "simple_cnn"
+
+
+def test_the_service_takes_the_model_and_answers_like_the_evaluation(finished: Path) -> None:
+    model = models.load(finished / "models/model.onnx")
+    rows = (finished / "reports/predictions.csv").read_text().splitlines()[1:]
+    for row in rows:
+        photo, actual, _, dogs, *_ = row.split(",")
+        data = (finished / f"data/processed_split/test/{actual}/{photo}.png").read_bytes()
+        answer = classify(model, data, Limits())
+        assert float(answer.outputs.probabilities[0, 1]) == pytest.approx(float(dogs), abs=1e-5)
+
+
+def test_a_second_run_does_nothing(finished: Path) -> None:
+    done = run(finished, "dvc", "repro")
+    assert done.returncode == 0
+    assert "Data and pipelines are up to date." in done.stdout
+    assert "Running stage" not in done.stdout
+
+
+def test_the_drawing_is_the_design_s(finished: Path) -> None:
+    edges = run(finished, "dvc", "dag", "--dot").stdout
+    for before, after in itertools.pairwise(STAGES):
+        assert f'"{before}" -> "{after}"' in edges
+
+
+def test_a_changed_parameter_reruns_only_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    params = work / "params.yaml"
+    params.write_text(params.read_text().replace("answered_error: 0.003", "answered_error: 0.1"))
+    status = run(work, "dvc", "status").stdout
+    assert "export:" in status
+    assert not any(f"{stage}:\n" in status for stage in ("fetch", "audit", "split", "prepare", "train"))
+
+
+def test_mlflow_has_the_run_with_its_model_and_signature(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{finished}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "cats-dogs"]
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "FINISHED"
+    assert {"val_loss", "val_accuracy", "test_accuracy", "test_log_loss", "temperature"} <= set(found.data.metrics)
+    artifacts = {file.path for file in client.list_artifacts(found.info.run_id, "report")}
+    assert {"report/confusion.png", "report/worst.png", "report/metrics.json"} <= artifacts
+    (logged,) = client.search_logged_models([experiment.experiment_id])
+    monkeypatch.chdir(finished)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished}/mlflow.db")
+    signature = mlflow.models.get_model_info(logged.model_uri).signature
+    assert signature is not None
+    assert [tensor.name for tensor in signature.inputs] == ["image"]
+    assert [tensor.name for tensor in signature.outputs] == ["probabilities", "evidence", "familiarity"]
+
+
+def test_a_stage_without_its_input_says_which_to_run(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for stage, hint in (
+        ("audit", "fetch"),
+        ("split", "audit"),
+        ("prepare", "split"),
+        ("export", "train"),
+        ("evaluate", "export"),
+    ):
+        done = run(tmp_path, "catsdogs", stage)
+        assert done.returncode == 2
+        assert f"run `catsdogs {hint}` first" in done.stderr
+
+
+def test_real_photographs_from_zip_to_verdict(tmp_path: Path, photos: list[tuple[str, bytes]]) -> None:
+    import zipfile
+
+    from tests.conftest import PHOTOS
+
+    with zipfile.ZipFile(PHOTOS) as archive, zipfile.ZipFile(tmp_path / "some.zip", "w") as some:
+        for folder in ("Cat", "Dog"):
+            names = [name for name in archive.namelist() if f"/{folder}/" in name][:160]
+            for name in names:
+                some.writestr(name, archive.read(name))
+    work = checkout(tmp_path / "work", ["../some.zip"], epochs=1, probe_pictures=300)
+    done = run(work, "dvc", "repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report(work, "metrics.json")["accuracy"]["value"] >= 0.9  # type: ignore[index]
+    model = models.load(work / "models/model.onnx")
+    right = sum(classify(model, data, Limits()).verdict.label == label for label, data in photos)
+    assert right >= 0.9 * len(photos)

@@ -1,0 +1,177 @@
+"""The service as a process: how it is installed, starts, talks and stops."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT
+
+CAT = (ROOT / "tests/cat.jpg").read_bytes()
+
+
+class Process:
+    """`catsdogs serve` on a free port, or whatever command starts it."""
+
+    def __init__(self, command: list[str], cwd: Path, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={k: v for k, v in os.environ.items() if not k.startswith("CATSDOGS_")} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stderr is not None
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            found = re.search(r"http://localhost:(\d+)/", line)
+            if found:
+                break
+        else:
+            pytest.fail(f"{command} did not start: {''.join(said)}")
+        self.url = found[0].rstrip("/")
+        # Whoever reads nothing blocks the writer once the pipe is full.
+        self.lines: list[str] = []
+        self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout or ()))
+        self.reader.start()
+
+    def ready(self) -> "Process":
+        for _ in range(1000):
+            if httpx.get(f"{self.url}/health/ready").status_code == 200:
+                return self
+            time.sleep(0.01)
+        raise AssertionError("not ready")
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        os.killpg(self.process.pid, sig)
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(30)
+        self.reader.join()
+        return code
+
+
+def serve(tmp_path: Path, **environment: str) -> Process:
+    program = str(Path(sys.executable).parent / "catsdogs")
+    return Process([program, "serve", "--port", "0"], tmp_path, **environment)
+
+
+def test_it_starts_anywhere_says_where_and_stops_with_exit_code_0(tmp_path: Path) -> None:
+    process = serve(tmp_path).ready()
+    answer = httpx.post(f"{process.url}/predict", files={"file": CAT}).json()
+    assert answer["verdict"] == "cats"
+    assert process.stop() == 0
+    logged = [json.loads(line) for line in process.lines]
+    assert {"time", "level", "message"} <= set(logged[0])
+    assert [line["route"] for line in logged if line["message"] == "request"] == ["/predict"] or len(logged) > 3
+    assert logged[-1]["level"] == "info"
+
+
+def test_every_accepted_request_is_answered_when_it_is_told_to_stop(tmp_path: Path) -> None:
+    process = serve(tmp_path, CATSDOGS_LANES="1").ready()
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(httpx.post(f"{process.url}/predict", files={"file": CAT}, timeout=30).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    while not answers:
+        time.sleep(0.002)
+    os.killpg(process.process.pid, signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    assert process.wait() == 0
+    assert len(answers) == 30
+    assert set(answers) <= {200, 503}
+    assert answers.count(200) >= 1
+
+
+def test_interrupt_stops_it_too(tmp_path: Path) -> None:
+    assert serve(tmp_path).ready().stop(signal.SIGINT) == 0
+
+
+def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
+    first = serve(tmp_path)
+    port = first.url.rsplit(":", 1)[1]
+    program = str(Path(sys.executable).parent / "catsdogs")
+    second = subprocess.run([program, "serve", "--port", port], capture_output=True, text=True, check=False, timeout=60)
+    assert second.returncode == 1
+    assert "address already in use" in second.stdout
+    first.stop()
+
+
+def clone(folder: Path) -> Path:
+    """What a fresh clone of the working tree would hold."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def packages(venv: Path) -> set[str]:
+    listed = subprocess.run([venv / "bin/pip", "list", "--format=json"], capture_output=True, text=True, check=True)
+    return {package["name"] for package in json.loads(listed.stdout)}
+
+
+def test_make_serve_in_a_fresh_clone_answers_without_torch(tmp_path: Path) -> None:
+    fresh = clone(tmp_path / "clone")
+    process = Process(["make", "--silent", "serve"], fresh, CATSDOGS_PORT="0").ready()
+    assert httpx.post(f"{process.url}/predict", files={"file": CAT}).json()["verdict"] == "cats"
+    assert "Cats" in httpx.get(process.url).text
+    process.stop()
+    assert not packages(fresh / ".venv") & {
+        "torch",
+        "torchvision",
+        "onnx",
+        "mlflow",
+        "dvc",
+        "matplotlib",
+        "scikit-learn",
+    }
+
+
+def test_pip_install_into_an_empty_environment_serves_and_predicts_from_anywhere(tmp_path: Path) -> None:
+    fresh = clone(tmp_path / "clone")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run([tmp_path / "venv/bin/pip", "install", "--quiet", fresh], check=True, capture_output=True)
+    shutil.rmtree(fresh)
+    program = str(tmp_path / "venv/bin/catsdogs")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    process = Process([program, "serve", "--host", "127.0.0.1", "--port", "0"], elsewhere).ready()
+    assert httpx.post(f"{process.url}/predict", files={"file": CAT}).json()["verdict"] == "cats"
+    assert httpx.get(f"{process.url}/assets/app.js").status_code == 200
+    process.stop()
+    (elsewhere / "cat.jpg").write_bytes(CAT)
+    done = subprocess.run([program, "predict", "cat.jpg"], cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1].startswith("cats")
+    trained = subprocess.run([program, "train"], cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert trained.returncode == 2
+    assert "pip install 'cats-dogs[train]'" in trained.stderr
+    listed = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    assert listed.returncode == 0
+    assert "fetch" in listed.stdout

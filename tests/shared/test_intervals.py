@@ -1,0 +1,17 @@
+import pytest
+
+from shared.intervals import wilson
+
+
+def test_wilson_against_published_values() -> None:
+    # Newcombe 1998 (https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E), table I.
+    assert [round(x, 4) for x in (wilson(81, 263).low, wilson(81, 263).high)] == [0.2553, 0.3662]
+    assert [round(x, 4) for x in (wilson(15, 148).low, wilson(15, 148).high)] == [0.0624, 0.1605]
+    assert [round(x, 4) for x in (wilson(0, 20).low, wilson(0, 20).high)] == [0.0, 0.1611]
+    assert [round(x, 4) for x in (wilson(29, 29).low, wilson(29, 29).high)] == [0.8830, 1.0]
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 5)])
+def test_what_is_no_share_is_refused(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="not a share"):
+        wilson(successes, trials)

@@ -1,0 +1,83 @@
+"""The rooms of the house, and which of them may enter which."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ROOMS = ("shared", "serving", "training")
+# Third parties that a room may import; the standard library and the room itself always.
+ALLOWED = {
+    "shared": {"numpy", "PIL", "msgspec"},
+    "serving": {
+        "shared", "aioprometheus", "click", "msgspec", "numpy", "onnxruntime", "python_multipart", "starlette",
+        "uvicorn",
+    },
+}  # fmt: skip
+FORBIDDEN = {"training": {"serving"}}
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def modules(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    for path in modules(room):
+        strangers = imports_of(path) - set(sys.stdlib_module_names) - ALLOWED[room] - {room}
+        assert not strangers, f"{path.relative_to(ROOT)} imports {strangers}"
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_a_room_stays_out_of_others(room: str) -> None:
+    for path in modules(room):
+        assert not imports_of(path) & FORBIDDEN[room], path
+
+
+def test_no_module_is_about_nothing() -> None:
+    for room in ROOMS:
+        assert not {path.stem for path in modules(room)} & {"utils", "helpers", "common", "misc"}
+
+
+def test_the_service_starts_and_answers_with_torch_and_its_like_blocked() -> None:
+    code = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "torchvision", "onnx", "mlflow", "dvc", "training", "sklearn", "matplotlib"}:
+            raise ImportError(f"{name} must not be imported by the service")
+sys.meta_path.insert(0, Block())
+from serving.app import create_app
+from serving.cli import main
+from serving.model import load
+from serving.server import run
+from serving.settings import Settings
+create_app(Settings())
+print(load(Settings().model_path).contract.version)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_only_pictures_in_the_repository_are_free_of_rights() -> None:
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True)
+    suffixes = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
+    pictures = {name for name in listed.stdout.splitlines() if name.lower().endswith(suffixes)}
+    # chelsea.png of scikit-image (CC0), and a screenshot of the page with her on it.
+    assert pictures <= {"tests/cat.jpg", ".github/page.png"}
