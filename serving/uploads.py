@@ -20,15 +20,14 @@ async def chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     Raises:
         ProblemError: ``body_too_large``, from the header alone where there is one.
     """
-    too_large = ProblemError("body_too_large", f"the body is larger than {max_bytes:,} bytes")
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > max_bytes:
-        raise too_large
+        raise _too_large(max_bytes)
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > max_bytes:
-            raise too_large
+            raise _too_large(max_bytes)
         yield chunk
 
 
@@ -58,9 +57,17 @@ async def file(request: Request, max_bytes: int, seconds: float) -> bytes:
         async with asyncio.timeout(seconds):
             async for chunk in chunks(request, max_bytes):
                 form.feed(chunk)
+        return form.finish()
     except TimeoutError as error:
         raise _slow(seconds) from error
-    return form.finish()
+    finally:
+        form.close()
+
+
+# Made where it is raised: an error kept in a local variable of the frame that raises it is a cycle, and would hold the
+# body's megabytes until the garbage collector comes by.
+def _too_large(max_bytes: int) -> ProblemError:
+    return ProblemError("body_too_large", f"the body is larger than {max_bytes:,} bytes")
 
 
 def _slow(seconds: float) -> ProblemError:
@@ -119,6 +126,11 @@ class Form:
         if self._files == 0:
             raise ProblemError("malformed_request", f'the form has no field "{FIELD}" with a file in it')
         return b"".join(self._data)
+
+    def close(self) -> None:
+        """Let go of the body: form and parser refer to each other, and the garbage collector may be long in coming."""
+        self._parser.callbacks = {}
+        self._data = []
 
     def _on_part_begin(self) -> None:
         self._parts += 1

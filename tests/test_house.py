@@ -79,5 +79,5 @@ def test_the_only_pictures_in_the_repository_are_free_of_rights() -> None:
     listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True)
     suffixes = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
     pictures = {name for name in listed.stdout.splitlines() if name.lower().endswith(suffixes)}
-    # chelsea.png of scikit-image (CC0), and a screenshot of the page with her on it.
-    assert pictures <= {"tests/cat.jpg", ".github/page.png"}
+    # chelsea.png of scikit-image (CC0), a screenshot of the page with her on it, and a plot.
+    assert pictures <= {"tests/cat.jpg", ".github/page.png", "reports/confusion.png"}

@@ -49,9 +49,7 @@ def export(params: Export) -> None:
     classifier.to(memory_format=torch.channels_last).to(machine.device)
     train_set, val_set = Pictures(stage.PREPARED / "train"), Pictures(stage.PREPARED / "val")
 
-    train_rows, train_labels = features(
-        classifier, train_set, params.familiarity_pictures, machine, "features to train on"
-    )
+    train_rows, _ = features(classifier, train_set, params.familiarity_pictures, machine, "features to train on")
     val_rows, val_truth = features(classifier, val_set, len(val_set), machine, "features to validate on")
     classifier.to("cpu")
     with torch.inference_mode():
@@ -60,7 +58,7 @@ def export(params: Export) -> None:
     temperature = calibration.fit_temperature(logits, labels)
     probabilities = softmax(logits / temperature, axis=1)
     close_call = calibration.close_call(probabilities, labels, params.answered_error)
-    familiarity = Familiarity(train_rows, train_labels, val_rows, params.familiarity_dimensions)
+    familiarity = Familiarity(train_rows, val_rows, params.familiarity_dimensions)
     with torch.inference_mode():
         familiar = familiarity(val_rows).numpy()
     unfamiliar = float(np.quantile(familiar, params.unfamiliar_share))

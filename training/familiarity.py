@@ -1,8 +1,15 @@
 """Familiarity: how much a picture's features look like those of the training set, computed inside the graph.
 
-The distance is Mahalanobis' to the nearer class mean, in the leading principal components of the pooled features (Lee
-et al. 2018, https://arxiv.org/abs/1807.03888, there with all components). A logistic curve in the distance's logarithm
-brings it to 0..1: the median validation picture gets 0.9, and the one at the 99th percentile 0.5.
+Training pictures vary mostly along a few principal components of the pooled features; a car or a chair varies along
+others. So what is measured is the share of a picture's deviation from the mean that lies outside those components: the
+residual of ViM (Wang et al. 2022, https://arxiv.org/abs/2203.10807, section 4.1) relative to the deviation's length.
+
+Measured with the network of the first release, 300 not-pets against its test photos, area under the ROC curve: this
+share with 64 components 0.998, ViM's absolute residual 0.989, the 10th nearest neighbour's cosine 0.998 (but it would
+need the training set at hand), the energy of the logits 0.963, Mahalanobis' distance within all components 0.997 and
+within the leading 64 only 0.28, worse than chance.
+
+A logistic curve brings the share to 0..1: the median validation picture gets 0.9, the one at the 99th percentile 0.5.
 """
 
 import numpy as np
@@ -15,41 +22,34 @@ class Familiarity(nn.Module):
 
     Args:
         features: of training pictures, float [n, channels].
-        labels: int [n], their class indices.
         validation: features of validation pictures, for the scale.
-        dimensions: principal components to keep, at most.
+        dimensions: principal components to leave out of the residual.
     """
 
-    projection: Tensor  # [channels, dimensions], whitening
-    means: Tensor  # [2, dimensions], of the classes, projected
-    scale: Tensor  # [2]: steepness and the logarithm of the squared distance at which familiarity is 0.5
+    mean: Tensor  # [channels]
+    components: Tensor  # [channels, dimensions], orthonormal
+    scale: Tensor  # [2]: steepness, and the residual share at which familiarity is 0.5
 
-    def __init__(self, features: Tensor, labels: Tensor, validation: Tensor, dimensions: int) -> None:
-        """Fit the components, the class means and the scale."""
+    def __init__(self, features: Tensor, validation: Tensor, dimensions: int) -> None:
+        """Fit the components and the scale."""
         super().__init__()
         rows = features.double()
-        means = torch.stack([rows[labels == label].mean(0) for label in (0, 1)])
-        within = rows - means[labels]
-        covariance = within.T @ within / len(within)
-        # A little of the mean variance on the diagonal: with fewer pictures than channels some directions have none.
-        covariance += torch.eye(len(covariance)) * covariance.diagonal().mean() * 1e-3
-        variances, directions = torch.linalg.eigh(covariance)
-        kept = min(dimensions, len(variances))
-        projection = directions[:, -kept:] / variances[-kept:].sqrt()
-        self.register_buffer("projection", projection.float())
-        self.register_buffer("means", (means @ projection).float())
-        self.register_buffer("scale", torch.tensor([1.0, 0.0]))
-        distances = np.log(self.distance(validation).numpy())
-        middle, far = np.quantile(distances, [0.5, 0.99])
-        self.scale = torch.tensor([np.log(9) / max(far - middle, 1e-3), far], dtype=torch.float32)
+        mean = rows.mean(0)
+        kept = min(dimensions, len(mean) - 1, len(rows) - 1)
+        _, _, directions = torch.linalg.svd(rows - mean, full_matrices=False)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("components", directions[:kept].T.float().contiguous())
+        middle, far = np.quantile(self.residual(validation).numpy(), [0.5, 0.99])
+        steepness = np.log(9) / max(far - middle, 1e-3)
+        self.register_buffer("scale", torch.tensor([steepness, far], dtype=torch.float32))
 
-    def distance(self, pooled: Tensor) -> Tensor:
-        """Squared distance to the nearer class mean, float [n]."""
-        offsets = (pooled @ self.projection).unsqueeze(1) - self.means
-        result: Tensor = offsets.square().sum(2).amin(1)
-        return result
+    def residual(self, pooled: Tensor) -> Tensor:
+        """Share of the squared deviation from the mean that the components leave over, float [n] in 0..1."""
+        deviation = pooled - self.mean
+        explained = (deviation @ self.components).square().sum(1)
+        return 1 - explained / deviation.square().sum(1).clamp_min(1e-12)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Map pooled features to familiarity."""
         steepness, far = self.scale
-        return torch.sigmoid(steepness * (far - self.distance(pooled).clamp_min(1e-12).log()))
+        return torch.sigmoid(steepness * (far - self.residual(pooled)))

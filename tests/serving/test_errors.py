@@ -123,8 +123,10 @@ def hundred_megabytes(declared: bool, port: int) -> tuple[int, bytes]:
     if declared:
         headers["Content-Length"] = str(len(head) + 100_000_000)
     connection.request("POST", "/predict", pieces(), headers, encode_chunked=not declared)
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+    with connection.getresponse() as answer:
+        result = answer.status, answer.read()
+    connection.close()
+    return result
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["with Content-Length", "without"])
@@ -225,7 +227,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(start: Start, monkeypat
 def test_a_picture_that_waits_too_long_is_given_up_and_not_decoded(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = start(lanes=1, deadline_seconds=0.3)
+    server = start(lanes=1, deadline_seconds=1.5)
     gate = Gate(server, monkeypatch)
     answers: list[httpx.Response] = []
     url = f"http://127.0.0.1:{server.port}/predict"

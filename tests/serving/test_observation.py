@@ -53,13 +53,13 @@ def test_labels_are_bounded_whatever_is_asked(start: Start) -> None:
     server = start()
     for path in ("/a", "/b/c", "/predict/x", "/assets/x", "/assets/y"):
         server.http.get(path)
-    server.http.request("BREW", "/predict")
+    server.http.request("PROPFIND", "/predict")
     page = server.http.get("/metrics").text
     assert set(re.findall(r'http_requests_total\{[^}]*route="([^"]*)"', page)) <= {
         "unmatched", "/assets/{name}", "/predict", "/health/ready", "/metrics",
     }  # fmt: skip
     assert 'method="other"' in page
-    assert "BREW" not in page
+    assert "PROPFIND" not in page
 
 
 def test_a_request_id_comes_back_if_it_is_sane(server: Running) -> None:

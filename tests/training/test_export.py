@@ -24,7 +24,7 @@ def graph() -> Graph:
     torch.manual_seed(0)
     classifier = models.build("simple_cnn", pretrained=False)
     rows = torch.rand(50, classifier.head.in_features)
-    familiarity = Familiarity(rows, torch.arange(50) % 2, torch.rand(20, classifier.head.in_features), 16)
+    familiarity = Familiarity(rows, torch.rand(20, classifier.head.in_features), 16)
     return Graph(classifier, familiarity, TEMPERATURE)
 
 

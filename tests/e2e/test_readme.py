@@ -1,0 +1,107 @@
+"""The README is true: its commands run, its figures are the report's, its links lead somewhere."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.settings import Settings
+from tests.conftest import ROOT
+from tests.serving.conftest import Running, start_server
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [block.strip() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
+# Commands that run for long, or install, have a test of their own.
+ELSEWHERE = {
+    "make serve": "tests/e2e/test_process.py::test_make_serve_in_a_fresh_clone_answers_without_torch",
+    "make pipeline": "tests/e2e/test_pipeline.py: what it runs",
+    "make test": "this run",
+}
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Running]:
+    running, stop = start_server(Settings())
+    yield running
+    stop()
+
+
+def run(command: str, port: int = 0) -> str:
+    """Run a block of the README in the repository's root, with this environment's programs and the test's server."""
+    here = str(Path(sys.executable).parent)
+    command = re.sub(r"\.venv(-dev)?/bin", shlex.quote(here), command).replace("localhost:8000", f"localhost:{port}")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_command_is_run_by_a_test() -> None:
+    for command in COMMANDS:
+        known = (
+            command in ELSEWHERE
+            or "localhost:8000" in command
+            or command.startswith((".venv/bin/catsdogs", ".venv-dev/bin/catsdogs", ".venv-dev/bin/mlflow ui"))
+        )
+        assert known, f"no test runs {command!r}"
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "localhost:8000" in command])
+def test_the_curl_examples_answer(service: Running, command: str) -> None:
+    answer = json.loads(run(command.replace("curl ", "curl --silent --fail ", 1), service.port))
+    if "batch" in command:
+        assert answer["results"][0]["id"] == "chelsea"
+        assert answer["results"][0]["verdict"] == "cats"
+    elif "ready" in command:
+        assert answer["status"] == "ready"
+    else:
+        assert answer["verdict"] == "cats"
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "/bin/catsdogs" in command])
+def test_the_command_line_examples_run(command: str) -> None:
+    assert run(command).strip()
+
+
+def test_mlflow_ui_is_the_command_s_name() -> None:
+    (command,) = [command for command in COMMANDS if "mlflow ui" in command]
+    assert "--backend-store-uri" in run(command.split(" --")[0] + " --help")
+
+
+def test_the_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make ([a-z-]+)|^make ([a-z-]+)", README, re.MULTILINE):
+        assert re.search(f"^{''.join(target)}:", makefile, re.MULTILINE), target
+
+
+def test_the_figures_are_the_report_s() -> None:
+    report = json.loads((ROOT / "serving/models/cats-dogs.fp32.json").read_text())
+    accuracy, answered, when = report["accuracy"], report["answered"], report["accuracy_when_answered"]
+    for row in (
+        f"| right | {accuracy['value']:.2%} of {report['pictures']:,} photos "
+        f"(95 % interval {accuracy['low']:.2%} to {accuracy['high']:.2%}) |",
+        f"| log loss | {report['log_loss']:.4f} |",
+        f'| answered, rather than "unsure" | {answered["value"]:.1%} |',
+        f"| right where answered | {when['value']:.2%} (95 % interval {when['low']:.2%} to {when['high']:.2%}) |",
+        f"| file | {report['megabytes']:.1f} MB |",
+    ):
+        assert row in README
+
+
+def test_the_report_is_the_shipped_file_s(service: Running) -> None:
+    report = json.loads((ROOT / "serving/models/cats-dogs.fp32.json").read_text())
+    model = service.http.get("/model").json()
+    assert report["version"] == model["version"]
+    assert report["accuracy"] == model["test"]["accuracy"]
+    assert report["dataset_digest"] == model["provenance"]["dataset_digest"]
+
+
+def test_its_links_lead_to_files_that_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
