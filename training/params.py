@@ -63,6 +63,15 @@ class Augmentation(Section, frozen=True):
     rescale: tuple[Positive, Share]
 
 
+class Variation(Section, frozen=True):
+    """A further run from the same start: what differs from the first one's values."""
+
+    epochs: AtLeastOne | None = None
+    lr: Positive | None = None
+    seed: Count | None = None
+    crop_scale: tuple[Positive, Positive] | None = None
+
+
 class Train(Section, frozen=True):
     """The network and how it learns."""
 
@@ -79,6 +88,7 @@ class Train(Section, frozen=True):
     probe_pictures: Count
     weight_average: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     checkpoint_minutes: Positive
+    soup: tuple[Variation, ...]
     augmentation: Augmentation
 
 

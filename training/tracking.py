@@ -18,12 +18,12 @@ DEFAULT_STORE: Final = "sqlite:///mlflow.db"
 
 
 @contextmanager
-def run(run_id: str | None = None, name: str | None = None) -> Iterator[str]:
-    """Start a run, or go on with ``run_id``; yields its id."""
+def run(run_id: str | None = None, name: str | None = None, *, nested: bool = False) -> Iterator[str]:
+    """Start a run, or go on with ``run_id``; yields its id. A nested one belongs to the run around it."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         mlflow.set_tracking_uri(DEFAULT_STORE)
     mlflow.set_experiment(EXPERIMENT)
-    with mlflow.start_run(run_id=run_id, run_name=None if run_id else name) as active:
+    with mlflow.start_run(run_id=run_id, run_name=None if run_id else name, nested=nested) as active:
         run_id = active.info.run_id
         yield run_id
 

@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel
 from training import models, pictures, plots, tracking
 from training.augmentation import augmentation
 from training.models import Classifier
-from training.params import Train
+from training.params import Train, Variation
 from training.pictures import Pictures
 from training.stage import progress, whole_directory, write_json, write_whole
 
@@ -111,51 +111,102 @@ def train(
         StageError: no prepared pictures, an unknown model, or weights that cannot be had.
     """
     machine = choose_machine()
-    torch.manual_seed(params.seed)
     train_set, val_set = Pictures(prepared / "train"), Pictures(prepared / "val")
     print(f"pictures: {len(train_set)} to train on, {len(val_set)} to validate on")
 
-    model = models.build(params.model, pretrained=params.pretrained)
-    print(f"model: {params.model}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters")
-    print(f"frozen: {model.freeze(params.frozen_blocks)}")
-    model.to(memory_format=torch.channels_last).to(machine.device)
-
-    identity = hashlib.sha256(msgspec.json.encode(params) + split_digest.encode()).hexdigest()
-    checkpoint = checkpoints / f"{identity[:16]}.pt"
+    recipes = [msgspec.structs.replace(params, soup=()), *(_varied(params, variation) for variation in params.soup)]
+    saved = [checkpoints / f"{_identity(recipe, split_digest)}.pt" for recipe in recipes]
     if restart:
-        checkpoint.unlink(missing_ok=True)
-    if params.probe_pictures and model.pretrained and not checkpoint.exists():
-        accuracy = _probe(model, train_set, params, machine)
-        print(f"head: starts from a linear probe, {accuracy:.2%} right on the pictures it was fitted to")
-    fit = Fit(model, params, steps=params.epochs * -(-len(train_set) // params.batch_size))
-    if checkpoint.exists():
-        fit.load(checkpoint)
-        print(f"resumed: epoch {len(fit.history) + 1} from batch {fit.batch}, out of {checkpoint}")
-
-    with tracking.run(fit.mlflow_run_id, params.model) as fit.mlflow_run_id:
-        if not fit.history and not fit.batch:
+        for checkpoint in saved:
+            checkpoint.unlink(missing_ok=True)
+    first = _begin(recipes[0], saved[0], train_set, machine)
+    with tracking.run(first.mlflow_run_id, params.model) as first.mlflow_run_id:
+        if not first.history and not first.batch:
             mlflow.log_params(tracking.flat(params) | {"train_pictures": len(train_set), "split_digest": split_digest})
             mlflow.set_tag("git_commit", tracking.git_commit())
-        for epoch in range(len(fit.history), params.epochs):
-            _run_epoch(fit, prepared / "train", epoch, params, machine, checkpoint)
-            logits, labels = predict(fit.averaged, val_set, machine, "validating")
-            line = fit.end_epoch(logits, labels, len(train_set))
-            fit.save(checkpoint)
-            mlflow.log_metrics(
-                {name: value for name, value in asdict(line).items() if name != "epoch"}, step=line.epoch
-            )
-            print(
-                f"epoch {line.epoch}: train loss {line.train_loss:.4f}, accuracy {line.train_accuracy:.2%}; "
-                f"validation loss {line.val_loss:.4f}, accuracy {line.val_accuracy:.2%}; {line.seconds:.0f} s"
-            )
+        _run(first, prepared / "train", val_set, recipes[0], machine, saved[0])
+        members = [first]
+        for number, (recipe, checkpoint) in enumerate(zip(recipes[1:], saved[1:], strict=True), 2):
+            print(f"soup: member {number} of {len(recipes)}")
+            member = _begin(recipe, checkpoint, train_set, machine)
+            with tracking.run(member.mlflow_run_id, f"member {number}", nested=True) as member.mlflow_run_id:
+                mlflow.log_params(tracking.flat(recipe))
+                _run(member, prepared / "train", val_set, recipe, machine, checkpoint)
+            members.append(member)
 
-        fit.averaged.load_state_dict(fit.best)
-        logits, labels = predict(fit.averaged, val_set, machine, "validating the best epoch")
-        _write(out, fit, params, split_digest)
+        best = min(members, key=lambda member: member.best_line.val_loss).best
+        mixed = average([member.best for member in members])
+        chosen, logits, labels = min(
+            ((weights, *_validated(first.averaged, weights, val_set, machine)) for weights in (best, mixed)),
+            key=lambda candidate: float(nn.functional.cross_entropy(candidate[1], candidate[2])),
+        )
+        _write(out, members, chosen, params.model, split_digest, (logits, labels))
         mlflow.log_artifact(str(out / "curves.png"))
         confusion = plots.confusion_matrix(labels.numpy(), logits.argmax(1).numpy())
         mlflow.log_figure(confusion, "validation_confusion.png")
-    checkpoint.unlink(missing_ok=True)
+    for checkpoint in saved:
+        checkpoint.unlink(missing_ok=True)
+
+
+def average(members: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of several networks' weights, a "model soup" (Wortsman et al. 2022, https://arxiv.org/abs/2203.05482).
+
+    It works for networks fine-tuned from one start, and is better than each of them at no cost when they answer.
+    """
+    return {
+        name: torch.stack([member[name] for member in members]).mean(0) if tensor.is_floating_point() else tensor
+        for name, tensor in members[0].items()
+    }
+
+
+def _varied(params: Train, variation: Variation) -> Train:
+    changes = {name: value for name, value in msgspec.structs.asdict(variation).items() if value is not None}
+    crop_scale = changes.pop("crop_scale", params.augmentation.crop_scale)
+    augmentation = msgspec.structs.replace(params.augmentation, crop_scale=crop_scale)
+    return msgspec.structs.replace(params, **changes, augmentation=augmentation, soup=())
+
+
+def _identity(recipe: Train, split_digest: str) -> str:
+    """Name of a run's checkpoint: the same for the same parameters and data, and for no others."""
+    return hashlib.sha256(msgspec.json.encode(recipe) + split_digest.encode()).hexdigest()[:16]
+
+
+def _begin(recipe: Train, checkpoint: Path, train_set: Pictures, machine: Machine) -> "Fit":
+    """Start a run, or go on with the one that left ``checkpoint``."""
+    torch.manual_seed(recipe.seed)
+    model = models.build(recipe.model, pretrained=recipe.pretrained)
+    print(f"model: {recipe.model}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters")
+    print(f"frozen: {model.freeze(recipe.frozen_blocks)}")
+    model.to(memory_format=torch.channels_last).to(machine.device)
+    if recipe.probe_pictures and model.pretrained and not checkpoint.exists():
+        accuracy = _probe(model, train_set, recipe, machine)
+        print(f"head: starts from a linear probe, {accuracy:.2%} right on the pictures it was fitted to")
+    fit = Fit(model, recipe, steps=recipe.epochs * -(-len(train_set) // recipe.batch_size))
+    if checkpoint.exists():
+        fit.load(checkpoint)
+        print(f"resumed: epoch {len(fit.history) + 1} from batch {fit.batch}, out of {checkpoint}")
+    return fit
+
+
+def _run(fit: "Fit", folder: Path, val_set: Pictures, recipe: Train, machine: Machine, checkpoint: Path) -> None:
+    """Run the epochs that are left, each validated, logged and saved."""
+    for epoch in range(len(fit.history), recipe.epochs):
+        _run_epoch(fit, folder, epoch, recipe, machine, checkpoint)
+        logits, labels = predict(fit.averaged, val_set, machine, "validating")
+        line = fit.end_epoch(logits, labels)
+        fit.save(checkpoint)
+        mlflow.log_metrics({name: value for name, value in asdict(line).items() if name != "epoch"}, step=line.epoch)
+        print(
+            f"epoch {line.epoch}: train loss {line.train_loss:.4f}, accuracy {line.train_accuracy:.2%}; "
+            f"validation loss {line.val_loss:.4f}, accuracy {line.val_accuracy:.2%}; {line.seconds:.0f} s"
+        )
+
+
+def _validated(
+    model: Classifier, weights: dict[str, Tensor], val_set: Pictures, machine: Machine
+) -> tuple[Tensor, Tensor]:
+    model.load_state_dict(weights)
+    return predict(model, val_set, machine, "validating the best weights")
 
 
 class Fit:
@@ -196,16 +247,22 @@ class Fit:
         self.scheduler.step()
         self.average.update_parameters(self.model)
         self.batch += 1
+        self.seen += len(labels)
         self.loss += float(loss.detach()) * len(labels)
         self.right += int((logits.argmax(1) == labels).sum())
         self.seconds += time.monotonic() - began
 
-    def end_epoch(self, logits: Tensor, labels: Tensor, pictures_seen: int) -> Epoch:
+    @property
+    def best_line(self) -> Epoch:
+        """The epoch whose weights are kept."""
+        return min(self.history, key=lambda line: line.val_loss)
+
+    def end_epoch(self, logits: Tensor, labels: Tensor) -> Epoch:
         """Write the epoch into the history, given the validation outputs, and keep its weights if they are the best."""
         line = Epoch(
             epoch=len(self.history) + 1,
-            train_loss=self.loss / pictures_seen,
-            train_accuracy=self.right / pictures_seen,
+            train_loss=self.loss / self.seen,
+            train_accuracy=self.right / self.seen,
             val_loss=float(nn.functional.cross_entropy(logits, labels)),
             val_accuracy=float((logits.argmax(1) == labels).double().mean()),
             seconds=self.seconds,
@@ -227,7 +284,7 @@ class Fit:
             "best": self.best,
             "history": [asdict(line) for line in self.history],
             "mlflow_run_id": self.mlflow_run_id,
-            "epoch_so_far": [self.batch, self.loss, self.right, self.seconds],
+            "epoch_so_far": [self.batch, self.seen, self.loss, self.right, self.seconds],
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -244,10 +301,10 @@ class Fit:
         self.best = content["best"]
         self.history = [Epoch(**line) for line in content["history"]]
         self.mlflow_run_id = content["mlflow_run_id"]
-        self.batch, self.loss, self.right, self.seconds = content["epoch_so_far"]
+        self.batch, self.seen, self.loss, self.right, self.seconds = content["epoch_so_far"]
 
     def _begin_epoch(self) -> None:
-        self.batch, self.loss, self.right, self.seconds = 0, 0.0, 0, 0.0
+        self.batch, self.seen, self.loss, self.right, self.seconds = 0, 0, 0.0, 0, 0.0
 
 
 def _run_epoch(fit: Fit, folder: Path, epoch: int, params: Train, machine: Machine, checkpoint: Path) -> None:
@@ -338,24 +395,32 @@ def _moving_average(decay: float) -> Any:
     return torch.no_grad()(update)
 
 
-def _write(out: Path, fit: Fit, params: Train, split_digest: str) -> None:
-    best = min(fit.history, key=lambda line: line.val_loss)
+def _write(
+    out: Path,
+    members: list[Fit],
+    weights: dict[str, Tensor],
+    model: str,
+    split_digest: str,
+    validation: tuple[Tensor, Tensor],
+) -> None:
+    logits, labels = validation
+    history = members[0].history
     with whole_directory(out) as aside:
-        torch.save({name: tensor.cpu() for name, tensor in fit.best.items()}, aside / "weights.pt")
+        torch.save({name: tensor.cpu() for name, tensor in weights.items()}, aside / "weights.pt")
         write_json(
             aside / "trained.json",
             {
-                "model": params.model,
-                "best_epoch": best.epoch,
-                "val_loss": best.val_loss,
-                "val_accuracy": best.val_accuracy,
+                "model": model,
+                "val_loss": float(nn.functional.cross_entropy(logits, labels)),
+                "val_accuracy": float((logits.argmax(1) == labels).double().mean()),
+                "members": [asdict(member.best_line) for member in members],
                 "split_digest": split_digest,
-                "mlflow_run_id": fit.mlflow_run_id,
+                "mlflow_run_id": members[0].mlflow_run_id,
             },
         )
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(asdict(best)), lineterminator="\n")
+        writer = csv.DictWriter(text, list(asdict(history[0])), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(line) for line in fit.history)
+        writer.writerows(asdict(line) for line in history)
         write_whole(aside / "history.csv", text.getvalue())
-        plots.curves(fit.history).savefig(aside / "curves.png")
+        plots.curves(history).savefig(aside / "curves.png")

@@ -39,7 +39,7 @@ def checkout(folder: Path, source: list[str], **train: object) -> Path:
     shutil.copy(ROOT / "dvc.yaml", folder)
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     params["fetch"]["source"] = source
-    params["train"] |= train
+    params["train"] |= {"soup": [], **train}
     with (folder / "params.yaml").open("w") as file:
         YAML().dump(params, file)
     assert run(folder, "dvc", "init", "--no-scm", "--quiet").returncode == 0

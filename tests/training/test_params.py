@@ -21,9 +21,9 @@ def test_the_repository_s_own_file_is_valid() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("epochs: 4", "epochs: 0", "epochs"),
-        ("epochs: 4", "epoch: 4", "epoch"),
-        ("lr: 1.5e-4", "lr: fast", "lr"),
+        ("epochs: 5", "epochs: 0", "epochs"),
+        ("epochs: 5", "epoch: 5", "epoch"),
+        ("lr: 6.0e-5", "lr: fast", "lr"),
         ("train: 0.8", "train: 0.95", "nothing to test on"),
         ("near_duplicate: 0.97", "near_duplicate: 1.0", "near_duplicate"),
         ("source: [kaggle]", "source: []", "source"),

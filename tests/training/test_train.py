@@ -15,7 +15,7 @@ import torch
 from tests.conftest import ROOT, draw_photos
 from training import params, train
 from training.audit import audit
-from training.params import Train
+from training.params import Train, Variation
 from training.prepare import prepare
 from training.split import split
 from training.stage import StageError
@@ -36,7 +36,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def section() -> Train:
     section = params.load(ROOT / "params.yaml").train
     return msgspec.structs.replace(
-        section, model="simple_cnn", epochs=3, batch_size=16, head_lr=3e-3, weight_average=0.9, checkpoint_minutes=1e-6
+        section,
+        model="simple_cnn",
+        epochs=3,
+        batch_size=16,
+        head_lr=3e-3,
+        weight_average=0.9,
+        checkpoint_minutes=1e-6,
+        soup=(),
     )
 
 
@@ -56,7 +63,7 @@ def test_it_learns_and_keeps_the_best_epoch(prepared: Path, section: Train, in_f
     losses = [float(line.split(",")[3]) for line in history[1:]]
     trained = json.loads((in_folder / "trained/trained.json").read_text())
     assert trained["val_loss"] == min(losses) < losses[0]
-    assert trained["best_epoch"] == losses.index(min(losses)) + 1
+    assert [member["epoch"] for member in trained["members"]] == [losses.index(min(losses)) + 1]
     assert trained["val_accuracy"] > 0.8
     assert (in_folder / "trained/curves.png").stat().st_size > 5000
     assert list((in_folder / "checkpoints").iterdir()) == []
@@ -107,6 +114,27 @@ def test_restart_forgets_the_interrupted_run(prepared: Path, section: Train, in_
     (in_folder / "again/checkpoints").mkdir(parents=True)
     (in_folder / f"again/checkpoints/{identity[:16]}.pt").write_bytes(b"the remains of something else")
     assert equal(fit(prepared, section, in_folder / "again", restart=True), whole)
+
+
+def test_a_soup_is_kept_where_validation_gains_from_it(prepared: Path, section: Train, in_folder: Path) -> None:
+    import mlflow
+
+    section = msgspec.structs.replace(section, soup=(Variation(epochs=2, lr=1e-3), Variation(seed=5)))
+    weights = fit(prepared, section, in_folder)
+    trained = json.loads((in_folder / "trained/trained.json").read_text())
+    assert len(trained["members"]) == 3
+    assert trained["val_loss"] <= min(member["val_loss"] for member in trained["members"]) + 1e-9
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    nested = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    parents = [run.data.tags.get("mlflow.parentRunId") for run in nested]
+    assert parents.count(trained["mlflow_run_id"]) == 2
+
+
+def test_averaging_is_the_mean_of_each_weight() -> None:
+    one = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}
+    other = {"w": torch.tensor([3.0, 6.0]), "n": torch.tensor(3)}
+    assert torch.equal(train.average([one, other])["w"], torch.tensor([2.0, 4.0]))
+    assert torch.equal(train.average([one, other])["n"], torch.tensor(3))
 
 
 def test_the_run_is_in_mlflow(prepared: Path, section: Train, in_folder: Path) -> None:
