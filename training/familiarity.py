@@ -12,9 +12,13 @@ within the leading 64 only 0.28, worse than chance.
 A logistic curve brings the share to 0..1: the median validation picture gets 0.9, the one at the 99th percentile 0.5.
 """
 
+from typing import Final
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+MOST_EXPLAINED: Final = 0.95
 
 
 class Familiarity(nn.Module):
@@ -23,7 +27,7 @@ class Familiarity(nn.Module):
     Args:
         features: of training pictures, float [n, channels].
         validation: features of validation pictures, for the scale.
-        dimensions: principal components to leave out of the residual.
+        dimensions: principal components to leave out of the residual, at most.
     """
 
     mean: Tensor  # [channels]
@@ -35,8 +39,10 @@ class Familiarity(nn.Module):
         super().__init__()
         rows = features.double()
         mean = rows.mean(0)
-        kept = min(dimensions, len(mean) - 1, len(rows) - 1)
-        _, _, directions = torch.linalg.svd(rows - mean, full_matrices=False)
+        _, lengths, directions = torch.linalg.svd(rows - mean, full_matrices=False)
+        # A small network puts nearly everything into a few components, and float32 has no digits for what they leave.
+        explained = lengths.square().cumsum(0) / lengths.square().sum()
+        kept = max(1, min(dimensions, int((explained < MOST_EXPLAINED).sum())))
         self.register_buffer("mean", mean.float())
         self.register_buffer("components", directions[:kept].T.float().contiguous())
         middle, far = np.quantile(self.residual(validation).numpy(), [0.5, 0.99])

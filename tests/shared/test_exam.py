@@ -31,7 +31,7 @@ def test_an_exam_without_questions_is_failed(model: Model) -> None:
 )
 def test_pixels_that_training_never_saw_fail_the_exam(model: Model, mistake: "object") -> None:
     failures = exam.sit(model.contract.exam, lambda batch: model.run(mistake(batch)))  # type: ignore[operator]
-    assert len(failures) >= len(model.contract.exam.questions) // 2
+    assert len(failures) >= 4
 
 
 def test_a_decoder_that_is_one_level_off_here_and_there_passes(model: Model) -> None:
