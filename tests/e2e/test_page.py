@@ -1,13 +1,15 @@
 """The web page in a real browser: what a person does, and what they read."""
 
 import base64
+import json
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from serving.settings import Settings
 from tests.conftest import ROOT
@@ -63,6 +65,10 @@ def page(browser: Browser, service: Running) -> Iterator[Page]:
     assert [url for url in strangers if not url.startswith((origin, "blob:", "data:"))] == []
 
 
+def fulfil(answer: str, route: Route) -> None:
+    route.fulfill(body=answer, content_type="application/json")
+
+
 def transfer(page: Page, data: bytes, name: str, kind: str = "image/jpeg") -> "object":
     return page.evaluate_handle(TRANSFER, [base64.b64encode(data).decode(), name, kind])
 
@@ -114,7 +120,8 @@ def test_unsure_is_said_plainly_with_its_reason(page: Page) -> None:
             "familiarity": 0.2,
             "model": "m",
         }
-        page.route("**/predict", lambda route, body=body: route.fulfill(json=body))
+        answer = json.dumps(body)
+        page.route("**/predict", partial(fulfil, answer))
         page.set_input_files("#choose", CAT)
         card = page.locator(".card").first
         expect(card.locator("h2")).to_have_text("I’m unsure")
@@ -140,7 +147,7 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "choose"
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
+        page.keyboard.press("Space")
     chooser.value.set_files(CAT)
     expect(page.locator(".card h2")).to_have_text("It’s a cat")
     page.keyboard.press("Tab")
