@@ -24,9 +24,10 @@ from training import audit, calibration, models, stage, tracking
 from training.familiarity import Familiarity
 from training.golden import golden_pictures
 from training.graph import Graph, largest_difference, runner, to_onnx
+from training.machine import choose_machine
 from training.params import Export
 from training.pictures import Pictures
-from training.train import choose_machine, features
+from training.train import features
 
 TOLERANCE: Final = 1e-4  # between torch and onnxruntime, on real photos
 # Between this machine and another, fp32. Measured on the golden pictures: a decoder that is one level off at one value

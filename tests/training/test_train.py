@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, draw_photos
+from training import fit as fitting
 from training import params, train
 from training.audit import audit
 from training.params import Train, Variation
@@ -133,8 +134,8 @@ def test_a_soup_is_kept_where_validation_gains_from_it(prepared: Path, section: 
 def test_averaging_is_the_mean_of_each_weight() -> None:
     one = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}
     other = {"w": torch.tensor([3.0, 6.0]), "n": torch.tensor(3)}
-    assert torch.equal(train.average([one, other])["w"], torch.tensor([2.0, 4.0]))
-    assert torch.equal(train.average([one, other])["n"], torch.tensor(3))
+    assert torch.equal(fitting.average([one, other])["w"], torch.tensor([2.0, 4.0]))
+    assert torch.equal(fitting.average([one, other])["n"], torch.tensor(3))
 
 
 def test_the_run_is_in_mlflow(prepared: Path, section: Train, in_folder: Path) -> None:

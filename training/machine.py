@@ -1,0 +1,55 @@
+"""What a run computes with: each choice is made by looking, and printed with its reason."""
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the run computes with. Each choice is printed with its reason."""
+
+    device: torch.device
+    autocast: torch.dtype | None
+    workers: int
+
+
+def choose_machine() -> Machine:
+    """Pick device, precision and loader processes, and say why."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    print(f"device: {device} ({torch.cuda.get_device_name() if cuda else 'no CUDA device is visible'})")
+    bf16 = torch.cuda.is_bf16_supported() if cuda else _cpu_has_bf16()
+    print(
+        f"precision: {'bfloat16 autocast' if bf16 else 'float32'} (bfloat16 arithmetic {'found' if bf16 else 'absent'})"
+    )
+    print(f"memory: {_keep_freed_memory()}")
+    # Measured on two cores: 39 ms a picture loading in this process, 48 with one loader process beside the network.
+    workers = min(8, cores // 2) if cuda or cores > 4 else 0
+    print(f"loader processes: {workers} ({cores} cores, {'a GPU' if cuda else 'and the network needs them'})")
+    return Machine(device, torch.bfloat16 if bf16 else None, workers)
+
+
+def _cpu_has_bf16() -> bool:
+    # Emulated bfloat16 is slower than float32; only these instruction sets compute it.
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _keep_freed_memory() -> str:
+    """Let glibc's malloc keep what the network frees instead of handing it back and faulting it in again.
+
+    Measured on two cores: 33 → 13 ms a picture forward, 33 → 30 ms with the backward pass; before, up to 90 % of the
+    time went to the kernel's page faults.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return "left to the system's malloc (not glibc)"
+    m_trim_threshold, m_mmap_max = -1, -4  # from malloc.h
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, 2**31 - 1)
+    return "freed memory is kept for the next batch (glibc's malloc)"
