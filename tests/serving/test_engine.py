@@ -53,6 +53,7 @@ async def test_cancelled_work_is_skipped() -> None:
     await asyncio.sleep(0.05)
     assert (engine.busy, engine.depth) == (1, 1)
     second.cancel()
+    await asyncio.sleep(0.01)  # a cancelled task learns of it at the loop's next turn
     gate.set()
     await first
     await engine.run(lambda: done.append("third"))
