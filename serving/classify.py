@@ -1,15 +1,16 @@
-"""One picture: bytes to an answer. Runs in a lane, or in ``catsdogs predict`` without a server."""
+"""One picture: bytes to an answer or a drawing. Runs in a lane, or in ``catsdogs predict`` without a server."""
 
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
+from serving import evidence
 from serving.messages import Prediction, Probabilities
 from serving.model import Model
 from shared.contract import Verdict
 from shared.exam import Outputs
-from shared.pixels import Limits, pixels
+from shared.pixels import Limits, Pixels, pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class Classified:
     """What the model made of one picture, and the seconds that decoding and the network took."""
 
     model: Model
+    picture: Pixels
     outputs: Outputs
     verdict: Verdict
     decode: float
@@ -56,7 +58,29 @@ def classify(model: Model, data: bytes, limits: Limits) -> Classified:
     outputs = model.run(picture[np.newaxis])
     done = time.perf_counter()
     verdict = model.contract.judge(outputs.probabilities[0], float(outputs.familiarity[0]))
-    return Classified(model, outputs, verdict, decode=decoded - started, infer=done - decoded)
+    return Classified(model, picture, outputs, verdict, decode=decoded - started, infer=done - decoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A picture with its evidence drawn over it, as a PNG file, and the seconds that the drawing took."""
+
+    classified: Classified
+    png: bytes
+    draw: float
+
+
+def explain(model: Model, data: bytes, limits: Limits) -> Explained:
+    """Classify one picture file and draw what spoke for which animal.
+
+    Raises:
+        RefusedImageError: the file is no picture that can be decoded within ``limits``.
+    """
+    classified = classify(model, data, limits)
+    started = time.perf_counter()
+    size = evidence.drawn_size(*evidence.upright_size(data))
+    png = evidence.draw(classified.picture, classified.outputs.evidence[0], size)
+    return Explained(classified, png, draw=time.perf_counter() - started)
 
 
 def _plain(value: np.float32) -> float:

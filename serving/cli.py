@@ -131,6 +131,8 @@ def predict(files: tuple[Path, ...], as_json: bool, model: str | None) -> None:
         loaded = models.load(settings.model_path)
     except models.ModelRefusedError as error:
         raise click.UsageError(str(error)) from error
+    if loaded.fallback:
+        click.echo(f"{loaded.path.name} answers in place of {settings.model_path.name}: {loaded.fallback}", err=True)
     if not as_json:
         click.echo(f"{'verdict':<8} {'cats':>7} {'dogs':>7} {'familiar':>8}  file")
     failed = False

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from shared.contract import Label
+from shared.contract import Contract, Label
 
 MAX_BATCH: Final = 64
 SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document keeps the types below
@@ -83,6 +83,16 @@ class BatchResponse(msgspec.Struct, frozen=True):
         ),
     ]
     model: str
+
+
+class ModelInService(Contract, frozen=True, kw_only=True):
+    """The contract of the model that answers, and which file that is."""
+
+    file: Annotated[str, Meta(description="Name of the file that answers.")]
+    fallback: Annotated[
+        str | None,
+        Meta(description="Why the fp32 file answers in place of the int8 file that was asked for; else null."),
+    ]
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -34,7 +34,7 @@ class Metrics:
         )
         self.stages = Histogram(
             "prediction_stage_seconds",
-            "Time a picture spent in the queue, in decoding and in the network.",
+            "Time a picture spent in the queue, in decoding, in the network and, if asked for, in drawing.",
             registry=self._registry,
             buckets=SECONDS,
         )
@@ -68,6 +68,11 @@ class Metrics:
         self.model_info.set(
             {"version": contract.version, "precision": contract.precision, "architecture": contract.architecture}, 1
         )
+
+    def time_stages(self, **seconds: float) -> None:
+        """Record how long one picture spent in each stage."""
+        for stage, value in seconds.items():
+            self.stages.observe({"stage": stage}, value)
 
     def count_prediction(self, verdict: Verdict, confidence: float, familiarity: float) -> None:
         """Count one answer."""

@@ -5,9 +5,17 @@ from typing import Any
 
 import msgspec
 
-from serving.messages import SCHEMAS, BatchError, BatchRequest, BatchResponse, Health, Prediction, Problem
+from serving.messages import (
+    SCHEMAS,
+    BatchError,
+    BatchRequest,
+    BatchResponse,
+    Health,
+    ModelInService,
+    Prediction,
+    Problem,
+)
 from serving.problems import CODES
-from shared.contract import Contract
 
 EXAMPLE = {
     "id": "7f0c…",
@@ -26,7 +34,7 @@ IMAGE = ("image_too_large", "unsupported_format", "undecodable_image")
 def document() -> dict[str, Any]:
     """Make the OpenAPI 3.1 document."""
     _, schemas = msgspec.json.schema_components(
-        [Prediction, BatchRequest, BatchResponse, BatchError, Problem, Health, Contract],
+        [Prediction, BatchRequest, BatchResponse, BatchError, Problem, Health, ModelInService],
         ref_template=SCHEMAS + "{name}",
     )
     explain = {
@@ -82,6 +90,22 @@ def document() -> dict[str, Any]:
                     "responses": {"200": _json("The answers.", "BatchResponse"), **_problems(*PREDICTING)},
                 }
             },
+            "/explain": {
+                "post": {
+                    "operationId": "explain",
+                    "summary": "Why?",
+                    "description": "The picture with its evidence drawn over it, in the page's colours: red where it "
+                    "speaks for cats, blue where for dogs, stronger where it says more, relative to its own strongest "
+                    "place. The numbers are `/predict?explain=true`'s.",
+                    "tags": ["predictions"],
+                    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+                    "responses": {
+                        # OpenAPI 3.1 says of a binary body that its schema may be left out.
+                        "200": {"description": "The drawing.", "content": {"image/png": {}}},
+                        **_problems(*PREDICTING, *IMAGE),
+                    },
+                }
+            },
             "/health": {"get": _get("health", "Is the process alive?", _json("It is.", "Health"))},
             "/health/ready": {
                 "get": _get(
@@ -104,9 +128,7 @@ def document() -> dict[str, Any]:
                 )
             },
             "/model": {
-                "get": _get(
-                    "model", "What answers?", _json("The contract of the model.", "Contract"), "not_ready", "draining"
-                )
+                "get": _get("model", "What answers?", _json("Its contract.", "ModelInService"), "not_ready", "draining")
             },
             "/metrics": {
                 "get": _get(

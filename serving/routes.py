@@ -12,10 +12,10 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from serving import problems, uploads
-from serving.messages import BatchError, BatchImage, BatchRequest, BatchResponse, Health, Prediction
+from serving.messages import BatchError, BatchImage, BatchRequest, BatchResponse, Health, ModelInService, Prediction
+from serving.model import Model
 from serving.problems import ProblemError
 from serving.service import Service
-from shared.contract import Contract
 from shared.pixels import RefusedImageError
 
 T = TypeVar("T")
@@ -27,19 +27,24 @@ JSON: Final = "application/json"
 async def predict(request: Request) -> Response:
     """POST /predict: one picture, in the field ``file`` of a form."""
     service = _service(request)
-    explain = _explain(request)
-    service.admit()
-    settings = service.settings
-    data = await uploads.file(request, settings.max_body_bytes, settings.body_seconds)
-    model, _ = service.admit()  # again: the queue may have filled while the body came in
-    answer = await _unless_gone(request, service.predict(model, data, None, explain=explain))
+    with_evidence = _with_evidence(request)
+    model, data = await _picture(request, service)
+    answer = await _unless_gone(request, service.predict(model, data, None, explain=with_evidence))
     return Response(msgspec.json.encode(answer), media_type=JSON)
+
+
+async def explain(request: Request) -> Response:
+    """POST /explain: one picture, as for /predict; its evidence drawn over it."""
+    service = _service(request)
+    model, data = await _picture(request, service)
+    png = await _unless_gone(request, service.explain(model, data))
+    return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
 
 
 async def predict_batch(request: Request) -> Response:
     """POST /predict/batch: up to 64 pictures as base64 in JSON."""
     service = _service(request)
-    explain = _explain(request)
+    with_evidence = _with_evidence(request)
     service.admit()
     settings = service.settings
     body = await uploads.body(request, settings.max_batch_bytes, settings.body_seconds)
@@ -51,7 +56,7 @@ async def predict_batch(request: Request) -> Response:
     async def one(image: BatchImage) -> Prediction | BatchError:
         async with turns:
             try:
-                return await service.predict(model, image.data, image.id, explain=explain)
+                return await service.predict(model, image.data, image.id, explain=with_evidence)
             except (ProblemError, RefusedImageError) as error:
                 service.metrics.rejected.inc({"code": error.code})
                 return BatchError(id=image.id, error=problems.problem(error.code, str(error), request.state.id))
@@ -76,11 +81,13 @@ async def ready(request: Request) -> Response:
 
 
 async def model(request: Request) -> Response:
-    """GET /model: the contract, all but the files of the golden pictures."""
-    contract: Contract = _service(request).model.contract
-    questions = tuple(msgspec.structs.replace(question, picture=b"") for question in contract.exam.questions)
-    exam = msgspec.structs.replace(contract.exam, questions=questions)
-    return Response(msgspec.json.encode(msgspec.structs.replace(contract, exam=exam)), media_type=JSON)
+    """GET /model: the contract, all but the files of the golden pictures, and which file keeps it."""
+    served = _service(request).model
+    questions = tuple(msgspec.structs.replace(question, picture=b"") for question in served.contract.exam.questions)
+    fields = msgspec.structs.asdict(served.contract)
+    fields["exam"] = msgspec.structs.replace(served.contract.exam, questions=questions)
+    answer = ModelInService(**fields, file=served.path.name, fallback=served.fallback)
+    return Response(msgspec.json.encode(answer), media_type=JSON)
 
 
 async def metrics(request: Request) -> Response:
@@ -116,6 +123,7 @@ ROUTES: Final = (
     Route("/", page),
     Route("/assets/{name}", asset),
     Route("/docs", docs),
+    Route("/explain", explain, methods=["POST"]),
     Route("/health", health),
     Route("/health/ready", ready),
     Route("/metrics", metrics),
@@ -131,7 +139,16 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _explain(request: Request) -> bool:
+async def _picture(request: Request, service: Service) -> tuple[Model, bytes]:
+    """Read the one picture of a form, and say which model answers it."""
+    service.admit()
+    settings = service.settings
+    data = await uploads.file(request, settings.max_body_bytes, settings.body_seconds)
+    model, _ = service.admit()  # again: the queue may have filled while the body came in
+    return model, data
+
+
+def _with_evidence(request: Request) -> bool:
     value = request.query_params.get("explain", "false")
     if value not in ("true", "false"):
         raise ProblemError("malformed_request", f"explain is true or false, not {value[:40]!r}")

@@ -5,7 +5,7 @@ import uuid
 from functools import partial
 
 from serving import model as models
-from serving.classify import Classified, classify
+from serving.classify import classify, explain
 from serving.engine import Engine, usable_cores
 from serving.logs import SERVICE
 from serving.messages import Prediction
@@ -84,14 +84,30 @@ class Service:
         """
         assert self.engine is not None
         done = await self.engine.run(partial(classify, model, data, self.limits))
-        classified: Classified = done.result
-        observe = self.metrics.stages.observe
-        observe({"stage": "queue"}, done.queued)
-        observe({"stage": "decode"}, classified.decode)
-        observe({"stage": "infer"}, classified.infer)
+        classified = done.result
+        self.metrics.time_stages(queue=done.queued, decode=classified.decode, infer=classified.infer)
         message = classified.message(prediction_id or uuid.uuid4().hex, explain=explain)
         self.metrics.count_prediction(classified.verdict, classified.confidence, message.familiarity)
         return message
+
+    async def explain(self, model: Model, data: bytes) -> bytes:
+        """Have a lane draw one picture's evidence over it; returns a PNG file.
+
+        It is timed but not counted as a prediction: whoever wants to see why has usually asked what before, and the
+        same picture twice would bend the shares of labels and the drift.
+
+        Raises:
+            RefusedImageError: the file is no picture that can be decoded within the limits.
+            ProblemError: ``deadline_exceeded``.
+        """
+        assert self.engine is not None
+        done = await self.engine.run(partial(explain, model, data, self.limits))
+        explained = done.result
+        classified = explained.classified
+        self.metrics.time_stages(
+            queue=done.queued, decode=classified.decode, infer=classified.infer, draw=explained.draw
+        )
+        return explained.png
 
     async def _load(self) -> None:
         try:
@@ -100,8 +116,14 @@ class Service:
             self._reason = str(error)
             SERVICE.error("the model is refused", extra={"fields": {"reason": self._reason}})
         else:
+            served = {"model": self._model.contract.version, "model_file": self._model.path.name}
+            if self._model.fallback:
+                SERVICE.warning(
+                    "the fp32 model answers in place of the int8 one",
+                    extra={"fields": {**served, "reason": self._model.fallback}},
+                )
             self.metrics.set_model(self._model.contract)
-            SERVICE.info("ready", extra={"fields": {"model": self._model.contract.version}})
+            SERVICE.info("ready", extra={"fields": served})
 
     def _readings(self) -> dict[str, float]:
         if self.engine is None:

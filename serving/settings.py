@@ -12,6 +12,8 @@ from shared.pixels import MAX_PIXELS
 
 PREFIX: Final = "CATSDOGS_"
 SHIPPED_MODEL: Final = Path(__file__).parent / "models" / "cats-dogs.fp32.onnx"
+# The same network in whole numbers, and the one to serve where it is there: `serving.model` falls back to the other.
+SHIPPED_INT8: Final = SHIPPED_MODEL.with_name("cats-dogs.int8.onnx")
 # A form wraps its file in a few hundred bytes, so the two limits are one to a person.
 MEGABYTE: Final = 1_000_000
 
@@ -46,7 +48,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def model_path(self) -> Path:
         """The model file to serve."""
-        return Path(self.model).expanduser() if self.model else SHIPPED_MODEL
+        if self.model:
+            return Path(self.model).expanduser()
+        return SHIPPED_INT8 if SHIPPED_INT8.is_file() else SHIPPED_MODEL
 
 
 def from_environment(environment: Mapping[str, str] = os.environ, **overrides: object) -> Settings:

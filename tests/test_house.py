@@ -14,7 +14,7 @@ ROOMS = ("shared", "serving", "training")
 ALLOWED = {
     "shared": {"numpy", "PIL", "msgspec"},
     "serving": {
-        "shared", "aioprometheus", "click", "msgspec", "numpy", "onnxruntime", "python_multipart", "starlette",
+        "shared", "aioprometheus", "click", "msgspec", "numpy", "onnxruntime", "PIL", "python_multipart", "starlette",
         "uvicorn",
     },
 }  # fmt: skip

@@ -18,9 +18,12 @@ const IN_WORDS = {
   slow_request: "The upload took too long.",
 };
 
+const LONGER_SIDE = 224; // of a drawing: a map of 7×7 has no detail that would need more
+
 const cards = document.querySelector("#cards");
 const statusLine = document.querySelector("#status");
 const template = document.querySelector("#card");
+const everywhere = document.querySelector("#everywhere");
 const waiting = [];
 let underWay = 0;
 let total = 0;
@@ -31,13 +34,14 @@ function show(files) {
     const card = template.content.firstElementChild.cloneNode(true);
     const picture = card.querySelector("img");
     picture.src = URL.createObjectURL(file);
-    picture.onload = picture.onerror = () => URL.revokeObjectURL(picture.src);
+    const shown = new Promise((resolve) => (picture.onload = picture.onerror = resolve));
+    shown.then(() => URL.revokeObjectURL(picture.src));
     picture.alt = file.name;
     card.classList.add("waiting");
     card.querySelector("h2").textContent = "Looking…";
     card.querySelector(".name").textContent = file.name;
     cards.prepend(card);
-    waiting.push({ file, card });
+    waiting.push({ file, card, shown });
   }
   total += files.length;
   next();
@@ -45,10 +49,16 @@ function show(files) {
 
 function next() {
   while (underWay < AT_ONCE && waiting.length) {
-    const { file, card } = waiting.shift();
+    const { file, card, shown } = waiting.shift();
     underWay += 1;
     ask(file)
-      .then((answer) => say(card, answer), (error) => apologise(card, error.message))
+      .then(
+        (answer) => {
+          say(card, answer);
+          shown.then(() => offerEvidence(card, answer.evidence));
+        },
+        (error) => apologise(card, error.message),
+      )
       .finally(() => {
         underWay -= 1;
         done += 1;
@@ -67,7 +77,7 @@ async function ask(file) {
   form.append("file", file);
   let response;
   try {
-    response = await fetch("/predict", { method: "POST", body: form });
+    response = await fetch("/predict?explain=true", { method: "POST", body: form });
   } catch {
     throw new Error("The service cannot be reached. Is it still running?");
   }
@@ -96,12 +106,79 @@ function apologise(card, reason) {
   card.querySelector(".why").textContent = reason;
 }
 
+function offerEvidence(card, evidence) {
+  const button = card.querySelector("button");
+  button.addEventListener("click", () => {
+    const explained = card.classList.toggle("explained");
+    button.setAttribute("aria-pressed", explained);
+    if (explained) draw(card, evidence);
+  });
+  button.hidden = false;
+  everywhere.parentElement.hidden = false;
+  if (everywhere.checked) button.click();
+}
+
+// The same drawing as POST /explain's (serving/evidence.py); style.css makes it translucent and the photo grey.
+function draw(card, evidence) {
+  const { naturalWidth, naturalHeight } = card.querySelector("img");
+  const canvas = card.querySelector("canvas");
+  // A photo that the service can read and this browser cannot has no size here; its map is drawn by itself.
+  const [width, height] = naturalWidth ? [naturalWidth, naturalHeight] : [4, 3];
+  const scale = LONGER_SIDE / Math.max(width, height);
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(canvas.width, canvas.height);
+  const [cats, dogs] = [colour("--cats"), colour("--dogs")];
+  const peak = Math.max(...evidence.flat().map(Math.abs)) || 1;
+  const across = weights(canvas.width, evidence[0].length);
+  const down = weights(canvas.height, evidence.length);
+  const columns = across.map((shares) => evidence.map((row) => dot(shares, row) / peak));
+  for (let y = 0; y < canvas.height; y += 1) {
+    for (let x = 0; x < canvas.width; x += 1) {
+      const value = dot(down[y], columns[x]);
+      image.data.set([...(value > 0 ? dogs : cats), 255 * Math.min(1, Math.abs(value))], 4 * (y * canvas.width + x));
+    }
+  }
+  context.putImageData(image, 0, 0);
+}
+
+// How much each of `places` counts at each of `points` that they are spread over: bicubic, as Pillow has it.
+function weights(points, places) {
+  return Array.from({ length: points }, (_, point) => {
+    const centre = ((point + 0.5) * places) / points - 0.5;
+    const shares = Array.from({ length: places }, (_, place) => cubic(Math.abs(place - centre)));
+    const sum = shares.reduce((one, other) => one + other);
+    return shares.map((share) => share / sum);
+  });
+}
+
+function cubic(x) {
+  if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
+  if (x < 2) return ((-0.5 * x + 2.5) * x - 4) * x + 2;
+  return 0;
+}
+
+function dot(shares, values) {
+  return shares.reduce((sum, share, place) => sum + share * values[place], 0);
+}
+
+function colour(name) {
+  const hex = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  return [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
+}
+
 function percent(share) {
   // Never round a doubt away: 100 % and 0 % are not what a model can know.
   if (share > 0.999) return "> 99.9 %";
   if (share < 0.001) return "< 0.1 %";
   return `${(share * 100).toFixed(1)} %`;
 }
+
+everywhere.addEventListener("change", () => {
+  for (const button of cards.querySelectorAll(`button[aria-pressed="${!everywhere.checked}"]:not([hidden])`)) button.click();
+});
 
 document.querySelector("#choose").addEventListener("change", (event) => {
   show([...event.target.files]);

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from serving.settings import Settings
 from tests.conftest import ROOT
@@ -16,6 +17,7 @@ from tests.serving.conftest import Running, start_server
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [block.strip() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
+CURLS = [command for command in COMMANDS if "localhost:8000" in command]
 # Commands that run for long, or install, have a test of their own.
 ELSEWHERE = {
     "make serve": "tests/e2e/test_process.py::test_make_serve_in_a_fresh_clone_answers_without_torch",
@@ -52,7 +54,7 @@ def test_every_command_is_run_by_a_test() -> None:
         assert known, f"no test runs {command!r}"
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if "localhost:8000" in command])
+@pytest.mark.parametrize("command", [command for command in CURLS if "why.png" not in command])
 def test_the_curl_examples_answer(service: Running, command: str) -> None:
     answer = json.loads(run(command.replace("curl ", "curl --silent --fail ", 1), service.port))
     if "batch" in command:
@@ -62,6 +64,13 @@ def test_the_curl_examples_answer(service: Running, command: str) -> None:
         assert answer["status"] == "ready"
     else:
         assert answer["verdict"] == "cats"
+
+
+def test_the_curl_example_of_a_drawing_draws(service: Running, tmp_path: Path) -> None:
+    (command,) = [command for command in CURLS if "why.png" in command]
+    run(command.replace("curl ", "curl --silent --fail ").replace("why.png", f"{tmp_path}/why.png"), service.port)
+    with Image.open(tmp_path / "why.png") as image:
+        assert image.size == (448, 298)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "/bin/catsdogs" in command])

@@ -29,6 +29,9 @@ class Running:
     def predict(self, data: bytes = PHOTO, **options: object) -> httpx.Response:
         return self.http.post("/predict", files={"file": data}, **options)  # type: ignore[arg-type]
 
+    def explain(self, data: bytes = PHOTO) -> httpx.Response:
+        return self.http.post("/explain", files={"file": data})
+
     def metric(self, line: str) -> float:
         """Value of the metric line that starts so, or 0."""
         found = [text for text in self.http.get("/metrics").text.splitlines() if text.startswith(line + " ")]

@@ -45,30 +45,43 @@ def post(path: str, content: bytes, kind: str = FORM) -> Callable[[Running], htt
     return lambda server: server.http.post(path, content=content, headers={"content-type": kind})
 
 
-def file(data: bytes) -> Callable[[Running], httpx.Response]:
-    return post("/predict", part("file", data) + b"--x--\r\n")
+def form(data: bytes) -> bytes:
+    return part("file", data) + b"--x--\r\n"
 
+
+def file(data: bytes) -> Callable[[Running], httpx.Response]:
+    return post("/predict", form(data))
+
+
+# What is wrong with a form, for every address that takes one.
+FORMS: dict[str, tuple[str, bytes, str]] = {
+    "wrong field": ("malformed_request", part("photo") + b"--x--\r\n", FORM),
+    "two files": ("malformed_request", part("file") * 2 + b"--x--\r\n", FORM),
+    "no parts": ("malformed_request", b"--x--\r\n", FORM),
+    "no body": ("malformed_request", b"", FORM),
+    "no form": ("malformed_request", PHOTO, "image/jpeg"),
+    "no boundary": ("malformed_request", PHOTO, "multipart/form-data"),
+    "long boundary": ("malformed_request", PHOTO, f"multipart/form-data; boundary={'x' * 300}"),
+    "form cut short": ("malformed_request", part("file"), FORM),
+    "broken form": ("malformed_request", b"--y\r\nnonsense", FORM),
+    "endless part header": ("malformed_request", b"--x\r\nA: " + b"a" * 10_000 + b"\r\n\r\n", FORM),
+    "many part headers": ("malformed_request", b"--x\r\n" + b"A: b\r\n" * 100 + b"\r\n", FORM),
+    "many parts": ("malformed_request", part("other", b"") * 100 + b"--x--\r\n", FORM),
+    "urlencoded": ("malformed_request", b"file=x", "application/x-www-form-urlencoded"),
+    "empty file": ("undecodable_image", form(b""), FORM),
+    "text named .jpg": ("unsupported_format", form(b"I am a cat"), FORM),
+    "truncated JPEG": ("undecodable_image", form(PHOTO[: len(PHOTO) // 2]), FORM),
+    "81 megapixels in 76 kB": ("image_too_large", form(BOMB), FORM),
+    "TIFF": ("unsupported_format", form(encoded(Image.new("RGB", (9, 9)), "TIFF")), FORM),
+}
 
 CASES: dict[str, tuple[str, Callable[[Running], httpx.Response]]] = {
-    "wrong field": ("malformed_request", post("/predict", part("photo") + b"--x--\r\n")),
-    "two files": ("malformed_request", post("/predict", part("file") * 2 + b"--x--\r\n")),
-    "no parts": ("malformed_request", post("/predict", b"--x--\r\n")),
-    "no body": ("malformed_request", post("/predict", b"")),
-    "no form": ("malformed_request", post("/predict", PHOTO, "image/jpeg")),
-    "no boundary": ("malformed_request", post("/predict", PHOTO, "multipart/form-data")),
-    "long boundary": ("malformed_request", post("/predict", PHOTO, f"multipart/form-data; boundary={'x' * 300}")),
-    "form cut short": ("malformed_request", post("/predict", part("file"))),
-    "broken form": ("malformed_request", post("/predict", b"--y\r\nnonsense")),
-    "endless part header": ("malformed_request", post("/predict", b"--x\r\nA: " + b"a" * 10_000 + b"\r\n\r\n")),
-    "many part headers": ("malformed_request", post("/predict", b"--x\r\n" + b"A: b\r\n" * 100 + b"\r\n")),
-    "many parts": ("malformed_request", post("/predict", part("other", b"") * 100 + b"--x--\r\n")),
-    "urlencoded": ("malformed_request", post("/predict", b"file=x", "application/x-www-form-urlencoded")),
-    "explain=maybe": ("malformed_request", post("/predict?explain=maybe", part("file") + b"--x--\r\n")),
-    "empty file": ("undecodable_image", file(b"")),
-    "text named .jpg": ("unsupported_format", file(b"I am a cat")),
-    "truncated JPEG": ("undecodable_image", file(PHOTO[: len(PHOTO) // 2])),
-    "81 megapixels in 76 kB": ("image_too_large", file(BOMB)),
-    "TIFF": ("unsupported_format", file(encoded(Image.new("RGB", (9, 9)), "TIFF"))),
+    **{
+        f"{name} for {path}": (code, post(path, content, kind))
+        for path in ("/predict", "/explain")
+        for name, (code, content, kind) in FORMS.items()
+    },
+    "explain=maybe": ("malformed_request", post("/predict?explain=maybe", form(PHOTO))),
     "broken JSON": ("malformed_request", post("/predict/batch", b'{"images": [')),
     "no JSON": ("malformed_request", post("/predict/batch", b"\xff\xfe")),
     "JSON of another shape": ("malformed_request", post("/predict/batch", b'["images"]')),
@@ -85,6 +98,7 @@ CASES: dict[str, tuple[str, Callable[[Running], httpx.Response]]] = {
     "nothing there": ("not_found", lambda server: server.http.get("/nothing")),
     "no such asset": ("not_found", lambda server: server.http.get("/assets/passwd")),
     "wrong method": ("method_not_allowed", lambda server: server.http.get("/predict")),
+    "wrong method for a drawing": ("method_not_allowed", lambda server: server.http.get("/explain")),
 }
 
 
@@ -146,6 +160,7 @@ def test_a_body_of_a_hundred_megabytes_is_refused_and_not_kept(server: Running, 
 def test_a_batch_has_a_limit_of_its_own(start: Start) -> None:
     server = start(max_body_bytes=1000, max_batch_bytes=50_000)
     assert_problem(server.predict(), "body_too_large")
+    assert_problem(server.explain(), "body_too_large")
     image = base64.b64encode(PHOTO).decode()
     assert server.http.post("/predict/batch", content=batch_of(1, image)).status_code == 200
     assert_problem(server.http.post("/predict/batch", content=batch_of(60, image)), "body_too_large")
@@ -216,6 +231,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(start: Start, monkeypat
     assert_problem(refused, "overloaded")
     assert 1 <= int(refused.headers["retry-after"]) <= 10
     assert_problem(server.http.post("/predict/batch", content=batch_of(1)), "overloaded")
+    assert_problem(server.explain(), "overloaded")
     assert server.http.get("/health").status_code == 200
     gate.opened.set()
     for thread in threads:
@@ -230,8 +246,11 @@ def test_a_picture_that_waits_too_long_is_given_up_and_not_decoded(
     server = start(lanes=1, deadline_seconds=1.5)
     gate = Gate(server, monkeypatch)
     answers: list[httpx.Response] = []
-    url = f"http://127.0.0.1:{server.port}/predict"
-    threads = in_background(lambda: answers.append(httpx.post(url, files={"file": PHOTO})), 3)  # type: ignore[arg-type,return-value]
+    url = f"http://127.0.0.1:{server.port}"
+    threads = [
+        *in_background(lambda: answers.append(httpx.post(f"{url}/predict", files={"file": PHOTO})), 2),  # type: ignore[arg-type,return-value]
+        *in_background(lambda: answers.append(httpx.post(f"{url}/explain", files={"file": PHOTO})), 2),  # type: ignore[arg-type,return-value]
+    ]
     for thread in threads:
         thread.join()
     for answer in answers:
@@ -239,7 +258,7 @@ def test_a_picture_that_waits_too_long_is_given_up_and_not_decoded(
         assert int(answer.headers["retry-after"]) >= 1
     gate.opened.set()
     assert server.predict().status_code == 200
-    # The one that had been begun, and the last: the two that waited were skipped.
+    # The one that had been begun, and the last: the three that waited were skipped.
     assert gate.seen == 2
 
 
@@ -265,6 +284,7 @@ def test_while_draining_nothing_new_is_accepted(start: Start) -> None:
     server = start()
     server.service.drain()
     assert_problem(server.predict(), "draining")
+    assert_problem(server.explain(), "draining")
     assert_problem(server.http.get("/health/ready"), "draining")
     assert server.http.get("/health").status_code == 200
 
@@ -273,7 +293,7 @@ def test_a_file_that_is_no_model_is_never_ready(start: Start, tmp_path: Path) ->
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     server = start(wait_ready=False, model=str(tmp_path / "model.onnx"))
     until(lambda: "not a model" in server.http.get("/health/ready").text)
-    for answer in (server.http.get("/health/ready"), server.predict(), server.http.get("/model")):
+    for answer in (server.http.get("/health/ready"), server.predict(), server.explain(), server.http.get("/model")):
         assert_problem(answer, "not_ready")
     assert server.http.get("/health").status_code == 200
 
@@ -289,4 +309,5 @@ def test_a_fault_of_ours_is_a_problem_too_and_says_nothing_of_our_insides(
     with monkeypatch.context() as patch:
         patch.setattr(server.service.model, "run", run)
         assert_problem(server.predict(), "internal_error")
+        assert_problem(server.explain(), "internal_error")
     assert server.predict().status_code == 200

@@ -49,6 +49,16 @@ def test_predictions_are_counted_by_stage_label_and_verdict(start: Start) -> Non
     assert 'model_info{architecture="efficientnet_lite0"' in server.http.get("/metrics").text
 
 
+def test_a_drawing_is_timed_and_is_no_prediction(start: Start) -> None:
+    server = start()
+    server.explain()
+    for stage in ("queue", "decode", "infer", "draw"):
+        assert server.metric(f'prediction_stage_seconds_count{{stage="{stage}"}}') == 1
+    assert server.metric('http_requests_total{method="POST",route="/explain",status="200"}') == 1
+    assert server.metric("prediction_confidence_count") == 0
+    assert "predictions_total{" not in server.http.get("/metrics").text
+
+
 def test_labels_are_bounded_whatever_is_asked(start: Start) -> None:
     server = start()
     for path in ("/a", "/b/c", "/predict/x", "/assets/x", "/assets/y"):
@@ -104,14 +114,26 @@ def test_the_openapi_document_is_valid_and_complete(server: Running) -> None:
     served = server.http.get("/openapi.json").json()
     assert served == json.loads(json.dumps(document()))
     validate(served)
-    assert set(served["paths"]) == {"/predict", "/predict/batch", "/health", "/health/ready", "/model", "/metrics"}
+    assert set(served["paths"]) == {
+        "/predict", "/predict/batch", "/explain", "/health", "/health/ready", "/model", "/metrics",
+    }  # fmt: skip
+
+
+def test_a_drawing_is_documented_as_a_png_with_the_errors_of_a_prediction() -> None:
+    paths = document()["paths"]
+    explain, predict = paths["/explain"]["post"], paths["/predict"]["post"]
+    assert list(explain["responses"]["200"]["content"]) == ["image/png"]
+    assert explain["requestBody"] == predict["requestBody"]
+    del explain["responses"]["200"], predict["responses"]["200"]
+    assert explain["responses"] == predict["responses"]
+    assert {"400", "408", "413", "415", "422", "503"} == set(explain["responses"])
 
 
 def test_the_openapi_schemas_are_those_of_the_types() -> None:
     schemas = document()["components"]["schemas"]
     assert set(schemas["Prediction"]["properties"]) == set(Prediction.__struct_fields__)
     assert set(schemas["BatchResponse"]["properties"]) == set(BatchResponse.__struct_fields__)
-    assert schemas["Contract"]["properties"]["precision"]["enum"] == ["fp32", "int8"]
+    assert schemas["ModelInService"]["properties"]["precision"]["enum"] == ["fp32", "int8"]
 
 
 def test_the_pages_need_no_other_site(server: Running) -> None:

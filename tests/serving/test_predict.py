@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from serving.messages import MAX_BATCH
+from serving.settings import Settings
 from tests.conftest import blobs, encoded
 from tests.serving.conftest import PHOTO, Running
 
@@ -101,7 +102,9 @@ def test_an_empty_batch(server: Running) -> None:
 def test_the_model_describes_itself_without_its_golden_pictures(server: Running) -> None:
     body = server.http.get("/model").json()
     assert body["classes"] == ["cats", "dogs"]
-    assert body["precision"] == "fp32"
+    assert body["file"] == Settings().model_path.name
+    assert body["precision"] in body["file"]
+    assert body["fallback"] is None
     assert body["test"]["accuracy"]["low"] < body["test"]["accuracy"]["value"] < body["test"]["accuracy"]["high"]
     assert {question["picture"] for question in body["exam"]["questions"]} == {""}
 

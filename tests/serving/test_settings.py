@@ -1,20 +1,35 @@
+from pathlib import Path
+
 import pytest
 
-from serving.settings import PREFIX, SHIPPED_MODEL, Settings, SettingsError, from_environment
+from serving import settings
+from serving.settings import PREFIX, SHIPPED_INT8, SHIPPED_MODEL, Settings, SettingsError, from_environment
 from tests.conftest import ROOT
 
 
-def test_defaults_serve_the_model_that_ships() -> None:
-    settings = from_environment({})
-    assert settings == Settings()
-    assert settings.model_path == SHIPPED_MODEL
+def test_defaults_are_the_settings_of_an_empty_environment() -> None:
+    assert from_environment({}) == Settings()
+
+
+def test_the_int8_file_is_served_where_it_ships_and_another_where_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    int8 = tmp_path / "cats-dogs.int8.onnx"
+    monkeypatch.setattr(settings, "SHIPPED_INT8", int8)
+    assert Settings().model_path == SHIPPED_MODEL
+    int8.write_bytes(b"")
+    assert Settings().model_path == int8
+    assert Settings(model="/m.fp32.onnx").model_path == Path("/m.fp32.onnx")
+
+
+def test_the_two_files_that_ship_lie_side_by_side_so_that_one_can_stand_in_for_the_other() -> None:
+    assert SHIPPED_MODEL.is_file()
+    assert SHIPPED_INT8.with_name(SHIPPED_INT8.name.replace(".int8.", ".fp32.")) == SHIPPED_MODEL
 
 
 def test_the_environment_is_read_and_typed() -> None:
-    settings = from_environment(
-        {"CATSDOGS_PORT": "9000", "CATSDOGS_DEADLINE_SECONDS": "2.5", "CATSDOGS_MODEL": "/m.onnx"}
-    )
-    assert (settings.port, settings.deadline_seconds, str(settings.model_path)) == (9000, 2.5, "/m.onnx")
+    read = from_environment({"CATSDOGS_PORT": "9000", "CATSDOGS_DEADLINE_SECONDS": "2.5", "CATSDOGS_MODEL": "/m.onnx"})
+    assert (read.port, read.deadline_seconds, str(read.model_path)) == (9000, 2.5, "/m.onnx")
 
 
 def test_the_command_line_wins() -> None:
