@@ -33,17 +33,24 @@ class Unsure(msgspec.Struct, frozen=True):
 
 
 class Provenance(msgspec.Struct, frozen=True):
-    """Where a model came from. Digests are SHA-256 in hexadecimal, ``created`` is ISO 8601 in UTC."""
+    """Where a model came from. Digests are SHA-256 in hexadecimal, ``created`` is ISO 8601 in UTC.
+
+    ``registry`` is the registered model and its version, such as ``cats-dogs/3``; None until ``promote`` ships it.
+    """
 
     dataset_digest: str
     split_digest: str
     git_commit: str
     mlflow_run_id: str
     created: str
+    registry: str | None = None
 
 
 class TestMetrics(msgspec.Struct, frozen=True):
-    """How the file did on so many test photographs; ``confusion[true][predicted]``, in the order of the classes."""
+    """How the file did on so many test photographs; ``confusion[true][predicted]``, in the order of the classes.
+
+    ``audited`` is the accuracy once wrong labels are corrected, and photos of both animals or none left out.
+    """
 
     __test__ = False  # a noun of the field, not a class of pytest's
 
@@ -51,6 +58,7 @@ class TestMetrics(msgspec.Struct, frozen=True):
     accuracy: Interval
     log_loss: float
     confusion: tuple[tuple[int, int], tuple[int, int]]
+    audited: Interval | None = None
 
 
 class Histogram(msgspec.Struct, frozen=True):

@@ -30,6 +30,7 @@ from shared.pixels import RefusedImageError, pixels
 from training.stage import StageError, progress, write_whole
 
 THUMBNAIL: Final = 16  # side of the colour thumbnail that near-duplicates are told by
+LEAST: Final = 3  # usable photos of a class: one to train on, one to validate on, one to test on
 CHUNK: Final = 1024  # rows of the similarity matrix that are in memory at once
 
 
@@ -55,7 +56,7 @@ def audit(raw: Path, out: Path, near_duplicate: float) -> list[Row]:
         near_duplicate: two photos whose 16×16 colour thumbnails correlate at least so much are one photo.
 
     Raises:
-        StageError: ``raw`` is missing, or nothing in it can be kept for one of the classes.
+        StageError: ``raw`` is missing, or too few of its photos can be kept.
     """
     files = sorted(path for label in ("cats", "dogs") for path in raw.glob(f"*/{label}/*") if path.is_file())
     if not files:
@@ -70,8 +71,13 @@ def audit(raw: Path, out: Path, near_duplicate: float) -> list[Row]:
     rows.sort(key=lambda row: row.path)
 
     kept = Counter(row.label for row in rows if row.status == "kept")
-    if len(kept) < 2:
-        raise StageError(f"after the audit no photo of one class is left: {dict(kept)} kept of {len(rows)} files")
+    if min(kept["cats"], kept["dogs"]) < LEAST:
+        left_out = Counter(row.status for row in rows if row.status != "kept")
+        why = ", ".join(f"{count:,} {status}" for status, count in sorted(left_out.items())) or "none"
+        raise StageError(
+            f"{raw}: {kept['cats']:,} cats and {kept['dogs']:,} dogs are usable of {len(rows):,} files (left out: "
+            f"{why}); training, validation and test need at least {LEAST} of each"
+        )
     write_whole(out, _table(rows))
     return rows
 

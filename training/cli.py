@@ -1,8 +1,9 @@
-"""The pipeline's subcommands of ``catsdogs``. Each reads its section of params.yaml and runs one stage.
+"""The pipeline's subcommands of ``catsdogs``. Each stage's reads its section of params.yaml and runs it.
 
 The stages import torch, so they are imported when they run: ``catsdogs --help`` answers at once.
 """
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ PARAMS = click.option(
     show_default=True,
     help="Parameters of all stages.",
 )
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Command = Callable[..., Any]
 
 
-def _stage(help_text: str) -> Callable[[Command], click.Command]:
-    """Make a subcommand that takes --params and shows a StageError as one line with exit code 2."""
+def _command(help_text: str) -> Callable[[Command], click.Command]:
+    """Make a subcommand that shows a StageError, or a full disk, as one line with exit code 2."""
 
     def decorate(function: Command) -> click.Command:
         def run(*args: Any, **kwargs: Any) -> None:
@@ -31,11 +33,21 @@ def _stage(help_text: str) -> Callable[[Command], click.Command]:
                 function(*args, **kwargs)
             except stage.StageError as error:
                 raise click.UsageError(str(error)) from error
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                message = f"{error.strerror}: nothing is half-written, and what is finished is kept; run it again"
+                raise click.UsageError(message) from error
 
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # click's own way
-        return click.command(function.__name__, help=help_text)(PARAMS(run))
+        return click.command(function.__name__, help=help_text)(run)
 
     return decorate
+
+
+def _stage(help_text: str) -> Callable[[Command], click.Command]:
+    """Make the subcommand of a stage: as :func:`_command`, and it takes --params."""
+    return lambda function: _command(help_text)(PARAMS(function))
 
 
 @_stage(
@@ -95,6 +107,15 @@ def prepare(params_file: Path) -> None:
     run(splits.read(stage.SPLIT), stage.RAW, stage.PREPARED)
 
 
+@_stage("Name the photos whose label looks wrong; write data/suspects.csv and reports/suspects.png.")
+def suspects(params_file: Path) -> None:
+    """Run the stage suspects."""
+    from training import params
+    from training.suspects import suspects as run
+
+    run(stage.PREPARED, params.load(params_file).suspects, stage.SUSPECTS, stage.REPORTS)
+
+
 @_stage("Train the network; goes on where an interrupted run of the same parameters and data stopped.")
 @click.option("--restart", is_flag=True, help="Forget an interrupted run.")
 def train(params_file: Path, restart: bool) -> None:
@@ -117,10 +138,48 @@ def export(params_file: Path) -> None:
     run(params.load(params_file).export)
 
 
-@_stage("Measure the exported file on the test side; write models/model.onnx and the report.")
+@_stage("Write the network in whole numbers beside the float file: models/candidate.int8.onnx.")
+def quantize(params_file: Path) -> None:
+    """Run the stage quantize."""
+    from training import params
+    from training.quantize import quantize as run
+
+    document = params.load(params_file)
+    run(document.quantize, document.export)
+
+
+@_stage("Measure the exported files on the test side; write models/model*.onnx and the report.")
 def evaluate(params_file: Path) -> None:
     """Run the stage evaluate."""
     from training import params
     from training.evaluate import evaluate as run
 
     run(params.load(params_file).evaluate)
+
+
+@_command(
+    "Put the pipeline's model into serving/models if it beats the champion.\n\n"
+    "It is registered in MLflow as a version of cats-dogs, with the comparison as its tags. It wins if it is "
+    "significantly better on the same test photos, or not worse and smaller or faster."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="Share of the photos by which a smaller or faster model may be worse, at most.",
+)
+def promote(dry_run: bool, margin: float) -> None:
+    """Run the comparison with the champion."""
+    from training.promote import promote as run
+
+    run(dry_run=dry_run, margin=margin)
+
+
+@_command("Make the champion before this one champion again, and put its files back into serving/models.")
+def rollback() -> None:
+    """Undo the last promotion."""
+    from training.promote import rollback as run
+
+    run()

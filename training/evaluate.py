@@ -1,164 +1,279 @@
-"""Evaluate: measure the exported file, through onnxruntime, on photos that nothing was fitted on.
+"""Evaluate: measure the exported files, through onnxruntime, on photos that nothing was fitted on.
 
     catsdogs evaluate
 
-Writes the report to ``reports/`` and the finished file, with its test metrics in the contract, to
-``models/model.onnx``.
+Writes the finished files, with their test metrics in the contract, to ``models/model.onnx`` and
+``models/model.int8.onnx``, and to ``reports/``: the figures (``metrics.json``, ``metrics.int8.json``,
+``ablation.json``), each photo's answer (``predictions.csv``), ``report.html`` with the worst mistakes,
+``report-without-photos.html`` and ``model-card.md``.
 """
 
 import csv
 import io
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, Final
 
 import mlflow
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+import onnxruntime
 
 from shared import contract, exam
-from shared.contract import CLASSES, Contract
-from shared.exam import Outputs
-from shared.intervals import wilson
-from shared.pixels import SIZE, pixels
-from training import plots, stage, tracking
-from training.graph import INPUT, runner
+from shared.contract import CLASSES, Contract, Precision
+from shared.exam import Outputs, Run
+from shared.pixels import Pixels
+from training import ablation, labels, plots, report, stage, strangers, tracking
+from training.comparison import Comparison, compare
+from training.covering import Covering, covering
+from training.graph import runner
+from training.machine import choose_machine
+from training.measure import Quality, quality
 from training.params import Evaluate
+from training.pictures import Pictures
+from training.seal import answers
 from training.stage import StageError, progress
+from training.train import read_trained
 
+FILES: Final[dict[Precision, tuple[Path, Path, str]]] = {
+    "fp32": (stage.CANDIDATE, stage.MODEL, "metrics.json"),
+    "int8": (stage.CANDIDATE_INT8, stage.MODEL_INT8, "metrics.int8.json"),
+}
 Labels = npt.NDArray[np.int64]
 
 
+@dataclass
+class Measured:
+    """All that is known of one file."""
+
+    model: onnx.ModelProto
+    document: Contract
+    run: Run
+    outputs: Outputs
+    raw: Quality
+    audited: Quality
+    familiarity: strangers.Familiarity | None
+    strange: dict[str, Outputs]
+    milliseconds: float = 0.0
+
+
 def evaluate(params: Evaluate) -> None:
-    """Evaluate ``models/candidate.onnx`` on the test side.
+    """Evaluate the candidates on the test side.
 
     Raises:
-        StageError: an earlier stage has not run, or the file fails its own exam.
+        StageError: an earlier stage has not run, or a file fails its own exam.
     """
-    if not stage.CANDIDATE.exists():
+    trained = read_trained(stage.TRAINED)
+    decided = labels.decisions()
+    test = Pictures(stage.PREPARED / "test")
+    after_audit = [labels.audited(path.stem, path.parent.name, decided) for path in test.paths]
+    others = strangers.read(Path(params.not_pets)) if Path(params.not_pets).exists() else {}
+    if not others:
+        print(f"{params.not_pets}: not there, so nothing is said about photos of other things (evaluate.not_pets)")
+    files = {
+        precision: _measure(path, test, after_audit, others)
+        for precision, (path, _, _) in FILES.items()
+        if path.exists()
+    }
+    if "fp32" not in files:
         raise StageError(f"{stage.CANDIDATE}: not there; run `catsdogs export` first")
-    data = stage.CANDIDATE.read_bytes()
+    _time(files, test, params.timed)
+    evidence = covering(files["fp32"].run, [_picture(test, index) for index in spread(len(test), params.covered)])
+    rows = ablation.ablation(trained, decided, choose_machine())
+    truth = np.array(test.labels)
+    precisions = (
+        compare(*(files[precision].outputs.probabilities.argmax(1) == truth for precision in ("fp32", "int8")))
+        if "int8" in files
+        else None
+    )
+    _write(params, test, files, evidence, rows, precisions)
+    _track(trained["mlflow_run_id"], files, rows)
+    for precision, file in files.items():
+        share, clean = file.raw.accuracy, file.audited.accuracy
+        print(
+            f"{precision}: {share.value:.2%} right on {file.raw.pictures:,} test photos "
+            f"(95 % interval {share.low:.2%} to {share.high:.2%}), {clean.value:.2%} on the {file.audited.pictures:,} "
+            f"with audited labels; log loss {file.raw.log_loss.value:.4f} and {file.audited.log_loss.value:.4f}"
+        )
+    print(f"{stage.REPORTS / 'report.html'}: all of it, in figures")
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Indices spread evenly over a data set, so that both classes are among them."""
+    return [int(index) for index in np.linspace(0, total - 1, min(count, total))]
+
+
+def _measure(path: Path, test: Pictures, after_audit: list[str | None], others: dict[str, list[Pixels]]) -> Measured:
+    data = path.read_bytes()
     model = onnx.load_model_from_string(data)
     document = contract.loads({entry.key: entry.value for entry in model.metadata_props})
     run = runner(data)
     failures = exam.sit(document.exam, run)
     if failures:
-        raise StageError(f"{stage.CANDIDATE} fails its exam: {'; '.join(failures)}")
-
-    paths = sorted((stage.PREPARED / "test").glob("*/*.png"))
-    if not paths:
-        raise StageError(f"{stage.PREPARED / 'test'}: no pictures there; run `catsdogs prepare` first")
-    answers = [_answer(path, run) for path in progress(paths, "testing")]
-    outputs = Outputs(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
-    labels = np.array([CLASSES.index(path.parent.name) for path in paths])
-    predicted = outputs.probabilities.argmax(1)
-
-    metrics = measure(outputs, labels)
-    document = msgspec.structs.replace(document, test=metrics)
+        raise StageError(f"{path} fails its exam: {'; '.join(failures)}")
+    outputs = answers(run, test, f"testing {document.precision}")
+    kept = np.array([label is not None for label in after_audit])
+    right_labels = np.array([CLASSES.index(label) for label in after_audit if label is not None])
+    raw = quality(outputs, np.array(test.labels), document)
+    audited = quality(Outputs(*(rows[kept] for rows in outputs)), right_labels, document)
+    strange = strangers.answers(run, others, f"strangers, {document.precision}") if others else {}
+    promise = contract.TestMetrics(
+        pictures=raw.pictures,
+        accuracy=raw.accuracy,
+        log_loss=raw.log_loss.value,
+        confusion=raw.confusion,
+        audited=audited.accuracy,
+    )
+    document = msgspec.structs.replace(document, test=promise)
     onnx.helper.set_model_props(model, {contract.METADATA_KEY: contract.dumps(document)})
-    report = _report(document, outputs, labels, model.ByteSize())
-    worst = _worst(outputs, labels, params.worst)
-    stage.REPORTS.mkdir(exist_ok=True)
-    stage.write_json(stage.REPORTS / "metrics.json", report)
-    stage.write_whole(stage.REPORTS / "predictions.csv", _predictions(paths, outputs, document))
-    plots.confusion_matrix(labels, predicted).savefig(stage.REPORTS / "confusion.png", dpi=120)
-    plots.sheet(
-        [pixels(paths[index].read_bytes()) for index in worst],
-        [f"{CLASSES[labels[i]]}, said {CLASSES[predicted[i]]} {outputs.probabilities[i].max():.3f}" for i in worst],
-        f"{len(worst)} worst of {int((predicted != labels).sum())} mistakes on {len(paths):,} test photos",
-    ).savefig(stage.REPORTS / "worst.png", dpi=110)
-    stage.write_whole(stage.MODEL, model.SerializeToString())
-    _track(document, model, report)
-    accuracy = metrics.accuracy
-    print(
-        f"{stage.MODEL}: {accuracy.value:.2%} right on {metrics.pictures:,} test photos "
-        f"(95 % interval {accuracy.low:.2%} to {accuracy.high:.2%}), log loss {metrics.log_loss:.4f}"
-    )
+    familiar = strangers.measure(outputs, strange, document) if strange else None
+    return Measured(model, document, run, outputs, raw, audited, familiar, strange)
 
 
-def measure(outputs: Outputs, labels: Labels) -> contract.TestMetrics:
-    """Accuracy with its interval, log loss in nats, and counts by true and predicted class."""
-    predicted = outputs.probabilities.argmax(1)
-    confusion = [[int(((labels == true) & (predicted == said)).sum()) for said in (0, 1)] for true in (0, 1)]
-    likelihood = outputs.probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return contract.TestMetrics(
-        pictures=len(labels),
-        accuracy=wilson(int((predicted == labels).sum()), len(labels)),
-        log_loss=float(-np.log(likelihood.clip(1e-12)).mean()),
-        confusion=((confusion[0][0], confusion[0][1]), (confusion[1][0], confusion[1][1])),
-    )
+def _time(files: dict[Precision, Measured], test: Pictures, count: int) -> None:
+    """Median milliseconds of a photo on one thread, the files in turns so that the machine's moods hit all alike."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    runs = {precision: runner(file.model.SerializeToString(), options) for precision, file in files.items()}
+    spent: dict[Precision, list[float]] = {precision: [] for precision in files}
+    for index in progress(spread(len(test), count), "timing"):
+        picture = _picture(test, index)[np.newaxis]
+        for precision, run in runs.items():
+            began = perf_counter()
+            run(picture)
+            spent[precision].append((perf_counter() - began) * 1000)
+    for precision, file in files.items():
+        file.milliseconds = median(spent[precision])
 
 
-def _answer(path: Path, run: exam.Run) -> Outputs:
-    return run(pixels(path.read_bytes())[np.newaxis])
+def _picture(pictures: Pictures, index: int) -> Pixels:
+    return np.ascontiguousarray(pictures[index][0].permute(1, 2, 0).numpy())
 
 
-def _report(document: Contract, outputs: Outputs, labels: Labels, size: int) -> dict[str, object]:
-    assert document.test is not None
-    verdicts = [
-        document.judge(probabilities, float(familiarity))
-        for probabilities, familiarity in zip(outputs.probabilities, outputs.familiarity, strict=True)
-    ]
-    answered = np.array([verdict.unsure_because is None for verdict in verdicts])
-    right = outputs.probabilities.argmax(1) == labels
-    return {
+def figures(file: Measured, evidence: Covering | None) -> dict[str, Any]:
+    """What ``metrics.json`` says of a file; the plain names are of the labels as they came."""
+    document, raw, audited = file.document, msgspec.to_builtins(file.raw), msgspec.to_builtins(file.audited)
+    result = {
         "version": document.version,
-        "pictures": document.test.pictures,
-        "accuracy": msgspec.to_builtins(document.test.accuracy),
-        "log_loss": document.test.log_loss,
+        "pictures": raw["pictures"],
+        "accuracy": raw["accuracy"],
+        "log_loss": raw["log_loss"]["value"],
+        "log_loss_interval": raw["log_loss"],
+        "calibration_error": raw["calibration_error"],
         "confusion": {
-            true: dict(zip(CLASSES, row, strict=True))
-            for true, row in zip(CLASSES, document.test.confusion, strict=True)
+            true: dict(zip(CLASSES, row, strict=True)) for true, row in zip(CLASSES, raw["confusion"], strict=True)
         },
-        "answered": msgspec.to_builtins(wilson(int(answered.sum()), len(answered))),
-        "accuracy_when_answered": (
-            msgspec.to_builtins(wilson(int((right & answered).sum()), int(answered.sum()))) if answered.any() else None
-        ),
-        "unsure": {
-            reason: sum(verdict.unsure_because == reason for verdict in verdicts)
-            for reason in ("close_call", "unfamiliar")
-        },
-        "megabytes": round(size / 1e6, 2),
+        "answered": raw["answered"],
+        "accuracy_when_answered": raw["accuracy_when_answered"],
+        "unsure": raw["unsure"],
+        "audited": {name: value for name, value in audited.items() if name != "confusion"},
+        "megabytes": round(file.model.ByteSize() / 1e6, 2),
+        "milliseconds": round(file.milliseconds, 2),
         "dataset_digest": document.provenance.dataset_digest,
         "split_digest": document.provenance.split_digest,
         "git_commit": document.provenance.git_commit,
     }
+    if file.familiarity:
+        result["strangers"] = msgspec.to_builtins(file.familiarity)
+    if evidence:
+        result["evidence"] = msgspec.to_builtins(evidence)
+    return result
 
 
-def _worst(outputs: Outputs, labels: Labels, count: int) -> list[int]:
+def _write(
+    params: Evaluate,
+    test: Pictures,
+    files: dict[Precision, Measured],
+    evidence: Covering,
+    rows: list[ablation.Row],
+    precisions: Comparison | None,
+) -> None:
+    fp32, truth = files["fp32"], np.array(test.labels)
+    metrics = {precision: figures(file, evidence if precision == "fp32" else None) for precision, file in files.items()}
+    predicted = fp32.outputs.probabilities.argmax(1)
+    worst = _worst(fp32.outputs, truth, params.worst)
+    mistakes = plots.sheet(
+        [_picture(test, index) for index in worst],
+        [f"{CLASSES[truth[i]]}, said {CLASSES[predicted[i]]} {fp32.outputs.probabilities[i].max():.3f}" for i in worst],
+        f"{len(worst)} worst of {int((predicted != truth).sum())} mistakes on {len(truth):,} test photos",
+    )
+    stage.REPORTS.mkdir(exist_ok=True)
+    for precision, (_, _, name) in FILES.items():
+        if precision in metrics:
+            stage.write_json(stage.REPORTS / name, metrics[precision])
+    table = [msgspec.to_builtins(row) | {"verdict": _verdict(row)} for row in rows]
+    stage.write_json(stage.REPORTS / "ablation.json", {"compared_with": rows[1].name, "rows": table})
+    stage.write_whole(stage.REPORTS / "predictions.csv", _predictions(test.paths, fp32))
+    plots.confusion_matrix(truth, predicted).savefig(stage.REPORTS / "confusion.png", dpi=120)
+    mistakes.savefig(stage.REPORTS / "worst.png", dpi=110)
+    content = report.Content(
+        metrics={str(precision): figures for precision, figures in metrics.items()},
+        outputs={str(precision): file.outputs for precision, file in files.items()},
+        contracts={str(precision): file.document for precision, file in files.items()},
+        strange=fp32.strange,
+        labels=truth,
+        ablation=table,
+        precisions=precisions,
+    )
+    stage.write_whole(stage.REPORTS / "report.html", report.page(content, mistakes))
+    stage.write_whole(stage.REPORTS / "report-without-photos.html", report.page(content, None))
+    stage.write_whole(stage.REPORTS / "model-card.md", report.card(content))
+    for precision, (_, path, _) in FILES.items():
+        if precision in files:
+            stage.write_whole(path, files[precision].model.SerializeToString())
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _verdict(row: ablation.Row) -> str:
+    return row.against_first.told("the fine-tuned network", "this one") if row.against_first else "compared with"
+
+
+def _worst(outputs: Outputs, truth: Labels, count: int) -> list[int]:
     """Indices of the mistakes, the most confident first."""
-    mistakes = np.flatnonzero(outputs.probabilities.argmax(1) != labels)
+    mistakes = np.flatnonzero(outputs.probabilities.argmax(1) != truth)
     order = np.argsort(-outputs.probabilities[mistakes].max(1))
     return [int(index) for index in mistakes[order][:count]]
 
 
-def _predictions(paths: list[Path], outputs: Outputs, document: Contract) -> str:
+def _predictions(paths: list[Path], file: Measured) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("photo", "actual", "predicted", "dogs", "familiarity", "verdict"))
+    outputs = file.outputs
     for path, probabilities, familiarity in zip(paths, outputs.probabilities, outputs.familiarity, strict=True):
-        verdict = document.judge(probabilities, float(familiarity))
+        verdict = file.document.judge(probabilities, float(familiarity))
         row = (path.stem, path.parent.name, verdict.label, f"{probabilities[1]:.6f}", f"{familiarity:.4f}")
         writer.writerow((*row, verdict.verdict))
     return text.getvalue()
 
 
-def _track(document: Contract, model: onnx.ModelProto, report: dict[str, object]) -> None:
-    assert document.test is not None
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, SIZE, SIZE, 3), INPUT)]),
-        outputs=Schema(
-            [
-                TensorSpec(np.dtype(np.float32), shape, name)
-                for name, shape in zip(Outputs._fields, ((-1, 2), (-1, 7, 7), (-1,)), strict=True)
-            ]
-        ),
-    )
-    with tracking.run(document.provenance.mlflow_run_id):
-        mlflow.log_metrics({"test_accuracy": document.test.accuracy.value, "test_log_loss": document.test.log_loss})
-        for name in ("metrics.json", "predictions.csv", "confusion.png", "worst.png"):
-            mlflow.log_artifact(str(stage.REPORTS / name), "report")
-        mlflow.onnx.log_model(model, name="model", signature=signature, pip_requirements=["onnxruntime", "numpy"])
-        mlflow.set_tag("version", report["version"])
+def _track(run_id: str, files: dict[Precision, Measured], rows: list[ablation.Row]) -> None:
+    with tracking.run(run_id):
+        for precision, file in files.items():
+            mlflow.log_metrics(
+                {
+                    f"test_accuracy_{precision}": file.raw.accuracy.value,
+                    f"test_accuracy_audited_{precision}": file.audited.accuracy.value,
+                    f"test_log_loss_{precision}": file.raw.log_loss.value,
+                    f"milliseconds_{precision}": file.milliseconds,
+                }
+            )
+        for path in sorted(stage.REPORTS.iterdir()):
+            mlflow.log_artifact(str(path), "report")
+        mlflow.set_tag("version", files["fp32"].document.version)
+        for row in rows:
+            if row.mlflow_run_id:
+                with tracking.run(row.mlflow_run_id, nested=True):
+                    mlflow.log_metrics(
+                        {
+                            "test_accuracy_audited": row.accuracy.value,
+                            "test_log_loss_audited": row.log_loss.value,
+                            "test_accuracy_degraded": row.degraded.value,
+                        }
+                    )

@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,8 @@ from torch.optim.swa_utils import AveragedModel
 from training.models import Classifier
 from training.params import Train
 from training.stage import write_whole
+
+Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Fit:
         self.average = AveragedModel(model, multi_avg_fn=_moving_average(params.weight_average), use_buffers=True)
         self.loss_function = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
         self.history: list[Epoch] = []
-        self.best: dict[str, Tensor] = {}
+        self.best: Weights = {}
         self.mlflow_run_id: str | None = None
         self._begin_epoch()
 
@@ -100,7 +103,6 @@ class Fit:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "rng": torch.get_rng_state(),
             "best": self.best,
             "history": [asdict(line) for line in self.history],
             "mlflow_run_id": self.mlflow_run_id,
@@ -117,7 +119,6 @@ class Fit:
         self.average.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
-        torch.set_rng_state(content["rng"])
         self.best = content["best"]
         self.history = [Epoch(**line) for line in content["history"]]
         self.mlflow_run_id = content["mlflow_run_id"]
@@ -127,8 +128,8 @@ class Fit:
         self.batch, self.seen, self.loss, self.right, self.seconds = 0, 0, 0.0, 0, 0.0
 
 
-def average(members: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of several networks' weights, a "model soup" (Wortsman et al. 2022, https://arxiv.org/abs/2203.05482).
+def average(members: list[Weights]) -> Weights:
+    """Mean of several networks' weights.
 
     It works for networks fine-tuned from one start, and is better than each of them at no cost when they answer.
     """
@@ -136,6 +137,24 @@ def average(members: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         name: torch.stack([member[name] for member in members]).mean(0) if tensor.is_floating_point() else tensor
         for name, tensor in members[0].items()
     }
+
+
+def greedy_soup(members: list[Weights], loss: Callable[[Weights], float]) -> tuple[list[int], Weights]:
+    """Average the members that help (Wortsman et al. 2022, https://arxiv.org/abs/2203.05482, recipe 1).
+
+    The best member is the start; each next best joins if the average with it has a smaller loss.
+
+    Returns:
+        The indices of those averaged, the best first, and the average.
+    """
+    alone = [loss(member) for member in members]
+    order = sorted(range(len(members)), key=alone.__getitem__)
+    chosen, best = order[:1], alone[order[0]]
+    for number in order[1:]:
+        mixed = loss(average([members[index] for index in (*chosen, number)]))
+        if mixed < best:
+            chosen, best = [*chosen, number], mixed
+    return chosen, average([members[index] for index in chosen])
 
 
 def _optimizer(model: Classifier, params: Train) -> torch.optim.AdamW:

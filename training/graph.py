@@ -68,9 +68,9 @@ def to_onnx(graph: Graph, opset: int) -> onnx.ModelProto:
     return program.model_proto
 
 
-def runner(model: bytes) -> Callable[[Pixels], Outputs]:
+def runner(model: bytes, options: onnxruntime.SessionOptions | None = None) -> Callable[[Pixels], Outputs]:
     """Make a function that runs the ONNX file on uint8 [n, 224, 224, 3]."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(batch: Pixels) -> Outputs:
         return Outputs(*session.run(list(Outputs._fields), {INPUT: batch}))

@@ -28,6 +28,7 @@ def choose_machine() -> Machine:
         f"precision: {'bfloat16 autocast' if bf16 else 'float32'} (bfloat16 arithmetic {'found' if bf16 else 'absent'})"
     )
     print(f"memory: {_keep_freed_memory()}")
+    print(f"waiting threads: {_how_threads_wait()}")
     # Measured on two cores: 39 ms a picture loading in this process, 48 with one loader process beside the network.
     workers = min(8, cores // 2) if cuda or cores > 4 else 0
     print(f"loader processes: {workers} ({cores} cores, {'a GPU' if cuda else 'and the network needs them'})")
@@ -38,6 +39,13 @@ def _cpu_has_bf16() -> bool:
     # Emulated bfloat16 is slower than float32; only these instruction sets compute it.
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _how_threads_wait() -> str:
+    policy = os.environ.get("OMP_WAIT_POLICY")  # set in training/__init__.py, where the reason stands in full
+    if policy == "PASSIVE":
+        return "sleep (spinning, they would take the cores from whatever else runs)"
+    return f"as OMP_WAIT_POLICY={policy} says" if policy else "as the library has it (OMP_WAIT_POLICY is not set)"
 
 
 def _keep_freed_memory() -> str:

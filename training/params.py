@@ -7,7 +7,7 @@ import io
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from ruamel.yaml import YAML
@@ -15,6 +15,10 @@ from ruamel.yaml.error import YAMLError
 
 from training.stage import StageError, write_whole
 
+FIRST: Final = "fine-tuned"  # what tables call the run that `train` itself describes; the variations have names
+
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Quality = Annotated[int, msgspec.Meta(ge=1, le=100)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -49,6 +53,16 @@ class Split(Section, frozen=True):
             raise ValueError(f"train {self.train} and val {self.val} leave nothing to test on")
 
 
+class Suspects(Section, frozen=True):
+    """How labels are judged, and the share of them that may look wrong before the data set is refused."""
+
+    folds: Annotated[int, msgspec.Meta(ge=2)]
+    seed: Count
+    model: str
+    pretrained: bool
+    swapped: Share
+
+
 class Augmentation(Section, frozen=True):
     """What training does to its pictures; see :mod:`training.augmentation`."""
 
@@ -61,15 +75,15 @@ class Augmentation(Section, frozen=True):
     saturation: Share
     hue: Annotated[float, msgspec.Meta(ge=0, le=0.5)]
     rescale: tuple[Positive, Share]
+    sharpness: tuple[NotNegative, NotNegative]
+    jpeg: tuple[Quality, Quality]
 
 
 class Variation(Section, frozen=True):
-    """A further run from the same start: what differs from the first one's values."""
+    """A further run from the same start: its name, and the values of ``train`` that differ, by their dotted names."""
 
-    epochs: AtLeastOne | None = None
-    lr: Positive | None = None
-    seed: Count | None = None
-    crop_scale: tuple[Positive, Positive] | None = None
+    name: str
+    changes: dict[str, Any]
 
 
 class Train(Section, frozen=True):
@@ -88,8 +102,36 @@ class Train(Section, frozen=True):
     probe_pictures: Count
     weight_average: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     checkpoint_minutes: Positive
+    audited: bool
     soup: tuple[Variation, ...]
     augmentation: Augmentation
+
+    def __post_init__(self) -> None:
+        """Check the variations too, before the first run has taken its hours."""
+        for variation in self.soup:
+            self.varied(variation)
+        names = [FIRST, *(variation.name for variation in self.soup)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"soup: two members have one name: {', '.join(names)}")
+
+    def varied(self, variation: Variation) -> "Train":
+        """The section as one member of the soup has it: with the variation's values, and no further members.
+
+        Raises:
+            ValueError: it names no parameter, or gives one an impossible value.
+        """
+        section = msgspec.to_builtins(msgspec.structs.replace(self, soup=()) if self.soup else self)
+        for name, value in variation.changes.items():
+            *parents, last = name.split(".")
+            part = section
+            for parent in parents:
+                part = part.get(parent)
+                if not isinstance(part, dict):
+                    raise ValueError(f"soup: {variation.name}: there is no {name!r} to vary")
+            if last not in part:
+                raise ValueError(f"soup: {variation.name}: there is no {name!r} to vary")
+            part[last] = value
+        return msgspec.convert(section, Train)
 
 
 class Export(Section, frozen=True):
@@ -103,10 +145,21 @@ class Export(Section, frozen=True):
     unfamiliar_share: Share
 
 
+class Quantize(Section, frozen=True):
+    """The int8 file."""
+
+    pictures: AtLeastOne
+    percentile: Annotated[float, msgspec.Meta(gt=50, le=100)]
+    in_float: tuple[str, ...]
+
+
 class Evaluate(Section, frozen=True):
     """The report."""
 
     worst: Count
+    not_pets: str
+    timed: AtLeastOne
+    covered: AtLeastOne
 
 
 class Params(Section, frozen=True):
@@ -115,8 +168,10 @@ class Params(Section, frozen=True):
     fetch: Fetch
     audit: Audit
     split: Split
+    suspects: Suspects
     train: Train
     export: Export
+    quantize: Quantize
     evaluate: Evaluate
 
 

@@ -1,7 +1,12 @@
 """The prepared pictures of one side, as a torch data set."""
 
+import contextlib
 import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -9,29 +14,47 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from shared import pixels
 from shared.contract import CLASSES
-from shared.pixels import pixels
-from training.stage import StageError
+from training.labels import Decision, audited
+from training.stage import StageError, progress
+
+SHAPE: Final = (pixels.SIZE, pixels.SIZE, 3)
+BYTES: Final = pixels.SIZE * pixels.SIZE * 3
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
     """Pairs of a uint8 picture [3, 224, 224] and its class index, in the order of their names.
+
+    The pictures are read, one by one, from a file of raw pixels beside the prepared folder, which is made when it is
+    first wanted: no picture is decoded twice, and no more of them are in memory than a batch.
 
     Args:
         folder: one side of ``data/processed_split``.
         transform: random augmentation, or None to leave the pictures as they are.
         seed: with the index, decides what the transform draws; so a picture's augmentation in an epoch is the same
             whichever worker makes it, and after an interruption too.
+        decided: decisions about labels to follow; empty to take the labels as they came.
     """
 
-    def __init__(self, folder: Path, transform: v2.Transform | None = None, seed: int = 0) -> None:
-        """List the files; they are read when asked for."""
-        self.paths = sorted(folder.glob("*/*.png"))
-        self.labels = [CLASSES.index(path.parent.name) for path in self.paths]
+    def __init__(
+        self,
+        folder: Path,
+        transform: v2.Transform | None = None,
+        seed: int = 0,
+        decided: dict[str, Decision] | None = None,
+    ) -> None:
+        """List the files and see to their pixels."""
+        paths = sorted(folder.glob("*/*.png"))
+        given = [audited(path.stem, path.parent.name, decided or {}) for path in paths]
+        self._rows = [row for row, label in enumerate(given) if label is not None]
+        self.paths = [paths[row] for row in self._rows]
+        self.labels = [CLASSES.index(label) for label in given if label is not None]
         self.transform = transform
         self.seed = seed
         if len(set(self.labels)) < 2:
             raise StageError(f"{folder}: no pictures of both classes there; run `catsdogs prepare` first")
+        self._pixels = decoded(folder, paths)
 
     def __len__(self) -> int:
         """Count the pictures."""
@@ -39,13 +62,59 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Read, and augment, one picture."""
-        array = pixels(self.paths[index].read_bytes())
-        picture = torch.from_numpy(np.array(array)).permute(2, 0, 1)
+        # A read, not a memory map: mapped pages would count as this process's memory, the whole data set in the end.
+        # Opened for each picture, 20 µs, so that a loader process however started can do it.
+        data = bytearray(BYTES)
+        with self._pixels.open("rb") as file:
+            file.seek(self._rows[index] * BYTES)
+            file.readinto(data)
+        picture = torch.frombuffer(data, dtype=torch.uint8).view(SHAPE).permute(2, 0, 1)
         if self.transform is not None:
             with torch.random.fork_rng([]):
                 torch.manual_seed(_mix(self.seed, index))
                 picture = self.transform(picture)
         return picture, self.labels[index]
+
+
+def decoded(folder: Path, paths: list[Path]) -> Path:
+    """File of raw pixels of the prepared pictures ``paths``, uint8 [n, 224, 224, 3], made if it is not there yet.
+
+    Its name holds a digest of the pictures' names, sizes and times and of the pixel procedure, so that it is never out
+    of date; older ones of the same side are removed.
+    """
+    stamps = [(path.name, path.parent.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
+    key = hashlib.sha256(repr((pixels.DIGEST, stamps)).encode()).hexdigest()[:16]
+    home = folder.parent.with_name("decoded")
+    file = home / f"{folder.name}-{key}.rgb"
+    if file.exists():
+        return file
+    home.mkdir(parents=True, exist_ok=True)
+    for old in home.glob(f"{folder.name}-*.rgb"):
+        old.unlink()
+    aside = file.with_suffix(".partial")
+    with contextlib.ExitStack() as stack:
+        stack.callback(aside.unlink, missing_ok=True)
+        out = stack.enter_context(aside.open("wb"))
+        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        for picture in progress(_decode(paths, pool), f"decoding {folder.name}", len(paths)):
+            out.write(picture.data)
+        out.flush()
+        os.fsync(out.fileno())
+        aside.replace(file)
+    return file
+
+
+def _decode(paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[pixels.Pixels]:
+    for start in range(0, len(paths), 64):  # by parts: a pool's map would run ahead and hold everything it has decoded
+        part = paths[start : start + 64]
+        yield from pool.map(_pixels, part)
+
+
+def _pixels(path: Path) -> pixels.Pixels:
+    try:
+        return np.ascontiguousarray(pixels.pixels(path.read_bytes()))
+    except pixels.RefusedImageError as error:
+        raise StageError(f"{path}: {error}; run `catsdogs prepare` again") from error
 
 
 def _mix(*numbers: int) -> int:
@@ -74,6 +143,11 @@ def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[list[in
     """Batches of the indices in the order that ``seed`` and ``epoch`` decide."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(_mix(seed, epoch)))
     return [order[start : start + batch_size].tolist() for start in range(0, count, batch_size)]
+
+
+def step_seed(seed: int, epoch: int, batch: int) -> int:
+    """Seed of what the network draws while it learns from one batch."""
+    return _mix(seed, epoch, 2, batch)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

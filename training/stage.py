@@ -20,7 +20,10 @@ PREPARED: Final = Path("data/processed_split")
 CHECKPOINTS: Final = Path("data/checkpoints")
 TRAINED: Final = Path("models/trained")
 CANDIDATE: Final = Path("models/candidate.onnx")
+CANDIDATE_INT8: Final = Path("models/candidate.int8.onnx")
 MODEL: Final = Path("models/model.onnx")
+MODEL_INT8: Final = Path("models/model.int8.onnx")
+SUSPECTS: Final = Path("data/suspects.csv")
 REPORTS: Final = Path("reports")
 
 

@@ -1,31 +1,119 @@
 """MLflow: where a run's parameters, metrics, pictures and model are kept to be compared.
 
 The store is ``mlflow.db`` in the working folder, or what ``MLFLOW_TRACKING_URI`` names. Look at it with
-``mlflow ui --backend-store-uri sqlite:///mlflow.db``. Train, export and evaluate write into one run.
+``mlflow ui --backend-store-uri sqlite:///mlflow.db``. Train, export and evaluate write into one run, with what the
+machine did meanwhile (processor, memory, disk, network; the GPU where nvidia-ml-py is installed) every ten seconds.
 """
 
+import json
+import logging
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import mlflow
 import msgspec
+import pandas as pd  # type: ignore[import-untyped]  # its stubs are another package
+import requests
+import sqlalchemy
+from mlflow.data.dataset_source_registry import get_dataset_source_from_json
+from mlflow.data.pandas_dataset import from_pandas
+from mlflow.exceptions import MlflowException
+
+from training.split import SIDES
+from training.stage import StageError
 
 EXPERIMENT: Final = "cats-dogs"
 DEFAULT_STORE: Final = "sqlite:///mlflow.db"
+# Where the environment says nothing else. MLflow's own are 7 retries of 120 s with pauses that double: a dead server
+# would be noticed after minutes.
+DEFAULTS: Final = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+DIGEST_LENGTH: Final = 36  # the longest that MLflow's tables hold
+
+
+@contextmanager
+def store() -> Iterator[mlflow.MlflowClient]:
+    """Use the store; yields a client of it.
+
+    Raises:
+        StageError: the store, or the server in front of it, fails while the block runs.
+    """
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks and retries: the error below says it all
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    mlflow.set_tracking_uri(uri)
+    try:
+        _open(uri)
+        yield mlflow.MlflowClient()
+    except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
+        raise StageError(
+            f"the MLflow store {uri} failed: {_reason(error)}; "
+            "what is finished is kept, so run it again when that is mended"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Say what failed in a line; of "API request to … (Caused by …: [Errno 111] Connection refused"))" the end."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return line.rpartition(": ")[2].rstrip("\"')") if line.startswith("API request") else line
+
+
+def _open(uri: str) -> None:
+    """Look into a SQLite file before MLflow does, which would try a broken one ten times in 100 seconds."""
+    if uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA schema_version")
 
 
 @contextmanager
 def run(run_id: str | None = None, name: str | None = None, *, nested: bool = False) -> Iterator[str]:
-    """Start a run, or go on with ``run_id``; yields its id. A nested one belongs to the run around it."""
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        mlflow.set_tracking_uri(DEFAULT_STORE)
-    mlflow.set_experiment(EXPERIMENT)
-    with mlflow.start_run(run_id=run_id, run_name=None if run_id else name, nested=nested) as active:
-        run_id = active.info.run_id
-        yield run_id
+    """Start a run, or go on with ``run_id``; yields its id. A nested one belongs to the run around it.
+
+    Raises:
+        StageError: the store fails while the block runs.
+    """
+    # Four lines a run that say that it works, and warnings when the store fails, which the error says better.
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+    with store():
+        mlflow.set_experiment(EXPERIMENT)
+        run_name = None if run_id else name
+        with mlflow.start_run(run_id=run_id, run_name=run_name, nested=nested, log_system_metrics=True) as active:
+            run_id = active.info.run_id
+            yield run_id
+
+
+def log_dataset(prepared: Path, split_digest: str) -> None:
+    """Name the photos of each side as inputs of the active run, one line of digest and label for each photo.
+
+    Two runs on the same photos, split alike, show the same digest. Pixels are not read.
+
+    Args:
+        prepared: the folder that ``prepare`` filled; a file's name is the start of the photo's SHA-256.
+        split_digest: of :func:`training.split.split_digest`; MLflow's own field has room for its first 36 digits, the
+            tag ``split_digest`` for all of them.
+    """
+    for side in SIDES:
+        photos = [(path.stem, path.parent.name) for path in sorted((prepared / side).glob("*/*.png"))]
+        dataset = from_pandas(
+            pd.DataFrame(photos, columns=["sha256", "label"]),
+            source=get_dataset_source_from_json(json.dumps({"uri": str(prepared / side)}), "local"),
+            targets="label",
+            name=f"{EXPERIMENT} {side}",
+            digest=split_digest[:DIGEST_LENGTH],
+        )
+        mlflow.log_input(dataset, context=side, tags={"split_digest": split_digest})
 
 
 def flat(section: msgspec.Struct, prefix: str = "") -> dict[str, Any]:

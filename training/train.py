@@ -1,18 +1,20 @@
-"""Train: fit the network on the training side, keep the best epoch by validation log loss.
+"""Train: fit the network on the training side, once or several times from one start, and average what helps.
 
     catsdogs train                    # goes on where an interrupted run of the same parameters and data stopped
     catsdogs train --restart          # forgets an interrupted run
 
-Writes ``models/trained/``: ``weights.pt``, ``trained.json`` (what the later stages need to know), ``history.csv`` and
-``curves.png``.
+Writes ``models/trained/``: ``weights.pt``, ``trained.json`` (what the later stages need to know), ``history.csv``,
+``curves.png``, and in ``members/`` the weights of the start and of each member, for ``evaluate`` to compare.
 """
 
 import csv
 import hashlib
 import io
+import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import mlflow
 import msgspec
@@ -21,14 +23,26 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from training import models, pictures, plots, tracking
+from shared.intervals import wilson
+from training import labels, models, pictures, plots, tracking
 from training.augmentation import augmentation
-from training.fit import Fit, average
+from training.fit import Fit, Weights, greedy_soup
 from training.machine import Machine, choose_machine
 from training.models import Classifier
-from training.params import Train, Variation
+from training.params import FIRST, Train
 from training.pictures import Pictures
-from training.stage import progress, whole_directory, write_json, write_whole
+from training.stage import StageError, progress, whole_directory, write_json, write_whole
+
+PROBE_FOLDS: Final = 5
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of the soup: its name, its parameters and where its checkpoint lies."""
+
+    name: str
+    recipe: Train
+    checkpoint: Path
 
 
 def train(
@@ -45,106 +59,161 @@ def train(
         restart: forget an interrupted run of the same parameters and data.
 
     Raises:
-        StageError: no prepared pictures, an unknown model, or weights that cannot be had.
+        StageError: no prepared pictures, an unknown model, weights that cannot be had, or labels that say nothing about
+            the pictures.
     """
     machine = choose_machine()
-    train_set, val_set = Pictures(prepared / "train"), Pictures(prepared / "val")
-    print(f"pictures: {len(train_set)} to train on, {len(val_set)} to validate on")
-
-    recipes = [msgspec.structs.replace(params, soup=()), *(_varied(params, variation) for variation in params.soup)]
-    saved = [checkpoints / f"{_identity(recipe, split_digest)}.pt" for recipe in recipes]
+    val_set = Pictures(prepared / "val", decided=labels.decisions())
+    recipes = [(FIRST, msgspec.structs.replace(params, soup=()))]
+    recipes += [(variation.name, params.varied(variation)) for variation in params.soup]
+    members = [Member(name, recipe, checkpoints / f"{_key(recipe, split_digest)}.pt") for name, recipe in recipes]
+    start_file = checkpoints / f"{members[0].checkpoint.stem}.start.pt"
+    saved = [start_file, *(member.checkpoint for member in members)]
     if restart:
-        for checkpoint in saved:
-            checkpoint.unlink(missing_ok=True)
-    first = _begin(recipes[0], saved[0], train_set, machine)
-    with tracking.run(first.mlflow_run_id, params.model) as first.mlflow_run_id:
-        if not first.history and not first.batch:
-            mlflow.log_params(tracking.flat(params) | {"train_pictures": len(train_set), "split_digest": split_digest})
+        for file in saved:
+            file.unlink(missing_ok=True)
+
+    start = _start(start_file, params, Pictures(prepared / "train"), machine)
+    with tracking.run(start["mlflow_run_id"], params.model) as run_id:
+        if not start_file.exists():
+            mlflow.log_params(tracking.flat(params) | {"split_digest": split_digest})
+            tracking.log_dataset(prepared, split_digest)
             mlflow.set_tag("git_commit", tracking.git_commit())
-        _run(first, prepared / "train", val_set, recipes[0], machine, saved[0])
-        members = [first]
-        for number, (recipe, checkpoint) in enumerate(zip(recipes[1:], saved[1:], strict=True), 2):
-            print(f"soup: member {number} of {len(recipes)}")
-            member = _begin(recipe, checkpoint, train_set, machine)
-            with tracking.run(member.mlflow_run_id, f"member {number}", nested=True) as member.mlflow_run_id:
-                mlflow.log_params(tracking.flat(recipe))
-                _run(member, prepared / "train", val_set, recipe, machine, checkpoint)
-            members.append(member)
+            write_whole(start_file, _bytes(start | {"mlflow_run_id": run_id}))
+        fits = []
+        for number, member in enumerate(members, 1):
+            print(f"member {number} of {len(members)}: {member.name}")
+            fits.append(_fit(member, start["weights"], prepared, val_set, machine))
 
-        best = min(members, key=lambda member: member.best_line.val_loss).best
-        mixed = average([member.best for member in members])
-        chosen, logits, labels = min(
-            ((weights, *_validated(first.averaged, weights, val_set, machine)) for weights in (best, mixed)),
-            key=lambda candidate: float(nn.functional.cross_entropy(candidate[1], candidate[2])),
-        )
-        _write(out, members, chosen, params.model, split_digest, (logits, labels))
+        judge = _build(members[0].recipe, start["weights"], machine)
+
+        def loss(weights: Weights) -> float:
+            judge.load_state_dict(weights)
+            logits, truth = predict(judge, val_set, machine, "validating an average")
+            return float(nn.functional.cross_entropy(logits, truth))
+
+        chosen, weights = greedy_soup([fit.best for fit in fits], loss)
+        print(f"kept: the average of {' + '.join(members[number].name for number in chosen)}")
+        judge.load_state_dict(weights)
+        logits, truth = predict(judge, val_set, machine, "validating what is kept")
+        lines = [
+            {"name": member.name, "kept": number in chosen, "mlflow_run_id": fit.mlflow_run_id, **asdict(fit.best_line)}
+            for number, (member, fit) in enumerate(zip(members, fits, strict=True))
+        ]
+        trained: dict[str, Any] = {
+            "model": params.model,
+            "val_loss": float(nn.functional.cross_entropy(logits, truth)),
+            "val_accuracy": float((logits.argmax(1) == truth).double().mean()),
+            "members": lines,
+            "split_digest": split_digest,
+            "mlflow_run_id": run_id,
+        }
+        _write(out, trained, weights, [start["weights"], *(fit.best for fit in fits)], _histories(members, fits))
+        mlflow.log_metrics({"val_loss": trained["val_loss"], "val_accuracy": trained["val_accuracy"]})
         mlflow.log_artifact(str(out / "curves.png"))
-        confusion = plots.confusion_matrix(labels.numpy(), logits.argmax(1).numpy())
+        confusion = plots.confusion_matrix(truth.numpy(), logits.argmax(1).numpy())
         mlflow.log_figure(confusion, "validation_confusion.png")
-    for checkpoint in saved:
-        checkpoint.unlink(missing_ok=True)
+    for file in saved:
+        file.unlink(missing_ok=True)
 
 
-def _varied(params: Train, variation: Variation) -> Train:
-    changes = {name: value for name, value in msgspec.structs.asdict(variation).items() if value is not None}
-    crop_scale = changes.pop("crop_scale", params.augmentation.crop_scale)
-    augmentation = msgspec.structs.replace(params.augmentation, crop_scale=crop_scale)
-    return msgspec.structs.replace(params, **changes, augmentation=augmentation, soup=())
+def read_trained(folder: Path) -> dict[str, Any]:
+    """Read the ``trained.json`` that :func:`train` wrote to ``folder``.
+
+    Raises:
+        StageError: it has not run.
+    """
+    try:
+        document: dict[str, Any] = json.loads((folder / "trained.json").read_text())
+    except OSError as error:
+        raise StageError(f"{folder}: {error.strerror}; run `catsdogs train` first") from error
+    return document
 
 
-def _identity(recipe: Train, split_digest: str) -> str:
+def _key(recipe: Train, split_digest: str) -> str:
     """Name of a run's checkpoint: the same for the same parameters and data, and for no others."""
     return hashlib.sha256(msgspec.json.encode(recipe) + split_digest.encode()).hexdigest()[:16]
 
 
-def _begin(recipe: Train, checkpoint: Path, train_set: Pictures, machine: Machine) -> Fit:
-    """Start a run, or go on with the one that left ``checkpoint``."""
+def _bytes(content: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _start(saved: Path, params: Train, train_set: Pictures, machine: Machine) -> dict[str, Any]:
+    """Weights that every member starts from, and the MLflow run of all; what an interrupted run left, if it did."""
+    if saved.exists():
+        content: dict[str, Any] = torch.load(saved, weights_only=True, map_location="cpu")
+        print(f"resumed: the start and the MLflow run out of {saved}")
+        return content
+    torch.manual_seed(params.seed)
+    model = models.build(params.model, pretrained=params.pretrained)
+    print(f"model: {params.model}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters")
+    model.to(memory_format=torch.channels_last).to(machine.device)
+    if params.probe_pictures and model.pretrained:
+        accuracy = _probe(model, train_set, params, machine)
+        print(f"head: starts from a linear probe, right on {accuracy:.2%} of pictures that it was not fitted to")
+    return {"weights": {name: tensor.cpu() for name, tensor in model.state_dict().items()}, "mlflow_run_id": None}
+
+
+def _build(recipe: Train, weights: Weights, machine: Machine) -> Classifier:
     torch.manual_seed(recipe.seed)
     model = models.build(recipe.model, pretrained=recipe.pretrained)
-    print(f"model: {recipe.model}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters")
+    model.load_state_dict(weights)
+    return model.to(memory_format=torch.channels_last).to(machine.device)
+
+
+def _fit(member: Member, start: Weights, prepared: Path, val_set: Pictures, machine: Machine) -> Fit:
+    """Run the epochs that are left of a member, each validated, logged and saved."""
+    recipe = member.recipe
+    decided = labels.decisions() if recipe.audited else {}
+    model = _build(recipe, start, machine)
     print(f"frozen: {model.freeze(recipe.frozen_blocks)}")
-    model.to(memory_format=torch.channels_last).to(machine.device)
-    if recipe.probe_pictures and model.pretrained and not checkpoint.exists():
-        accuracy = _probe(model, train_set, recipe, machine)
-        print(f"head: starts from a linear probe, {accuracy:.2%} right on the pictures it was fitted to")
+    train_set = Pictures(prepared / "train", decided=decided)
+    print(f"pictures: {len(train_set):,} to train on, {len(val_set):,} to validate on")
     fit = Fit(model, recipe, steps=recipe.epochs * -(-len(train_set) // recipe.batch_size))
-    if checkpoint.exists():
-        fit.load(checkpoint)
-        print(f"resumed: epoch {len(fit.history) + 1} from batch {fit.batch}, out of {checkpoint}")
+    if member.checkpoint.exists():
+        fit.load(member.checkpoint)
+        print(f"resumed: epoch {len(fit.history) + 1} from batch {fit.batch}, out of {member.checkpoint}")
+    with tracking.run(fit.mlflow_run_id, member.name, nested=True) as fit.mlflow_run_id:
+        mlflow.log_params(tracking.flat(recipe))
+        for epoch in range(len(fit.history), recipe.epochs):
+            transform = augmentation(recipe.augmentation)
+            augmented = Pictures(prepared / "train", transform, pictures.epoch_seed(recipe.seed, epoch), decided)
+            _run_epoch(fit, augmented, epoch, recipe, machine, member.checkpoint)
+            logits, truth = predict(fit.averaged, val_set, machine, "validating")
+            line = fit.end_epoch(logits, truth)
+            fit.save(member.checkpoint)
+            mlflow.log_metrics({name: value for name, value in asdict(line).items() if name != "epoch"}, line.epoch)
+            print(
+                f"epoch {line.epoch}: train loss {line.train_loss:.4f}, accuracy {line.train_accuracy:.2%}; "
+                f"validation loss {line.val_loss:.4f}, accuracy {line.val_accuracy:.2%}; {line.seconds:.0f} s"
+            )
+    if _guesses(fit.best_line.val_accuracy, len(val_set)):
+        print(
+            f"warning: {fit.best_line.val_accuracy:.0%} right on {len(val_set):,} validation pictures is what guessing "
+            "gives: it learned too little, or the labels are mixed up; `catsdogs suspects` judges them"
+        )
     return fit
 
 
-def _run(fit: Fit, folder: Path, val_set: Pictures, recipe: Train, machine: Machine, checkpoint: Path) -> None:
-    """Run the epochs that are left, each validated, logged and saved."""
-    for epoch in range(len(fit.history), recipe.epochs):
-        _run_epoch(fit, folder, epoch, recipe, machine, checkpoint)
-        logits, labels = predict(fit.averaged, val_set, machine, "validating")
-        line = fit.end_epoch(logits, labels)
-        fit.save(checkpoint)
-        mlflow.log_metrics({name: value for name, value in asdict(line).items() if name != "epoch"}, step=line.epoch)
-        print(
-            f"epoch {line.epoch}: train loss {line.train_loss:.4f}, accuracy {line.train_accuracy:.2%}; "
-            f"validation loss {line.val_loss:.4f}, accuracy {line.val_accuracy:.2%}; {line.seconds:.0f} s"
-        )
+def _guesses(accuracy: float, pictures: int) -> bool:
+    """Whether tossing a coin could be as often right, as it is when half of the labels are swapped."""
+    return wilson(round(accuracy * pictures), pictures).low <= 1 / 2
 
 
-def _validated(
-    model: Classifier, weights: dict[str, Tensor], val_set: Pictures, machine: Machine
-) -> tuple[Tensor, Tensor]:
-    model.load_state_dict(weights)
-    return predict(model, val_set, machine, "validating the best weights")
-
-
-def _run_epoch(fit: Fit, folder: Path, epoch: int, params: Train, machine: Machine, checkpoint: Path) -> None:
+def _run_epoch(fit: Fit, augmented: Pictures, epoch: int, recipe: Train, machine: Machine, checkpoint: Path) -> None:
     """Learn from every batch of the epoch that ``fit`` has not seen yet, with a checkpoint every few minutes."""
-    augmented = Pictures(folder, augmentation(params.augmentation), pictures.epoch_seed(params.seed, epoch))
-    batches = pictures.shuffled(len(augmented), params.batch_size, params.seed, epoch)[fit.batch :]
+    batches = pictures.shuffled(len(augmented), recipe.batch_size, recipe.seed, epoch)[fit.batch :]
     loader = pictures.loader(augmented, batches, machine.workers)
     fit.model.train()
     saved = time.monotonic()
-    for images, labels in progress(loader, f"epoch {epoch + 1}/{params.epochs}", len(batches), " batches"):
-        fit.step(images.to(machine.device), labels.to(machine.device), machine.autocast)
-        if time.monotonic() - saved > params.checkpoint_minutes * 60:
+    for images, truth in progress(loader, f"epoch {epoch + 1}/{recipe.epochs}", len(batches), " batches"):
+        # Dropout follows from the place in the run alone, so that an interrupted epoch goes on as it would have.
+        torch.manual_seed(pictures.step_seed(recipe.seed, epoch, fit.batch))
+        fit.step(images.to(machine.device), truth.to(machine.device), machine.autocast)
+        if time.monotonic() - saved > recipe.checkpoint_minutes * 60:
             fit.save(checkpoint)
             saved = time.monotonic()
 
@@ -175,45 +244,49 @@ def features(model: Classifier, data: Pictures, count: int, machine: Machine, wh
 
 
 def _probe(model: Classifier, data: Pictures, params: Train, machine: Machine) -> float:
-    """Put the weights of a logistic regression on frozen features into the head; returns its accuracy on them."""
-    rows, labels = features(model, data, params.probe_pictures, machine, "probing")
+    """Put the weights of a logistic regression on frozen features into the head; returns its accuracy out of fold.
+
+    Raises:
+        StageError: that accuracy is no better than guessing, as it is when half of the labels are swapped.
+    """
+    rows, truth = features(model, data, params.probe_pictures, machine, "probing")
+    own = labels.out_of_fold(rows.numpy(), truth.numpy(), PROBE_FOLDS, params.seed)
+    accuracy = float((own >= labels.CONTRADICTED).mean())
+    if _guesses(accuracy, len(own)):
+        raise StageError(
+            f"the labels look swapped or mixed up: a probe fitted on the other pictures is right on {accuracy:.0%} of "
+            f"{len(own):,}, as guesses would be; see how the class folders were filled"
+        )
     mean, std = rows.mean(0), rows.std(0).clamp_min(1e-6)
-    probe = LogisticRegression(C=0.01, max_iter=1000).fit(((rows - mean) / std).numpy(), labels.numpy())
+    probe = LogisticRegression(C=0.01, max_iter=1000).fit(((rows - mean) / std).numpy(), truth.numpy())
     # Two logits whose difference is the probe's one: half of its weights each, with opposite signs.
     weight = torch.tensor(probe.coef_[0], dtype=torch.float32) / std
     bias = torch.tensor(probe.intercept_[0], dtype=torch.float32) - (weight * mean).sum()
     with torch.no_grad():
         model.head.weight.copy_(torch.stack([-weight, weight]) / 2)
         model.head.bias.copy_(torch.stack([-bias, bias]) / 2)
-    return float(((rows @ weight + bias > 0).long() == labels).double().mean())
+    return accuracy
+
+
+def _histories(members: list[Member], fits: list[Fit]) -> dict[str, list[Any]]:
+    return {member.name: fit.history for member, fit in zip(members, fits, strict=True)}
 
 
 def _write(
-    out: Path,
-    members: list[Fit],
-    weights: dict[str, Tensor],
-    model: str,
-    split_digest: str,
-    validation: tuple[Tensor, Tensor],
+    out: Path, trained: dict[str, Any], weights: Weights, members: list[Weights], histories: dict[str, list[Any]]
 ) -> None:
-    logits, labels = validation
-    history = members[0].history
+    text = io.StringIO()
+    rows = [{"member": name, **asdict(line)} for name, history in histories.items() for line in history]
+    # Counted on through the members, so that one axis holds them all.
+    writer = csv.DictWriter(text, ["total_epochs", *rows[0]], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"total_epochs": count, **row} for count, row in enumerate(rows, 1))
     with whole_directory(out) as aside:
-        torch.save({name: tensor.cpu() for name, tensor in weights.items()}, aside / "weights.pt")
-        write_json(
-            aside / "trained.json",
-            {
-                "model": model,
-                "val_loss": float(nn.functional.cross_entropy(logits, labels)),
-                "val_accuracy": float((logits.argmax(1) == labels).double().mean()),
-                "members": [asdict(member.best_line) for member in members],
-                "split_digest": split_digest,
-                "mlflow_run_id": members[0].mlflow_run_id,
-            },
-        )
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(asdict(history[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(line) for line in history)
+        # torch.save given a path turns a full disk into a RuntimeError that says nothing.
+        write_whole(aside / "weights.pt", _bytes({name: tensor.cpu() for name, tensor in weights.items()}))
+        for number, member in enumerate(members):
+            cpu = {name: tensor.cpu() for name, tensor in member.items()}
+            write_whole(aside / "members" / f"{number}.pt", _bytes(cpu))
+        write_json(aside / "trained.json", trained)
         write_whole(aside / "history.csv", text.getvalue())
-        plots.curves(history).savefig(aside / "curves.png")
+        plots.curves(histories).savefig(aside / "curves.png")

@@ -2,68 +2,51 @@
 
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import time
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
 
-from tests.conftest import ROOT, draw_photos
 from training import fit as fitting
-from training import params, train
-from training.audit import audit
+from training import labels, train
+from training.fit import greedy_soup
+from training.labels import Decision
 from training.params import Train, Variation
-from training.prepare import prepare
-from training.split import split
 from training.stage import StageError
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    from training.fetch import fetch
-
-    fetch([str(draw_photos(folder / "photos", 60))], folder / "raw")
-    photos = split(audit(folder / "raw", folder / "audit.csv", 0.97), folder / "split.csv", 0.7, 0.15)
-    prepare(photos, folder / "raw", folder / "prepared")
-    return folder / "prepared"
-
-
-@pytest.fixture
-def section() -> Train:
-    section = params.load(ROOT / "params.yaml").train
-    return msgspec.structs.replace(
-        section,
-        model="simple_cnn",
-        epochs=3,
-        batch_size=16,
-        head_lr=3e-3,
-        weight_average=0.9,
-        checkpoint_minutes=1e-6,
-        soup=(),
-    )
+from training.train import read_trained
 
 
 def fit(prepared: Path, section: Train, folder: Path, **options: bool) -> dict[str, torch.Tensor]:
     train.train(prepared, section, folder / "trained", folder / "checkpoints", "digest", **options)
-    weights: dict[str, torch.Tensor] = torch.load(folder / "trained/weights.pt", weights_only=True)
-    return weights
+    return weights(folder)
 
 
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def weights(folder: Path, name: str = "weights.pt") -> dict[str, torch.Tensor]:
+    read: dict[str, torch.Tensor] = torch.load(folder / "trained" / name, weights_only=True)
+    return read
+
+
+def digest(weights: dict[str, torch.Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return sha.hexdigest()
+
+
+def variation(name: str, **changes: object) -> Variation:
+    return Variation(name, {key.replace("__", "."): value for key, value in changes.items()})
 
 
 def test_it_learns_and_keeps_the_best_epoch(prepared: Path, section: Train, in_folder: Path) -> None:
     fit(prepared, msgspec.structs.replace(section, epochs=6), in_folder)
     history = (in_folder / "trained/history.csv").read_text().splitlines()
-    losses = [float(line.split(",")[3]) for line in history[1:]]
-    trained = json.loads((in_folder / "trained/trained.json").read_text())
-    assert trained["val_loss"] == min(losses) < losses[0]
+    column = history[0].split(",").index("val_loss")
+    losses = [float(line.split(",")[column]) for line in history[1:]]
+    trained = read_trained(in_folder / "trained")
+    assert trained["val_loss"] == pytest.approx(min(losses))
+    assert min(losses) < losses[0]
     assert [member["epoch"] for member in trained["members"]] == [losses.index(min(losses)) + 1]
     assert trained["val_accuracy"] > 0.8
     assert (in_folder / "trained/curves.png").stat().st_size > 5000
@@ -71,41 +54,20 @@ def test_it_learns_and_keeps_the_best_epoch(prepared: Path, section: Train, in_f
 
 
 def test_the_same_seed_gives_the_same_weights(prepared: Path, section: Train, in_folder: Path) -> None:
-    section = msgspec.structs.replace(section, epochs=1)
+    section = msgspec.structs.replace(section, epochs=1, soup=(variation("second", seed=3),))
     one, two = (fit(prepared, section, in_folder / name) for name in ("one", "two"))
     other = fit(prepared, msgspec.structs.replace(section, seed=1), in_folder / "three")
-    assert equal(one, two)
-    assert not equal(one, other)
+    assert digest(one) == digest(two) != digest(other)
+    for member in ("members/0.pt", "members/1.pt", "members/2.pt"):
+        assert digest(weights(in_folder / "one", member)) == digest(weights(in_folder / "two", member))
 
 
-def test_a_killed_run_goes_on_to_the_same_result(
-    prepared: Path, section: Train, in_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole = fit(prepared, section, in_folder / "whole")
-
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=fit, args=(prepared, section, in_folder / "cut"))
-    process.start()
-    deadline = time.monotonic() + 120
-    # Somewhere in the second epoch: the first one's end has been written, and checkpoints come with every batch.
-    while time.monotonic() < deadline and not _epochs_saved(in_folder / "cut/checkpoints"):
-        time.sleep(0.01)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert not (in_folder / "cut/trained").exists()
-
-    capsys.readouterr()
-    assert equal(fit(prepared, section, in_folder / "cut"), whole)
-    assert "resumed: epoch" in capsys.readouterr().out
-
-
-def _epochs_saved(folder: Path) -> int:
-    try:
-        files = [path for path in folder.iterdir() if path.suffix == ".pt"]
-        return len(torch.load(files[0], weights_only=True)["history"]) if files else 0
-    except OSError:
-        return 0
+def test_what_else_draws_random_numbers_changes_nothing(prepared: Path, section: Train, in_folder: Path) -> None:
+    section = msgspec.structs.replace(section, epochs=1)
+    torch.manual_seed(1)
+    one = fit(prepared, section, in_folder / "one")
+    torch.rand(100)
+    assert digest(fit(prepared, section, in_folder / "two")) == digest(one)
 
 
 def test_restart_forgets_the_interrupted_run(prepared: Path, section: Train, in_folder: Path) -> None:
@@ -113,22 +75,55 @@ def test_restart_forgets_the_interrupted_run(prepared: Path, section: Train, in_
     whole = fit(prepared, section, in_folder / "whole")
     identity = hashlib.sha256(msgspec.json.encode(section) + b"digest").hexdigest()
     (in_folder / "again/checkpoints").mkdir(parents=True)
-    (in_folder / f"again/checkpoints/{identity[:16]}.pt").write_bytes(b"the remains of something else")
-    assert equal(fit(prepared, section, in_folder / "again", restart=True), whole)
+    for suffix in (".pt", ".start.pt"):
+        (in_folder / f"again/checkpoints/{identity[:16]}{suffix}").write_bytes(b"the remains of something else")
+    assert digest(fit(prepared, section, in_folder / "again", restart=True)) == digest(whole)
 
 
 def test_a_soup_is_kept_where_validation_gains_from_it(prepared: Path, section: Train, in_folder: Path) -> None:
     import mlflow
 
-    section = msgspec.structs.replace(section, soup=(Variation(epochs=2, lr=1e-3), Variation(seed=5)))
-    weights = fit(prepared, section, in_folder)
-    trained = json.loads((in_folder / "trained/trained.json").read_text())
-    assert len(trained["members"]) == 3
-    assert trained["val_loss"] <= min(member["val_loss"] for member in trained["members"]) + 1e-9
-    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    soup = (variation("slower", epochs=2, lr=1e-3), variation("wider crops", seed=5, augmentation__crop_scale=[0.3, 1]))
+    kept = fit(prepared, msgspec.structs.replace(section, soup=soup), in_folder)
+    trained = read_trained(in_folder / "trained")
+    members = trained["members"]
+    assert [member["name"] for member in members] == ["fine-tuned", "slower", "wider crops"]
+    assert trained["val_loss"] <= min(member["val_loss"] for member in members) + 1e-9
+    mixed = fitting.average(
+        [weights(in_folder, f"members/{number}.pt") for number, member in enumerate(members, 1) if member["kept"]]
+    )
+    assert all(torch.allclose(mixed[name].double(), kept[name].double(), atol=1e-6) for name in kept)
     nested = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    parents = [run.data.tags.get("mlflow.parentRunId") for run in nested]
-    assert parents.count(trained["mlflow_run_id"]) == 2
+    parents = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in nested}
+    assert [parents[member["mlflow_run_id"]] for member in members] == [trained["mlflow_run_id"]] * 3
+    rows = [line.split(",")[:3] for line in (in_folder / "trained/history.csv").read_text().splitlines()[1:]]
+    epochs = [("fine-tuned", 1), ("fine-tuned", 2), ("fine-tuned", 3), ("slower", 1), ("slower", 2)]
+    epochs += [("wider crops", 1), ("wider crops", 2), ("wider crops", 3)]
+    assert rows == [[str(count), name, str(epoch)] for count, (name, epoch) in enumerate(epochs, 1)]
+
+
+def test_the_start_is_kept_and_is_every_member_s(prepared: Path, section: Train, in_folder: Path) -> None:
+    section = msgspec.structs.replace(section, epochs=1, soup=(variation("still", lr=1e-12, head_lr=1e-12),))
+    fit(prepared, section, in_folder)
+    start, still = (weights(in_folder, f"members/{number}.pt") for number in (0, 2))
+    learned = [name for name in start if "running" not in name and "num_batches" not in name]
+    assert all(torch.allclose(start[name], still[name], atol=1e-6) for name in learned)
+
+
+def test_a_member_follows_the_audited_labels_where_it_is_told_to(
+    prepared: Path, section: Train, in_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, *_ = sorted((prepared / "train/cats").glob("*.png"))
+    decided = {
+        first.stem: Decision("0" * 64, "cats", "exclude", "both animals"),
+        second.stem: Decision("1" * 64, "cats", "relabel", "a dog"),
+    }
+    monkeypatch.setattr(labels, "decisions", lambda: decided)
+    section = msgspec.structs.replace(section, epochs=1, soup=(variation("audited", audited=True),))
+    fit(prepared, section, in_folder)
+    count = len(list((prepared / "train").glob("*/*.png")))
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pictures: ")]
+    assert [line.split()[1] for line in printed] == [str(count), str(count - 1)]
 
 
 def test_averaging_is_the_mean_of_each_weight() -> None:
@@ -138,17 +133,43 @@ def test_averaging_is_the_mean_of_each_weight() -> None:
     assert torch.equal(fitting.average([one, other])["n"], torch.tensor(3))
 
 
-def test_the_run_is_in_mlflow(prepared: Path, section: Train, in_folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("members", "best", "chosen", "value"),
+    [
+        ([4.0], 0.0, [0], 4.0),
+        ([0.0, 3.0, 10.0], 1.0, [0, 1], 1.5),  # the third would make it worse
+        ([10.0, 3.0, 0.0], 1.0, [2, 1], 1.5),  # whatever the order they come in
+        ([1.0, 0.0, 2.0], 1.0, [0], 1.0),  # perfect alone
+        ([1.1, -3.0, 4.7], 1.0, [0], 1.1),  # all three would be better still, but greed adds one at a time
+        ([0.2, 2.0, 1.3], 1.0, [2, 0, 1], 3.5 / 3),
+    ],
+)
+def test_the_soup_starts_with_the_best_and_takes_who_helps(
+    members: list[float], best: float, chosen: list[int], value: float
+) -> None:
+    found, mixed = greedy_soup(
+        [{"w": torch.tensor(w)} for w in members], lambda weights: abs(float(weights["w"]) - best)
+    )
+    assert found == chosen
+    assert float(mixed["w"]) == pytest.approx(value)
+
+
+def test_the_run_is_in_mlflow_with_its_data(prepared: Path, section: Train, in_folder: Path) -> None:
     import mlflow
 
     fit(prepared, section, in_folder)
-    run_id = json.loads((in_folder / "trained/trained.json").read_text())["mlflow_run_id"]
-    run = mlflow.get_run(run_id)
-    assert run.data.params["model"] == "simple_cnn"
-    assert run.data.params["augmentation.flip"] == "0.5"
+    trained = read_trained(in_folder / "trained")
     client = mlflow.MlflowClient()
-    assert [metric.step for metric in client.get_metric_history(run_id, "val_loss")] == [1, 2, 3]
-    assert {"curves.png", "validation_confusion.png"} <= {file.path for file in client.list_artifacts(run_id)}
+    parent, member = (client.get_run(part["mlflow_run_id"]) for part in (trained, trained["members"][0]))
+    assert parent.data.params["model"] == "simple_cnn"
+    assert parent.data.params["augmentation.flip"] == "0.5"
+    assert parent.data.metrics["val_loss"] == pytest.approx(trained["val_loss"])
+    history = client.get_metric_history(member.info.run_id, "val_loss")
+    assert [metric.step for metric in history] == [1, 2, 3]
+    names = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"curves.png", "validation_confusion.png"} <= names
+    inputs = {source.dataset.name: source.dataset.digest for source in parent.inputs.dataset_inputs}
+    assert inputs == {f"cats-dogs {side}": "digest" for side in ("train", "val", "test")}
 
 
 def test_without_pictures_it_says_what_to_run(tmp_path: Path, section: Train) -> None:
@@ -156,17 +177,34 @@ def test_without_pictures_it_says_what_to_run(tmp_path: Path, section: Train) ->
         fit(tmp_path / "nothing", section, tmp_path)
 
 
-def test_augmentation_is_for_training_only_and_the_same_whoever_draws_it(prepared: Path, section: Train) -> None:
-    from training.augmentation import augmentation
-    from training.pictures import Pictures
+def test_without_training_the_next_stage_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="run `catsdogs train` first"):
+        read_trained(tmp_path / "trained")
 
-    plain = Pictures(prepared / "train")
-    augmented = Pictures(prepared / "train", augmentation(section.augmentation), seed=5)
-    again = Pictures(prepared / "train", augmentation(section.augmentation), seed=5)
-    later = Pictures(prepared / "train", augmentation(section.augmentation), seed=6)
-    assert torch.equal(plain[3][0], plain[3][0])
-    assert torch.equal(augmented[3][0], again[3][0])
-    assert not torch.equal(augmented[3][0], plain[3][0])
-    assert not torch.equal(augmented[3][0], later[3][0])
-    assert augmented[3][0].shape == (3, 224, 224)
-    assert augmented[3][0].dtype == torch.uint8
+
+def test_an_older_result_stays_until_the_new_one_is_whole(
+    prepared: Path, section: Train, in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = msgspec.structs.replace(section, epochs=1)
+    before = fit(prepared, section, in_folder)
+    monkeypatch.setattr("training.plots.curves", lambda _: pytest.fail("stopped just before the end"))
+    with pytest.raises(pytest.fail.Exception):
+        fit(prepared, msgspec.structs.replace(section, seed=1), in_folder)
+    assert digest(weights(in_folder)) == digest(before)
+    assert sorted(path.name for path in in_folder.iterdir()) == ["checkpoints", "trained"]
+
+
+def test_a_pretrained_network_starts_from_a_probe_that_knows_the_animals(
+    prepared: Path, section: Train, in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = in_folder / "prepared"
+    for side, each in (("train", 12), ("val", 3)):
+        for label in ("cats", "dogs"):
+            (some / side / label).mkdir(parents=True)
+            for path in sorted((prepared / side / label).iterdir())[:each]:
+                shutil.copy2(path, some / side / label)
+    section = msgspec.structs.replace(section, model="efficientnet_lite0", pretrained=True, epochs=1, frozen_blocks=16)
+    fit(some, section, in_folder)
+    printed = capsys.readouterr().out
+    assert "head: starts from a linear probe, right on " in printed
+    assert json.loads((in_folder / "trained/trained.json").read_text())["val_accuracy"] >= 5 / 6

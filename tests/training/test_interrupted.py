@@ -1,0 +1,264 @@
+"""A training run that is killed, or runs out of disk or server, as a person meets it: through the command."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.conftest import write_params
+from tests.training.test_train import digest, weights
+
+CATSDOGS = str(Path(sys.executable).with_name("catsdogs"))
+SOUP = [{"name": "second", "changes": {"epochs": 1, "seed": 3}}]
+
+
+@pytest.fixture
+def run_of_two(work: Path) -> Path:
+    """Two members of two epochs and one, with a checkpoint after every batch."""
+    write_params(work, train={"epochs": 2, "soup": SOUP, "checkpoint_minutes": 1e-6})
+    return work
+
+
+class Stage:
+    """One `catsdogs` process."""
+
+    def __init__(self, folder: Path, command: str, largest_file: int | None = None) -> None:
+        self.errors = folder / "errors.txt"
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [CATSDOGS, command],
+                cwd=folder,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                preexec_fn=(lambda: _limit(0, largest_file)) if largest_file else None,
+            )
+        assert self.process.stdout is not None
+        self.output = self.process.stdout
+        self.printed: list[str] = []
+
+    def __enter__(self) -> "Stage":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.output.close()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def until_it_prints(self, start: str) -> None:
+        for line in self.output:
+            self.printed.append(line)
+            if line.startswith(start):
+                return
+        pytest.fail(f"never printed {start!r}: {''.join(self.printed)}{self.errors.read_text()}")
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            if self.process.poll() is not None:
+                pytest.fail(f"ended too early: {self.output.read()}{self.errors.read_text()}")
+            time.sleep(0.002)
+
+    def finish(self) -> int:
+        self.printed += self.output.readlines()
+        return self.process.wait()
+
+    def error(self) -> str:
+        """What is said of the failure: everything but the bars."""
+        lines = self.errors.read_text().replace("\r", "\n").splitlines()
+        (line,) = [line for line in lines if line.strip() and "%|" not in line and " INFO mlflow" not in line]
+        return line
+
+
+def _limit(process: int, largest_file: int) -> None:
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+
+def train(folder: Path) -> str:
+    """Run to the end; returns the digest of the weights."""
+    with Stage(folder, "train") as stage:
+        assert stage.finish() == 0, stage.errors.read_text()
+    return digest(weights(folder / "models"))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The members', in the order of their last writing."""
+    files = [path for path in (folder / "data/checkpoints").glob("*.pt") if not path.name.endswith(".start.pt")]
+    return sorted(files, key=lambda path: path.stat().st_mtime_ns)
+
+
+def place(checkpoint: Path) -> tuple[int, int]:
+    """Whole epochs and batches of the next one that a checkpoint holds."""
+    content = torch.load(checkpoint, weights_only=True)
+    return len(content["history"]), content["epoch_so_far"][0]
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, str]:
+    """The digest of an uninterrupted run, once known."""
+    return {}
+
+
+def uninterrupted(folder: Path, whole: dict[str, str]) -> str:
+    if not whole:
+        whole["digest"] = train(folder)
+        (folder / "models").rename(folder / "uninterrupted")
+    return whole["digest"]
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(run_of_two: Path, whole: dict[str, str]) -> None:
+    expected = uninterrupted(run_of_two, whole)
+    with Stage(run_of_two, "train") as stage:
+        stage.until(lambda: len(checkpoints(run_of_two)) == 1)
+        stage.kill()
+    epochs, batches = place(checkpoints(run_of_two)[0])
+    assert epochs == 0
+    assert batches > 0
+
+    with Stage(run_of_two, "train") as stage:
+        stage.until(lambda: place(checkpoints(run_of_two)[0]) >= (1, 2))
+        stage.kill()
+    assert place(checkpoints(run_of_two)[0])[0] == 1
+
+    with Stage(run_of_two, "train") as stage:  # between the members
+        stage.until_it_prints("member 2 of 2")
+        stage.kill()
+    assert [place(path) for path in checkpoints(run_of_two)] == [(2, 0)]
+
+    with Stage(run_of_two, "train") as stage:
+        stage.until(lambda: len(checkpoints(run_of_two)) == 2)
+        stage.kill()
+    assert place(checkpoints(run_of_two)[1])[0] == 0
+
+    with Stage(run_of_two, "train") as stage:  # when all is learned, and nothing is written
+        stage.until_it_prints("kept: ")
+        stage.kill()
+    assert not (run_of_two / "models").exists()
+
+    assert train(run_of_two) == expected
+    assert list((run_of_two / "data/checkpoints").iterdir()) == []
+
+
+def test_a_full_disk_costs_nothing_that_was_finished(
+    run_of_two: Path, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = uninterrupted(run_of_two, whole)
+    # MLflow's store of small files, so that it is training's own files that find no room.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (run_of_two / "mlruns").as_uri())
+    with Stage(run_of_two, "train") as stage:
+        stage.until(lambda: len(checkpoints(run_of_two)) == 1)
+        stage.kill()
+    before = checkpoints(run_of_two)[0].read_bytes()
+
+    with Stage(run_of_two, "train", largest_file=300_000) as stage:
+        assert stage.finish() == 2
+    assert stage.error() == "Error: File too large: nothing is half-written, and what is finished is kept; run it again"
+    assert checkpoints(run_of_two)[0].read_bytes() == before
+
+    with Stage(run_of_two, "train") as stage:
+        stage.until_it_prints("kept: ")
+        _limit(stage.process.pid, 100_000)
+        assert stage.finish() == 2
+    assert stage.error().startswith("Error: File too large")
+    assert [path.name for path in (run_of_two / "models").iterdir()] == []
+    assert len(checkpoints(run_of_two)) == 2
+
+    assert train(run_of_two) == expected
+
+
+@pytest.mark.parametrize(("command", "kept"), [("fetch", "data/raw"), ("prepare", "data/processed_split")])
+def test_a_stage_without_room_leaves_its_earlier_output_alone(
+    in_folder: Path, data: Path, command: str, kept: str
+) -> None:
+    write_params(in_folder, fetch={"source": [str(data.parent / "photos")]})
+    (in_folder / "data").mkdir()
+    for name in ("raw", "split.csv"):
+        (in_folder / "data" / name).symlink_to(data / name)
+    output = in_folder / kept
+    output.unlink(missing_ok=True)
+    output.mkdir()
+    (output / "earlier").write_text("kept")
+    with Stage(in_folder, command, largest_file=5_000) as stage:
+        assert stage.finish() == 2
+    assert stage.error().startswith("Error: File too large: nothing is half-written")
+    assert [path.name for path in output.iterdir()] == ["earlier"]
+    assert not list((in_folder / "data").glob(".*"))
+
+
+class Server:
+    """A real MLflow server, to be killed and started again on the same port and store."""
+
+    def __init__(self, folder: Path, store: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.store = folder, store
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", self.store]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        with (self.folder / "server.txt").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True, env=_without_tracking()
+            )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.1)
+        pytest.fail((self.folder / "server.txt").read_text())
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def _without_tracking() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+
+
+@pytest.fixture
+def server(in_folder: Path, mlflow_store: str) -> Iterator[Server]:
+    found = Server(in_folder, mlflow_store)
+    found.start()
+    yield found
+    found.kill()
+
+
+def test_a_dead_mlflow_server_is_said_and_a_later_run_goes_on(
+    run_of_two: Path, whole: dict[str, str], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = uninterrupted(run_of_two, whole)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    with Stage(run_of_two, "train") as stage:
+        stage.until_it_prints("member 2 of 2")
+        server.kill()
+        assert stage.finish() == 2
+    assert stage.error().startswith(f"Error: the MLflow store {server.uri} failed: ")
+    assert stage.error().endswith("what is finished is kept, so run it again when that is mended")
+    assert not (run_of_two / "models").exists()
+    assert place(checkpoints(run_of_two)[0]) == (2, 0)
+
+    server.start()
+    with Stage(run_of_two, "train") as stage:
+        assert stage.finish() == 0, stage.errors.read_text()
+    assert "".join(stage.printed).count("epoch 1: ") == 1  # only the second member's: the first was finished
+    assert digest(weights(run_of_two / "models")) == expected

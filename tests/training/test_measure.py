@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from serving.model import Model
+from shared.exam import Outputs
+from training import measure
+
+
+def answers(dogs: list[float], familiarity: float = 1.0) -> Outputs:
+    shares = np.array(dogs, np.float32)
+    count = len(dogs)
+    return Outputs(
+        np.stack([1 - shares, shares], 1), np.zeros((count, 7, 7), np.float32), np.full(count, familiarity, np.float32)
+    )
+
+
+def test_answers_that_are_as_sure_as_right_have_no_calibration_error() -> None:
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.5, 1, 60_000)
+    right = random.random(60_000) < confidence
+    assert measure.calibration_error(confidence, right) < 0.01
+    assert measure.calibration_error(np.minimum(1, confidence + 0.2), right) > 0.1
+
+
+def test_the_bins_have_equal_mass_and_hold_every_photo() -> None:
+    bins = measure.reliability(np.linspace(0.5, 1, 100), np.ones(100, bool))
+    assert len(bins) == measure.BINS
+    assert sum(count for *_, count in bins) == 100
+    assert {count for *_, count in bins} <= {6, 7}
+    assert [sure for sure, *_ in bins] == sorted(sure for sure, *_ in bins)
+
+
+def test_answering_fewer_leaves_the_surest() -> None:
+    coverage, risk = measure.risk_coverage(np.array([0.6, 0.9, 0.8]), np.array([False, True, True]))
+    np.testing.assert_allclose(coverage, [1 / 3, 2 / 3, 1])
+    np.testing.assert_allclose(risk, [0, 0, 1 / 3])
+
+
+def test_a_bootstrap_interval_holds_the_mean_as_often_as_it_says() -> None:
+    random = np.random.default_rng(1)
+    held = 0
+    for _ in range(60):
+        values = random.exponential(1.0, 200)
+        interval = measure.bootstrap(lambda rows, values=values: float(values[rows].mean()), 200)  # type: ignore[misc]  # mypy does not infer a lambda's default
+        assert interval.low <= interval.value <= interval.high
+        held += interval.low <= 1.0 <= interval.high
+    assert held >= 50
+
+
+def test_quality_counts_what_is_right_answered_and_unsure(shipped: "object") -> None:
+    document = Model(shipped).contract  # type: ignore[arg-type]
+    surely, barely = 0.99999, 0.5001
+    outputs = answers([1 - surely, surely, surely, barely])
+    outputs.familiarity[2] = 0.0
+    found = measure.quality(outputs, np.array([0, 1, 0, 1]), document)
+    assert found.accuracy.value == 0.75
+    assert found.confusion == ((1, 1), (0, 2))
+    assert found.unsure == {"close_call": 1, "unfamiliar": 1}
+    assert found.answered.value == 0.5
+    assert found.accuracy_when_answered is not None and found.accuracy_when_answered.value == 1
+    assert found.log_loss.value == pytest.approx(
+        (2 * -np.log(surely) - np.log(1 - surely) - np.log(barely)) / 4, rel=1e-2
+    )
+
+
+def test_a_model_that_answers_nothing_has_no_accuracy_where_it_answers(shipped: "object") -> None:
+    document = Model(shipped).contract  # type: ignore[arg-type]
+    assert (
+        measure.quality(answers([0.9, 0.1], familiarity=0.0), np.array([1, 0]), document).accuracy_when_answered is None
+    )
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
+    assert measure.auroc(np.array([0.9, 0.8]), np.array([0.1, 0.85])) == 0.75

@@ -1,0 +1,75 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from shared.pixels import Pixels, pixels
+from tests.conftest import blobs, encoded
+from training import models
+from training.familiarity import Familiarity
+from training.graph import INPUT, Graph, runner, to_onnx
+from training.quantize import in_float, whole_numbers
+
+
+class Blobs:
+    """Generated pictures to calibrate on."""
+
+    def __init__(self) -> None:
+        self.left = list(range(12))
+
+    def get_next(self) -> dict[str, Pixels] | None:
+        return {INPUT: picture(self.left.pop())} if self.left else None
+
+
+def picture(seed: int) -> Pixels:
+    return pixels(encoded(blobs(seed), "PNG"))[np.newaxis]
+
+
+@pytest.fixture(scope="module")
+def exported() -> onnx.ModelProto:
+    torch.manual_seed(0)
+    classifier = models.build("simple_cnn", pretrained=False)
+    rows = torch.rand(50, classifier.head.in_features)
+    return to_onnx(Graph(classifier.eval(), Familiarity(rows, torch.rand(20, 64), 16), 1.3), opset=20)
+
+
+@pytest.fixture(scope="module")
+def quantized(exported: onnx.ModelProto) -> onnx.ModelProto:
+    return whole_numbers(exported, Blobs(), 100, ())
+
+
+def test_whole_numbers_answer_nearly_like_float(exported: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
+    onnx.checker.check_model(quantized)
+    float_, whole = runner(exported.SerializeToString()), runner(quantized.SerializeToString())
+    for seed in range(20, 26):
+        a, b = float_(picture(seed)), whole(picture(seed))
+        assert np.abs(a.probabilities - b.probabilities).max() < 0.02
+        assert np.abs(a.evidence - b.evidence).mean() < 0.1 * np.abs(a.evidence).max()
+
+
+def test_the_weights_are_bytes_and_the_file_is_smaller(exported: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
+    assert quantized.ByteSize() < 0.45 * exported.ByteSize()
+    weights = [entry for entry in quantized.graph.initializer if entry.data_type == onnx.TensorProto.INT8]
+    assert len([entry for entry in weights if len(entry.dims) == 4]) == 2  # both convolutions of the trunk
+    # Seven bits: pairs of products then fit 16 bits on processors that add them so.
+    assert all(np.abs(onnx.numpy_helper.to_array(entry).astype(int)).max() <= 64 for entry in weights)
+
+
+def test_the_picture_goes_in_as_the_bytes_it_is(quantized: onnx.ModelProto) -> None:
+    readers = {node.op_type for node in quantized.graph.node if INPUT in node.input}
+    assert readers == {"Transpose"}
+    transposed = next(node.output[0] for node in quantized.graph.node if INPUT in node.input)
+    assert {node.op_type for node in quantized.graph.node if transposed in node.input} == {"DequantizeLinear"}
+    assert "Cast" not in {node.op_type for node in quantized.graph.node}
+
+
+def test_a_layer_can_stay_in_float(exported: onnx.ModelProto) -> None:
+    names = [entry.name for entry in exported.graph.initializer if len(entry.dims) == 4 and entry.dims[2] > 1]
+    kept = names[-1]
+    model = whole_numbers(exported, Blobs(), 100, (kept,))
+    assert kept in {entry.name for entry in model.graph.initializer if entry.data_type == onnx.TensorProto.FLOAT}
+
+
+def test_other_arithmetic_for_the_same_graph_is_close(quantized: onnx.ModelProto) -> None:
+    here, there = runner(quantized.SerializeToString())(picture(3)), in_float(quantized)(picture(3))
+    assert np.abs(here.probabilities - there.probabilities).max() < 0.02

@@ -1,0 +1,298 @@
+"""How fast training is, against the loop that tutorials write, and what that costs: accuracy and memory.
+
+    python -m training.bench                                     # all but the ablation; needs `catsdogs prepare`
+    python -m training.bench --ablate                            # `make bench-train`: and what each part brings
+    python -m training.bench --rounds 3 --batches 6 --no-accuracy --no-memory     # the speed alone, in two minutes
+
+Both train in processes of their own, in turns: a segment the one, a segment the other, so that what else the machine
+does hits both. What they have trained in these segments is then validated, so speed and accuracy are those of the same
+run: the same network, photos and number of epochs, one. Writes ``reports/bench-train.json``, and tables beside it.
+"""
+
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+import numpy as np
+
+from training import labels, params, split, stage
+from training.comparison import compare
+from training.contestants import STATUS, Less, Task
+from training.scoreboard import describe_machine, report, table
+from training.split import Photo
+from training.stage import StageError
+
+# What libgomp does where nothing is said, written out because training/__init__.py asks it to sleep instead:
+# https://github.com/gcc-mirror/gcc/blob/releases/gcc-14/libgomp/env.c, "3 msec blocking when … not specificed".
+SPINNING: Final = {"GOMP_SPINCOUNT": "300000"}
+MEMORY_STEPS: Final = 16  # memory was the same after 4 steps and after 340
+MEMORY_PROBE: Final = 1000  # photos the head's probe is fitted to, the same for each size of data set
+ABLATION_ROUNDS: Final = 3
+ABLATION_BATCHES: Final = 4
+LESS: Final[dict[Less, str]] = {
+    "channels_last": "channels first in memory",
+    "freezing": "nothing frozen",
+    "kept_memory": "malloc as it comes, freed memory handed back",
+    "decoded_once": "photos decoded in every epoch",
+    "linear_colours": "torchvision's ColorJitter",
+    "bfloat16": "float32",
+}
+THREADS_SPIN: Final = "threads that spin while they wait"
+
+
+class Contestant:
+    """A process that trains when it is told to.
+
+    Args:
+        task: what to train.
+        environment: variables to set for it beside the ones there are.
+    """
+
+    def __init__(self, task: Task, environment: Mapping[str, str] | None = None) -> None:
+        """Start it, and wait until it is ready to learn."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "training.contestants", msgspec.json.encode(task).decode()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | dict(environment or {}),
+        )
+        self.ready = self._answer()
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """Have it do something, and wait for what it says."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{command}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise StageError(f"what is measured ended with exit code {self._process.wait()}; its error is above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> "Contestant":
+        """Use it in a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it: it stops at the end of its input."""
+        self._process.communicate()
+
+
+def rate(segment: dict[str, Any]) -> float:
+    """Pictures per second of a segment."""
+    return float(segment["pictures"] / segment["seconds"])
+
+
+def race(folder: Path, recipe: params.Train, rounds: int, batches: int, *, accuracy: bool) -> dict[str, Any]:
+    """Train both in turns on the same photos; returns the parts ``speed``, ``accuracy`` and ``reuse`` of the report."""
+    steps = rounds * batches
+    segments: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
+    with (
+        Contestant(Task("plain", str(folder), recipe, steps), SPINNING) as plain,
+        Contestant(Task("ours", str(folder), recipe, steps)) as ours,
+    ):
+        click.echo("\n".join(ours.ready["choices"]))
+        for number in range(1, rounds + 1):
+            for name, contestant in (("plain", plain), ("ours", ours)):
+                segments[name].append(contestant.ask(f"learn {batches}"))
+            one, other = (rate(segments[name][-1]) for name in segments)
+            click.echo(f"round {number} of {rounds}: {one:.2f} and {other:.2f} pictures/s, {other / one:.2f} times")
+        found = {"choices": ours.ready["choices"], "speed": _speed(segments)}
+        found["speed"]["ours"]["once_seconds"] = ours.ready["once_seconds"]
+        if accuracy:
+            click.echo("validating both")
+            answers = {"plain": plain.ask("validate"), "ours": ours.ask("validate")}
+            found["accuracy"] = _accuracy(answers, steps * recipe.batch_size)
+            found["reuse"] = {
+                "frozen_share_of_forward": ours.ask("frozen_share 9")["share"],
+                "validation_ms_per_picture": 1000 * answers["ours"]["seconds"] / len(answers["ours"]["right"]),
+            }
+    return found
+
+
+def _speed(segments: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    rates = {name: [rate(segment) for segment in done] for name, done in segments.items()}
+    ratios = [ours / plain for plain, ours in zip(rates["plain"], rates["ours"], strict=True)]
+    speed: dict[str, Any] = {
+        name: {
+            "pictures_per_second": statistics.median(each),
+            "segments": each,
+            "whole_seconds": sum(segment["whole_seconds"] for segment in segments[name]),
+        }
+        for name, each in rates.items()
+    }
+    return speed | {
+        "ratio": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "pairs": ratios}
+    }
+
+
+def _accuracy(answers: dict[str, dict[str, Any]], pictures: int) -> dict[str, Any]:
+    comparison = compare(np.array(answers["plain"]["right"]), np.array(answers["ours"]["right"]))
+    return {
+        "trained_on": pictures,
+        "plain": msgspec.to_builtins(comparison.first),
+        "ours": msgspec.to_builtins(comparison.second),
+        "comparison": msgspec.to_builtins(comparison),
+        "verdict": comparison.told("the plain loop", "ours"),
+        "validation_seconds": {name: answer["seconds"] for name, answer in answers.items()},
+    }
+
+
+def memory(folder: Path, recipe: params.Train, sides: Iterable[str]) -> list[dict[str, Any]]:
+    """Train on data sets of several sizes, each in a process of its own that loads all of it; returns their peaks."""
+    recipe = msgspec.structs.replace(recipe, probe_pictures=min(recipe.probe_pictures, MEMORY_PROBE))
+    found = []
+    for side in sides:
+        with Contestant(Task("ours", str(folder), recipe, MEMORY_STEPS, side=side)) as ours:
+            line = ours.ask(f"read_all {MEMORY_STEPS}")
+        click.echo(f"memory with {line['pictures']:,} photos: {line['peak_mb']:.0f} MB at most")
+        found.append(line)
+    return found
+
+
+def ablation(folder: Path, recipe: params.Train, *, bfloat16: bool) -> list[dict[str, Any]]:
+    """Pictures per second with one thing taken away at a time, in turns; the first line has everything."""
+    recipe = msgspec.structs.replace(recipe, probe_pictures=0)
+    steps = ABLATION_ROUNDS * ABLATION_BATCHES
+    kinds: list[tuple[str, Less, dict[str, str]]] = [("as it is", "", {})]
+    kinds += [(what, less, {}) for less, what in LESS.items() if bfloat16 or less != "bfloat16"]
+    kinds.append((THREADS_SPIN, "", SPINNING))
+    rates: dict[str, list[float]] = {what: [] for what, _, _ in kinds}
+    with ExitStack() as stack:
+        contestants = [
+            stack.enter_context(Contestant(Task("ours", str(folder), recipe, steps, less=less), variables))
+            for _, less, variables in kinds
+        ]
+        for number in range(1, ABLATION_ROUNDS + 1):
+            for (what, _, _), contestant in zip(kinds, contestants, strict=True):
+                rates[what].append(rate(contestant.ask(f"learn {ABLATION_BATCHES}")))
+            click.echo(f"ablation, round {number} of {ABLATION_ROUNDS} done")
+    whole = rates["as it is"]
+    return [
+        {
+            "what": what,
+            "pictures_per_second": statistics.median(each),
+            "segments": each,
+            "against_all": statistics.median([less / all_of_it for less, all_of_it in zip(each, whole, strict=True)]),
+        }
+        for what, each in rates.items()
+    ]
+
+
+def link_sets(folder: Path, photos: list[Photo], train: int, sizes: Iterable[int]) -> None:
+    """Lay out, as links, what the contestants read: ``train`` photos to learn from, the validation side, and ``sizes``.
+
+    Validation follows the decisions about labels, as ``catsdogs train`` does; training takes labels as they came. A
+    data set of a size is taken from all sides, since memory is all that is measured with it.
+
+    Raises:
+        StageError: there are too few photos.
+    """
+    decided = labels.decisions()
+    sides = {"train": spread([photo for photo in photos if photo.side == "train"], train)}
+    sides["val"] = [photo for photo in photos if photo.side == "val"]
+    sides |= {str(size): spread(photos, size) for size in sizes}
+    for side, chosen in sides.items():
+        for photo in chosen:
+            name = photo.sha256[: labels.ID_LENGTH]
+            label = labels.audited(name, photo.label, decided if side == "val" else {})
+            if label is None:
+                continue
+            prepared = stage.PREPARED / photo.side / photo.label / f"{name}.png"
+            raw = stage.RAW / photo.path
+            for source, link in (
+                (prepared, folder / "prepared" / side / label / prepared.name),
+                (raw, folder / "photos" / side / label / f"{name}{raw.suffix}"),
+            ):
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(source.resolve())
+
+
+def spread(photos: list[Photo], count: int) -> list[Photo]:
+    """``count`` of the photos, spread evenly over them.
+
+    Raises:
+        StageError: there are fewer.
+    """
+    if len(photos) < count:
+        raise StageError(f"{count:,} photos are wanted and {len(photos):,} are there: lower the options' numbers")
+    return [photos[round(place)] for place in np.linspace(0, len(photos) - 1, count)]
+
+
+@click.command(
+    help="Measure training's speed, accuracy and memory against the loop of tutorials.\n\n"
+    "\b\nExamples:\n"
+    "  python -m training.bench --ablate\n"
+    "  python -m training.bench --rounds 3 --batches 6 --no-accuracy --no-memory"
+)
+@click.option("--rounds", default=6, show_default=True, type=click.IntRange(1), help="Segments that each trains.")
+@click.option(
+    "--batches", default=6, show_default=True, type=click.IntRange(2), help="Batches in one; the first is not timed."
+)
+@click.option("--accuracy/--no-accuracy", default=True, show_default=True, help="Validate what both have trained.")
+@click.option(
+    "--memory/--no-memory", "with_memory", default=True, show_default=True, help="Measure memory at two sizes of data."
+)
+@click.option(
+    "--sizes", nargs=2, default=(1000, 12000), show_default=True, type=click.IntRange(2), help="Photos in those two."
+)
+@click.option("--ablate", is_flag=True, help="Also take one thing away at a time; about 1 GB of memory for each.")
+@click.option("--params", "params_file", default="params.yaml", show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", default=stage.REPORTS / "bench-train.json", show_default=True, type=click.Path(path_type=Path))
+def main(  # noqa: PLR0913, PLR0917  # options are arguments
+    rounds: int,
+    batches: int,
+    accuracy: bool,
+    with_memory: bool,
+    sizes: tuple[int, int],
+    ablate: bool,
+    params_file: Path,
+    out: Path,
+) -> None:
+    """Measure, and write JSON and tables."""
+    try:
+        recipe = msgspec.structs.replace(params.load(params_file).train, soup=(), epochs=1)
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=stage.PREPARED.parent) as name:
+            folder = Path(name).resolve()
+            chosen = sizes if with_memory and STATUS.exists() else ()
+            link_sets(folder, split.read(stage.SPLIT), rounds * batches * recipe.batch_size, chosen)
+            document: dict[str, Any] = {
+                "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "machine": describe_machine(),
+                "settings": {
+                    "model": recipe.model,
+                    "batch_size": recipe.batch_size,
+                    "rounds": rounds,
+                    "batches": batches,
+                },
+            }
+            document |= race(folder, recipe, rounds, batches, accuracy=accuracy)
+            if chosen:
+                document["memory"] = memory(folder, recipe, map(str, chosen))
+            if ablate:
+                bfloat16 = any("bfloat16 autocast" in choice for choice in document["choices"])
+                document["ablation"] = ablation(folder, recipe, bfloat16=bfloat16)
+    except StageError as error:
+        raise click.UsageError(str(error)) from error
+    stage.write_json(out, document)
+    stage.write_whole(out.with_suffix(".md"), report(document))
+    click.echo(table(document))
+
+
+if __name__ == "__main__":
+    main()

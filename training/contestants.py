@@ -1,0 +1,266 @@
+"""The two that ``training.bench`` measures, each in a process of its own that does what it is told.
+
+``Plain`` is the loop that tutorials write. ``Ours`` takes the very steps of ``catsdogs train``, or those steps with one
+thing taken away. A process gets its :class:`Task` as its only argument, reads one command a line from standard input,
+and answers each with a line of JSON; all else that it prints goes to standard error.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from torchvision import datasets, transforms
+from torchvision.transforms import v2
+
+from shared import pixels
+from training import machine as machines
+from training import models, pictures, train
+from training.augmentation import RandomColour, augmentation
+from training.fit import Fit
+from training.params import Train
+from training.pictures import Pictures
+from training.stage import progress
+
+Less = Literal["", "channels_last", "freezing", "kept_memory", "decoded_once", "linear_colours", "bfloat16"]
+STATUS: Final = Path("/proc/self/status")
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What a process is to train: ``steps`` are those of the whole run, ``less`` is what it does without.
+
+    Below ``folder`` lie ``photos/{train,val}`` as they were taken and ``prepared/<side>`` as ``prepare`` leaves them,
+    one folder for each class, the files of a side in the same order in both.
+    """
+
+    kind: Literal["plain", "ours"]
+    folder: str
+    recipe: Train
+    steps: int
+    side: str = "train"
+    less: Less = ""
+
+
+class Plain:
+    """The loop of tutorials: photos decoded in every epoch by two loader processes, float32, the whole network learns.
+
+    After https://pytorch.org/tutorials/beginner/transfer_learning_tutorial.html, but for Adam, the square resize, and
+    crops of half the photo at least, where torchvision's 8 % would cost it accuracy in so short a run.
+    """
+
+    def __init__(self, task: Task) -> None:
+        """Make data set, network and optimizer."""
+        torch.manual_seed(task.recipe.seed)
+        classifier = models.build(task.recipe.model, pretrained=task.recipe.pretrained)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = nn.Sequential(
+            classifier.trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier.dropout, classifier.head
+        ).to(self.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4)
+        mean, std = (classifier.mean.flatten() / 255).tolist(), (classifier.std.flatten() / 255).tolist()
+        tensor = [transforms.ToTensor(), transforms.Normalize(mean, std)]
+        varied = [transforms.RandomResizedCrop(pixels.SIZE, scale=(0.5, 1.0)), transforms.RandomHorizontalFlip()]
+        same = [transforms.Resize((pixels.SIZE, pixels.SIZE))]
+        photos = Path(task.folder) / "photos"
+        self.train_set = datasets.ImageFolder(photos / "train", transforms.Compose([*varied, *tensor]))
+        self.val_set = datasets.ImageFolder(photos / "val", transforms.Compose([*same, *tensor]))
+        self.batch_size = task.recipe.batch_size
+        self.order = torch.randperm(len(self.train_set)).tolist()  # `shuffle=True`, in parts
+
+    def learn(self, batches: int) -> dict[str, Any]:
+        """Learn from the next batches."""
+        count = batches * self.batch_size
+        part, self.order = self.order[:count], self.order[count:]
+        loss_function = nn.CrossEntropyLoss()
+        self.network.train()
+        watch = Watch()
+        for images, labels in DataLoader(Subset(self.train_set, part), self.batch_size, num_workers=2):
+            self.optimizer.zero_grad()
+            loss = loss_function(self.network(images.to(self.device)), labels.to(self.device))
+            loss.backward()
+            self.optimizer.step()
+            watch.step(loss.item(), len(labels))
+        return watch.read()
+
+    def validate(self) -> dict[str, Any]:
+        """Say which it has right."""
+        began = time.monotonic()
+        self.network.eval()
+        right: list[bool] = []
+        with torch.inference_mode():
+            for images, labels in DataLoader(self.val_set, self.batch_size, num_workers=2):
+                right += (self.network(images.to(self.device)).argmax(1).cpu() == labels).tolist()
+        return {"right": right, "seconds": time.monotonic() - began}
+
+
+class Ours:
+    """The steps of ``catsdogs train``: everything that it does between the prepared pictures and the weights."""
+
+    def __init__(self, task: Task) -> None:
+        """Decode the pictures once, fit the probe that the head starts from, and freeze."""
+        self.less, self.folder, self.recipe = task.less, Path(task.folder), task.recipe
+        if self.less == "freezing":
+            self.recipe = msgspec.structs.replace(self.recipe, frozen_blocks=0)
+        if self.less == "kept_memory":
+            machines._keep_freed_memory = lambda: "left to the system's malloc"
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            self.machine = machines.choose_machine()
+        self.choices = said.getvalue().splitlines()
+        if self.less == "bfloat16":
+            self.machine = dataclasses.replace(self.machine, autocast=None)
+        began = time.monotonic()
+        plain_pictures = Pictures(self.folder / "prepared" / task.side)
+        decoded = time.monotonic()
+        start = train._start(self.folder / "no checkpoint", self.recipe, plain_pictures, self.machine)
+        self.once = {"decoding": decoded - began, "probe": time.monotonic() - decoded}
+        self.model = train._build(self.recipe, start["weights"], self.machine)
+        self.choices.append(f"frozen: {self.model.freeze(self.recipe.frozen_blocks)}")
+        if self.less == "channels_last":
+            self.model.to(memory_format=torch.contiguous_format)
+        self.fit = Fit(self.model, self.recipe, task.steps)
+        self.augmented = self._augmented(self.folder / "prepared" / task.side)
+        self.batches = pictures.shuffled(len(self.augmented), self.recipe.batch_size, self.recipe.seed, 0)
+
+    def _augmented(self, side: Path) -> Pictures:
+        transform = augmentation(self.recipe.augmentation)
+        seed = pictures.epoch_seed(self.recipe.seed, 0)
+        if self.less == "linear_colours":
+            given = self.recipe.augmentation
+            jitter = v2.ColorJitter(given.brightness, given.contrast, given.saturation, given.hue)
+            transform = v2.Compose([jitter if isinstance(t, RandomColour) else t for t in transform.transforms])
+        if self.less == "decoded_once":
+            return Undecoded(side, transform, seed)
+        return Pictures(side, transform, seed)
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        device = self.machine.device
+        self.fit.step(images.to(device), labels.to(device), self.machine.autocast)
+
+    def learn(self, batches: int) -> dict[str, Any]:
+        """Learn from the next batches."""
+        part = self.batches[self.fit.batch : self.fit.batch + batches]
+        self.model.train()
+        watch = Watch()
+        for images, labels in pictures.loader(self.augmented, part, self.machine.workers):
+            self._step(images, labels)
+            watch.step(self.fit.loss, len(labels))
+        return watch.read()
+
+    def validate(self) -> dict[str, Any]:
+        """Say which the averaged weights have right."""
+        val_set = Pictures(self.folder / "prepared" / "val")
+        began = time.monotonic()
+        logits, labels = train.predict(self.fit.averaged, val_set, self.machine, "validating")
+        return {"right": (logits.argmax(1) == labels).tolist(), "seconds": time.monotonic() - began}
+
+    def frozen_share(self, batches: int) -> dict[str, Any]:
+        """Median share of a forward pass that its frozen stages take, 0..1, on a processor; 0 if nothing is frozen."""
+        ends: list[float] = []
+        if self.model.frozen:
+            last = self.model.stages[self.model.frozen - 1]
+            last.register_forward_hook(lambda *_: ends.append(time.monotonic()))
+        images = torch.stack([self.augmented[index][0] for index in self.batches[0]]).to(self.machine.device)
+        shares = []
+        self.model.eval()
+        for _ in range(batches):
+            began = time.monotonic()
+            with torch.inference_mode():
+                self.model(images)
+            now = time.monotonic()
+            shares.append((ends.pop() - began) / (now - began) if ends else 0.0)
+        return {"share": statistics.median(shares)}
+
+    def read_all(self, steps: int) -> dict[str, Any]:
+        """Load every batch of the side, learn from ``steps`` of them spread over it, validate, and watch the memory."""
+        every = max(1, len(self.batches) // steps)
+        anonymous, done = memory("RssAnon"), 0
+        self.model.train()
+        loader = pictures.loader(self.augmented, self.batches, self.machine.workers)
+        for number, (images, labels) in enumerate(progress(loader, "reading all", len(self.batches), " batches")):
+            if number % every == 0 and done < steps:
+                self._step(images, labels)
+                done += 1
+            anonymous = max(anonymous, memory("RssAnon"))
+        self.validate()
+        anonymous = max(anonymous, memory("RssAnon"))
+        return {"pictures": len(self.augmented), "steps": done, "peak_mb": memory("VmHWM"), "anonymous_mb": anonymous}
+
+
+class Undecoded(Pictures):
+    """The same pictures, each decoded from its photo whenever it is wanted, like in a data set that keeps none."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Decode the photo, then read and augment as ever: reading takes 0.05 ms, so it may as well be done too."""
+        pixels.pixels(self.photos[index].read_bytes())
+        return super().__getitem__(index)
+
+    @functools.cached_property
+    def photos(self) -> list[Path]:
+        """The photos that the pictures were prepared from, in the same order."""
+        prepared = self.paths[0].parents[1]
+        return sorted((prepared.parents[1] / "photos" / prepared.name).glob("*/*"))
+
+
+class Watch:
+    """Times the batches of a segment from the end of the first one, in which caches and loaders get going."""
+
+    def __init__(self) -> None:
+        """Start the watch of the whole segment."""
+        self.began = time.monotonic()
+        self.first: float | None = None
+        self.pictures = 0
+
+    def step(self, loss: float, pictures: int) -> None:
+        """Count a batch, once its loss is there."""
+        if not math.isfinite(loss):
+            raise ArithmeticError("the loss is no number: what is measured here learns nothing")
+        if self.first is None:
+            self.first = time.monotonic()
+        else:
+            self.pictures += pictures
+
+    def read(self) -> dict[str, Any]:
+        """Pictures and seconds after the first batch, and seconds with it."""
+        now = time.monotonic()
+        assert self.first is not None
+        return {"pictures": self.pictures, "seconds": now - self.first, "whole_seconds": now - self.began}
+
+
+def memory(field: str) -> float:
+    """Resident memory of this process in MB (10⁶ bytes), by a field of Linux's ``/proc/self/status``.
+
+    ``VmHWM`` is the most there ever was, as the kernel counted it; ``RssAnon`` what is there now less the pages of
+    files, such as torch's libraries.
+    """
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def main() -> None:
+    """Do what standard input says until it ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    task = msgspec.json.decode(sys.argv[1], type=Task)
+    contestant = Plain(task) if task.kind == "plain" else Ours(task)
+    ready = {"choices": contestant.choices, "once_seconds": contestant.once} if isinstance(contestant, Ours) else {}
+    print(json.dumps(ready), file=answers, flush=True)
+    for line in sys.stdin:
+        what, *numbers = line.split()
+        answer = getattr(contestant, what)(*map(int, numbers))
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

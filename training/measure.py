@@ -1,0 +1,118 @@
+"""Figures about a model's answers, each with how far it can be trusted. No file, no photo: arrays in, numbers out."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
+
+from shared.contract import Contract
+from shared.exam import Outputs
+from shared.intervals import Interval, wilson
+
+BINS: Final = 15
+RESAMPLES: Final = 1000
+SEED: Final = 20261123
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """How good the answers to so many photos are; shares 0..1, losses in nats, all with 95 % intervals."""
+
+    pictures: int
+    accuracy: Interval
+    log_loss: Interval
+    calibration_error: Interval
+    answered: Interval
+    accuracy_when_answered: Interval | None
+    unsure: dict[str, int]
+    confusion: tuple[tuple[int, int], tuple[int, int]]
+
+
+def quality(outputs: Outputs, labels: Ints, document: Contract) -> Quality:
+    """Measure the answers.
+
+    Args:
+        outputs: of the photos.
+        labels: int [n], class indices.
+        document: the contract that says when the file answers at all.
+    """
+    probabilities = outputs.probabilities.astype(np.float64)
+    right = probabilities.argmax(1) == labels
+    losses = -np.log(probabilities[np.arange(len(labels)), labels].clip(1e-12))
+    confidence = probabilities.max(1)
+    because = reasons(outputs, document)
+    answered = because == ""
+    counts = np.zeros((2, 2), int)
+    np.add.at(counts, (labels, probabilities.argmax(1)), 1)
+    return Quality(
+        pictures=len(labels),
+        accuracy=wilson(int(right.sum()), len(right)),
+        log_loss=bootstrap(lambda rows: float(losses[rows].mean()), len(labels)),
+        calibration_error=bootstrap(lambda rows: calibration_error(confidence[rows], right[rows]), len(labels)),
+        answered=wilson(int(answered.sum()), len(answered)),
+        accuracy_when_answered=(wilson(int((right & answered).sum()), int(answered.sum())) if answered.any() else None),
+        unsure={reason: int((because == reason).sum()) for reason in ("close_call", "unfamiliar")},
+        confusion=((int(counts[0, 0]), int(counts[0, 1])), (int(counts[1, 0]), int(counts[1, 1]))),
+    )
+
+
+def reasons(outputs: Outputs, document: Contract) -> npt.NDArray[np.str_]:
+    """Why each photo is not answered, ``""`` where it is; str [n]."""
+    verdicts = (
+        document.judge(probabilities, float(familiarity))
+        for probabilities, familiarity in zip(outputs.probabilities, outputs.familiarity, strict=True)
+    )
+    return np.array([verdict.unsure_because or "" for verdict in verdicts])
+
+
+def bootstrap(statistic: Callable[[Ints], float], count: int) -> Interval:
+    """A statistic of photos with its 95 % percentile bootstrap interval (Efron 1979).
+
+    Args:
+        statistic: of the photos with these indices, int [count], some more than once.
+        count: photos.
+    """
+    random = np.random.default_rng(SEED)
+    draws = [statistic(random.integers(0, count, count)) for _ in range(RESAMPLES)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Interval(value=statistic(np.arange(count)), low=float(low), high=float(high))
+
+
+def reliability(confidence: Floats, right: Bools) -> list[tuple[float, float, int]]:
+    """Mean confidence, share right and count in each of ``BINS`` bins of equal size, from the least confident on.
+
+    Args:
+        confidence: [n], the larger probability.
+        right: [n].
+    """
+    order = np.argsort(confidence, kind="stable")
+    parts = [part for part in np.array_split(order, BINS) if len(part)]
+    return [(float(confidence[part].mean()), float(right[part].mean()), len(part)) for part in parts]
+
+
+def calibration_error(confidence: Floats, right: Bools) -> float:
+    """Expected calibration error, 0..1, over bins of equal mass (Nguyen and O'Connor 2015, arXiv:1508.05154)."""
+    bins = reliability(confidence, right)
+    return sum(abs(sure - share) * count for sure, share, count in bins) / len(confidence)
+
+
+def risk_coverage(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
+    """Share answered and share wrong among the answered, [n] each, as the threshold falls past one photo after another.
+
+    The risk-coverage curve of El-Yaniv and Wiener (2010, https://jmlr.org/papers/v11/el-yaniv10a.html).
+    """
+    order = np.argsort(-confidence, kind="stable")
+    answered = np.arange(1, len(order) + 1)
+    return answered / len(order), np.cumsum(~right[order]) / answered
+
+
+def auroc(familiar: Floats, strange: Floats) -> float:
+    """Chance that a photo of a pet is more familiar than a photo of something else."""
+    truth = np.concatenate([np.ones(len(familiar)), np.zeros(len(strange))])
+    return float(roc_auc_score(truth, np.concatenate([familiar, strange])))

@@ -1,0 +1,168 @@
+"""The report: one self-contained HTML page and a model card, both from the same figures.
+
+Nothing in the page is loaded from elsewhere: figures are SVG drawn into it, photographs (only in the page that stays on
+this machine) are in it as bytes.
+"""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import jinja2
+import markupsafe
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from shared.contract import Contract
+from shared.exam import Outputs
+from shared.intervals import Interval
+from training import measure, plots, stage
+from training.comparison import Comparison
+
+TEMPLATES: Final = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=jinja2.select_autoescape(("html",)),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What both documents are made of. Figures, outputs and contracts are by precision, fp32 first."""
+
+    metrics: dict[str, dict[str, Any]]
+    outputs: dict[str, Outputs]
+    contracts: dict[str, Contract]
+    strange: dict[str, Outputs]
+    labels: npt.NDArray[np.int64]
+    ablation: list[dict[str, Any]]
+    precisions: Comparison | None
+
+
+def page(content: Content, mistakes: Figure | None) -> str:
+    """The report as HTML; ``mistakes`` is a sheet of photographs, or None for a page that may be passed on."""
+    return TEMPLATES.get_template("report.html").render(
+        **_common(content), figures=_figures(content), mistakes=_png(mistakes) if mistakes else None
+    )
+
+
+def card(content: Content) -> str:
+    """The model card as Markdown (Mitchell et al. 2019, https://arxiv.org/abs/1810.03993)."""
+    return TEMPLATES.get_template("model-card.md").render(**_common(content))
+
+
+def _common(content: Content) -> dict[str, Any]:
+    return {
+        "metrics": content.metrics,
+        "fp32": content.metrics["fp32"],
+        "int8": content.metrics.get("int8"),
+        "contract": content.contracts["fp32"],
+        "contracts": content.contracts,
+        "ablation": content.ablation,
+        "precisions": content.precisions.told("the fp32 file", "the int8 file") if content.precisions else None,
+        "audit": _read("audit.json"),
+        "split": _read("split.json"),
+        "suspects": _read("suspects.json"),
+        "export": _read("export.json"),
+        "quantize": _read("quantize.json"),
+        "made": f"{datetime.now(UTC):%d %B %Y}",
+        "percent": _percent,
+        "between": _between,
+    }
+
+
+def _read(name: str) -> dict[str, Any] | None:
+    """Another stage's figures, None where that stage has not run."""
+    try:
+        document: dict[str, Any] = json.loads((stage.REPORTS / name).read_text())
+    except OSError:
+        return None
+    return document
+
+
+def _percent(share: float, digits: int = 2) -> str:
+    return f"{share * 100:.{digits}f} %"
+
+
+def _between(interval: Mapping[str, float], digits: int = 2, *, percent: bool = True) -> str:
+    factor = 100 if percent else 1
+    return f"{interval['low'] * factor:.{digits}f} to {interval['high'] * factor:.{digits}f}{' %' if percent else ''}"
+
+
+def _figures(content: Content) -> dict[str, str]:
+    fp32, labels = content.outputs["fp32"], content.labels
+    confidence = {name: outputs.probabilities.max(1) for name, outputs in content.outputs.items()}
+    right = {name: outputs.probabilities.argmax(1) == labels for name, outputs in content.outputs.items()}
+    answered = {
+        name: measure.reasons(outputs, content.contracts[name]) == "" for name, outputs in content.outputs.items()
+    }
+    chosen = {
+        name: (float(given.mean()), float((given & ~right[name]).sum() / max(1, given.sum())))
+        for name, given in answered.items()
+    }
+    rows = {row["name"]: row for row in content.ablation}
+    drawn = {
+        "confusion": plots.confusion_matrix(labels, fp32.probabilities.argmax(1)),
+        "reliability": plots.reliability(measure.reliability(confidence["fp32"], right["fp32"]), "Reliability"),
+        "risk": plots.risk_coverage(
+            {name: measure.risk_coverage(confidence[name], right[name]) for name in confidence}, chosen
+        ),
+        "familiarity": plots.familiarity(
+            {"cats and dogs": fp32.familiarity}
+            | {name: outputs.familiarity for name, outputs in content.strange.items()},
+            content.contracts["fp32"].unsure.unfamiliar,
+        ),
+        "ablation": plots.intervals(
+            {name: Interval(**row["accuracy"]) for name, row in rows.items()},
+            "right on the test photos, % (audited labels, 95 % intervals)",
+            baseline=content.ablation[1]["name"],
+        ),
+        "cost": plots.costs(
+            {name: (figures["milliseconds"], figures["megabytes"]) for name, figures in content.metrics.items()}
+        ),
+    }
+    if (split := _read("split.json")) is not None:
+        drawn["split"] = plots.bars(split, "Photos by side")
+    if (histories := _histories()) is not None:
+        drawn["curves"] = plots.curves(histories)
+    return {name: _svg(figure) for name, figure in drawn.items()}
+
+
+def _histories() -> dict[str, list[SimpleNamespace]] | None:
+    path = stage.TRAINED / "history.csv"
+    if not path.exists():
+        return None
+    histories: dict[str, list[SimpleNamespace]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            name = row.pop("member")
+            numbers = {column: float(value) for column, value in row.items()}
+            histories.setdefault(name, []).append(SimpleNamespace(**numbers | {"epoch": int(row["epoch"])}))
+    return histories
+
+
+def _svg(figure: Figure) -> markupsafe.Markup:
+    """The figure as an SVG element; text stays text, so that it can be found and read aloud."""
+    import matplotlib  # noqa: PLC0415  # only for this setting
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cats-dogs", "font.family": "sans-serif"}):
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    content = text.getvalue()
+    return markupsafe.Markup(content[content.index("<svg") :])  # noqa: S704  # drawn here, from numbers
+
+
+def _png(figure: Figure) -> str:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=100)
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()

@@ -1,0 +1,86 @@
+"""What ``training.bench`` found, as tables, and the machine it found it on."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any, Final
+
+FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "avx_vnni", "asimd", "bf16")
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures were measured on, without a name for it."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    values = {name.strip(): value.strip() for name, value in fields.items()}
+    has = set(values.get("flags", values.get("Features", "")).split())
+    return {
+        "processor": values.get("model name", platform.processor() or platform.machine()),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "flags": [flag for flag in FLAGS if flag in has],
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "torchvision": importlib.metadata.version("torchvision"),
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    """The main figures as Markdown rows, as the README has them."""
+    speed = document["speed"]
+    plain, ours, ratio = speed["plain"], speed["ours"], speed["ratio"]
+    lines = [
+        "| | the loop of tutorials | `catsdogs train` | |",
+        "|---|---|---|---|",
+        f"| pictures per second, median of {len(ratio['pairs'])} turns "
+        f"| {plain['pictures_per_second']:.1f} | {ours['pictures_per_second']:.1f} "
+        f"| **{ratio['median']:.1f} times** ({ratio['low']:.1f} to {ratio['high']:.1f}) |",
+    ]
+    if "accuracy" in document:
+        accuracy = document["accuracy"]
+        shares = [f"{part['value']:.2%} ({part['low']:.2%} to {part['high']:.2%})" for part in _both(accuracy)]
+        lines.append(
+            f"| right on {accuracy['comparison']['n']:,} validation photos after one epoch of "
+            f"{accuracy['trained_on']:,} | {shares[0]} | {shares[1]} | {accuracy['verdict']} |"
+        )
+    lines += [
+        f"| peak memory with {line['pictures']:,} photos | | {line['peak_mb']:,.0f} MB "
+        f"| {line['anonymous_mb']:,.0f} MB of it not files |"
+        for line in document.get("memory", [])
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _both(part: dict[str, Any]) -> tuple[Any, Any]:
+    return part["plain"], part["ours"]
+
+
+def report(document: dict[str, Any]) -> str:
+    """All figures as Markdown."""
+    machine = document["machine"]
+    lines = [
+        "# How fast training is",
+        "",
+        f"Written by `python -m training.bench` on {document['written']}: {machine['processor']}, "
+        f"{machine['cores']} cores ({', '.join(machine['flags'])}), torch {machine['torch']}, "
+        f"{document['settings']['model']}, batches of {document['settings']['batch_size']}.",
+        "",
+        table(document),
+    ]
+    once = document["speed"]["ours"]["once_seconds"]
+    seconds = [document["speed"][name]["whole_seconds"] for name in ("plain", "ours")]
+    lines += [
+        f"The whole epoch took {seconds[0]:.0f} s and {seconds[1]:.0f} s. Before it, ours spent "
+        f"{once['decoding']:.0f} s on decoding and {once['probe']:.0f} s on the probe that its head starts from, once "
+        "for all epochs and members.",
+        "",
+    ]
+    if "ablation" in document:
+        lines += ["| one thing taken away | pictures per second | of all |", "|---|---|---|"]
+        lines += [
+            f"| {line['what']} | {line['pictures_per_second']:.1f} | {line['against_all']:.0%} |"
+            for line in document["ablation"]
+        ]
+        lines.append("")
+    lines += ["What was chosen, and why:", "", *(f"- {choice}" for choice in document["choices"])]
+    return "\n".join(lines) + "\n"
