@@ -10,12 +10,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torchvision.transforms import v2
 
 from shared.intervals import Interval, wilson
-from shared.pixels import SIZE
 from training import models, stage
+from training.augmentation import degrade
 from training.comparison import Comparison, compare
 from training.labels import Decision
 from training.machine import Machine
@@ -93,10 +92,3 @@ def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Mac
             )
         )
     return rows
-
-
-def degrade(picture: Tensor) -> Tensor:
-    """Make a small, badly compressed photo of a picture: 80 pixels a side, JPEG quality 30; uint8 [3, 224, 224]."""
-    small = v2.functional.jpeg(v2.functional.resize(picture, [80, 80], antialias=True), 30)
-    result: Tensor = v2.functional.resize(small, [SIZE, SIZE], antialias=True)
-    return result

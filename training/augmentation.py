@@ -109,3 +109,10 @@ class RandomSharpness(torch.nn.Module):
         factor = self.low + (self.high - self.low) * float(torch.rand(()))
         result: Tensor = v2.functional.adjust_sharpness(picture, factor)
         return result
+
+
+def degrade(picture: Tensor) -> Tensor:
+    """Make a small, badly compressed photo of a picture: 80 pixels a side, JPEG quality 30; uint8 [3, 224, 224]."""
+    small = v2.functional.jpeg(v2.functional.resize(picture, [80, 80], antialias=True), 30)
+    result: Tensor = v2.functional.resize(small, [SIZE, SIZE], antialias=True)
+    return result

@@ -24,6 +24,12 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Command = Callable[..., Any]
 
 
+class Refused(click.ClickException):
+    """One line that says what to mend; click's UsageError would show how to call the command, which was not wrong."""
+
+    exit_code = 2
+
+
 def _command(help_text: str) -> Callable[[Command], click.Command]:
     """Make a subcommand that shows a StageError, or a full disk, as one line with exit code 2."""
 
@@ -32,12 +38,12 @@ def _command(help_text: str) -> Callable[[Command], click.Command]:
             try:
                 function(*args, **kwargs)
             except stage.StageError as error:
-                raise click.UsageError(str(error)) from error
+                raise Refused(str(error)) from error
             except OSError as error:
                 if error.errno not in NO_ROOM:
                     raise
                 message = f"{error.strerror}: nothing is half-written, and what is finished is kept; run it again"
-                raise click.UsageError(message) from error
+                raise Refused(message) from error
 
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # click's own way
         return click.command(function.__name__, help=help_text)(run)

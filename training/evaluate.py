@@ -34,7 +34,7 @@ from training.graph import runner
 from training.machine import choose_machine
 from training.measure import Quality, quality
 from training.params import Evaluate
-from training.pictures import Pictures
+from training.pictures import Pictures, spread
 from training.seal import answers
 from training.stage import StageError, progress
 from training.train import read_trained
@@ -82,7 +82,7 @@ def evaluate(params: Evaluate) -> None:
     if "fp32" not in files:
         raise StageError(f"{stage.CANDIDATE}: not there; run `catsdogs export` first")
     _time(files, test, params.timed)
-    evidence = covering(files["fp32"].run, [_picture(test, index) for index in spread(len(test), params.covered)])
+    evidence = covering(files["fp32"].run, [test.array(index) for index in spread(len(test), params.covered)])
     rows = ablation.ablation(trained, decided, choose_machine())
     truth = np.array(test.labels)
     precisions = (
@@ -100,11 +100,6 @@ def evaluate(params: Evaluate) -> None:
             f"with audited labels; log loss {file.raw.log_loss.value:.4f} and {file.audited.log_loss.value:.4f}"
         )
     print(f"{stage.REPORTS / 'report.html'}: all of it, in figures")
-
-
-def spread(total: int, count: int) -> list[int]:
-    """Indices spread evenly over a data set, so that both classes are among them."""
-    return [int(index) for index in np.linspace(0, total - 1, min(count, total))]
 
 
 def _measure(path: Path, test: Pictures, after_audit: list[str | None], others: dict[str, list[Pixels]]) -> Measured:
@@ -142,17 +137,13 @@ def _time(files: dict[Precision, Measured], test: Pictures, count: int) -> None:
     runs = {precision: runner(file.model.SerializeToString(), options) for precision, file in files.items()}
     spent: dict[Precision, list[float]] = {precision: [] for precision in files}
     for index in progress(spread(len(test), count), "timing"):
-        picture = _picture(test, index)[np.newaxis]
+        picture = test.array(index)[np.newaxis]
         for precision, run in runs.items():
             began = perf_counter()
             run(picture)
             spent[precision].append((perf_counter() - began) * 1000)
     for precision, file in files.items():
         file.milliseconds = median(spent[precision])
-
-
-def _picture(pictures: Pictures, index: int) -> Pixels:
-    return np.ascontiguousarray(pictures[index][0].permute(1, 2, 0).numpy())
 
 
 def figures(file: Measured, evidence: Covering | None) -> dict[str, Any]:
@@ -198,7 +189,7 @@ def _write(
     predicted = fp32.outputs.probabilities.argmax(1)
     worst = _worst(fp32.outputs, truth, params.worst)
     mistakes = plots.sheet(
-        [_picture(test, index) for index in worst],
+        [test.array(index) for index in worst],
         [f"{CLASSES[truth[i]]}, said {CLASSES[predicted[i]]} {fp32.outputs.probabilities[i].max():.3f}" for i in worst],
         f"{len(worst)} worst of {int((predicted != truth).sum())} mistakes on {len(truth):,} test photos",
     )

@@ -21,7 +21,7 @@ from training.familiarity import Familiarity
 from training.graph import Graph, largest_difference, runner, to_onnx
 from training.machine import choose_machine
 from training.params import Export
-from training.pictures import Pictures
+from training.pictures import Pictures, spread
 from training.seal import Calibrated, seal
 from training.train import features, read_trained
 
@@ -53,9 +53,7 @@ def export(params: Export) -> None:
 
     graph = Graph(classifier, familiarity, temperature)
     model = to_onnx(graph, params.opset)
-    pictures = np.stack(
-        [val_set[index][0].permute(1, 2, 0).numpy() for index in _spread(val_set, params.parity_pictures)]
-    )
+    pictures = np.stack([val_set.array(index) for index in spread(len(val_set), params.parity_pictures)])
     differences = check_parity(graph, runner(model.SerializeToString()), pictures)
     sealed = seal(model, "fp32", Calibrated(trained, temperature), val_set, params, {})
     stage.write_whole(stage.CANDIDATE, sealed.data)
@@ -99,8 +97,3 @@ def check_parity(graph: Graph, run: exam.Run, pictures: Pixels) -> dict[str, flo
     if wrong:
         raise stage.StageError(f"the exported file differs from torch in {', '.join(wrong)}, more than {TOLERANCE:g}")
     return differences
-
-
-def _spread(pictures: Pictures, count: int) -> list[int]:
-    """Indices spread evenly over the data set, so that both classes are among them."""
-    return [int(index) for index in np.linspace(0, len(pictures) - 1, min(count, len(pictures)))]

@@ -131,7 +131,10 @@ class Train(Section, frozen=True):
             if last not in part:
                 raise ValueError(f"soup: {variation.name}: there is no {name!r} to vary")
             part[last] = value
-        return msgspec.convert(section, Train)
+        try:
+            return msgspec.convert(section, Train)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"soup: {variation.name}: {error}") from error
 
 
 class Export(Section, frozen=True):

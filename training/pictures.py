@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from shared import pixels
 from shared.contract import CLASSES
@@ -31,7 +30,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     Args:
         folder: one side of ``data/processed_split``.
-        transform: random augmentation, or None to leave the pictures as they are.
+        transform: what to do to each picture, such as a random augmentation, or None to leave the pictures as they are.
         seed: with the index, decides what the transform draws; so a picture's augmentation in an epoch is the same
             whichever worker makes it, and after an interruption too.
         decided: decisions about labels to follow; empty to take the labels as they came.
@@ -40,7 +39,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     def __init__(
         self,
         folder: Path,
-        transform: v2.Transform | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
         decided: dict[str, Decision] | None = None,
     ) -> None:
@@ -60,20 +59,29 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         """Count the pictures."""
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Read, and augment, one picture."""
+    def array(self, index: int) -> pixels.Pixels:
+        """Read one picture as it is, uint8 [224, 224, 3]."""
         # A read, not a memory map: mapped pages would count as this process's memory, the whole data set in the end.
         # Opened for each picture, 20 µs, so that a loader process however started can do it.
         data = bytearray(BYTES)
         with self._pixels.open("rb") as file:
             file.seek(self._rows[index] * BYTES)
             file.readinto(data)
-        picture = torch.frombuffer(data, dtype=torch.uint8).view(SHAPE).permute(2, 0, 1)
+        return np.frombuffer(data, np.uint8).reshape(SHAPE)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Read, and augment, one picture."""
+        picture = torch.from_numpy(self.array(index)).permute(2, 0, 1)
         if self.transform is not None:
             with torch.random.fork_rng([]):
                 torch.manual_seed(_mix(self.seed, index))
                 picture = self.transform(picture)
         return picture, self.labels[index]
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Indices spread evenly over a data set, so that both classes are among them."""
+    return [int(index) for index in np.linspace(0, total - 1, min(count, total))]
 
 
 def decoded(folder: Path, paths: list[Path]) -> Path:

@@ -13,7 +13,6 @@ import onnx
 
 from shared import contract, exam
 from shared.exam import Outputs, Run
-from shared.pixels import Pixels
 from training import audit, calibration, stage, tracking
 from training.golden import golden_pictures
 from training.graph import runner
@@ -121,12 +120,8 @@ def seal(
 
 def answers(run: Run, pictures: Pictures, what: str) -> Outputs:
     """Run the file on every picture, one at a time as the service does."""
-    rows = [run(_array(pictures, index)) for index in progress(range(len(pictures)), what)]
+    rows = [run(pictures.array(index)[np.newaxis]) for index in progress(range(len(pictures)), what)]
     return Outputs(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
-
-
-def _array(pictures: Pictures, index: int) -> Pixels:
-    return np.ascontiguousarray(pictures[index][0].permute(1, 2, 0).numpy())[np.newaxis]
 
 
 def _exam(run: Run, others: dict[str, Run]) -> tuple[exam.Exam, dict[str, float]]:
@@ -146,7 +141,7 @@ def _exam(run: Run, others: dict[str, Run]) -> tuple[exam.Exam, dict[str, float]
 
 
 def _brightness(pictures: Pictures) -> npt.NDArray[np.float64]:
-    return np.array([float(pictures[index][0].double().mean()) / 255 for index in range(len(pictures))])
+    return np.array([float(pictures.array(index).mean()) / 255 for index in range(len(pictures))])
 
 
 def _histogram(values: npt.NDArray[np.floating[Any]], edges: tuple[float, ...]) -> contract.Histogram:

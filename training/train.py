@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from shared.intervals import wilson
 from training import labels, models, pictures, plots, tracking
-from training.augmentation import augmentation
+from training.augmentation import augmentation, degrade
 from training.fit import Fit, Weights, greedy_soup
 from training.machine import Machine, choose_machine
 from training.models import Classifier
@@ -85,17 +85,11 @@ def train(
             print(f"member {number} of {len(members)}: {member.name}")
             fits.append(_fit(member, start["weights"], prepared, val_set, machine))
 
-        judge = _build(members[0].recipe, start["weights"], machine)
-
-        def loss(weights: Weights) -> float:
-            judge.load_state_dict(weights)
-            logits, truth = predict(judge, val_set, machine, "validating an average")
-            return float(nn.functional.cross_entropy(logits, truth))
-
-        chosen, weights = greedy_soup([fit.best for fit in fits], loss)
-        print(f"kept: the average of {' + '.join(members[number].name for number in chosen)}")
-        judge.load_state_dict(weights)
-        logits, truth = predict(judge, val_set, machine, "validating what is kept")
+        model = _build(members[0].recipe, start["weights"], machine)
+        chosen, weights = _average([fit.best for fit in fits], model, prepared, machine)
+        print(f"kept: {' + '.join(members[number].name for number in chosen)}, averaged")
+        model.load_state_dict(weights)
+        logits, truth = predict(model, val_set, machine, "validating what is kept")
         lines = [
             {"name": member.name, "kept": number in chosen, "mlflow_run_id": fit.mlflow_run_id, **asdict(fit.best_line)}
             for number, (member, fit) in enumerate(zip(members, fits, strict=True))
@@ -201,6 +195,26 @@ def _fit(member: Member, start: Weights, prepared: Path, val_set: Pictures, mach
 def _guesses(accuracy: float, pictures: int) -> bool:
     """Whether tossing a coin could be as often right, as it is when half of the labels are swapped."""
     return wilson(round(accuracy * pictures), pictures).low <= 1 / 2
+
+
+def _average(members: list[Weights], model: Classifier, prepared: Path, machine: Machine) -> tuple[list[int], Weights]:
+    """Average the members that help, on the validation photos as they are and as small, badly compressed ones.
+
+    What people upload comes from other cameras and in other sizes than this collection. Measured, the mean of both log
+    losses: 0.081, 0.080 and 0.074 for the three members alone, 0.076 for the two without strong augmentation, 0.069 for
+    all; on the photos as they are, 0.0173 for all against 0.0166 for those two.
+    """
+    if len(members) == 1:
+        return [0], members[0]
+    decided = labels.decisions()
+    sides = [Pictures(prepared / "val", transform, decided=decided) for transform in (None, degrade)]
+
+    def loss(weights: Weights) -> float:
+        model.load_state_dict(weights)
+        found = (predict(model, side, machine, "validating an average") for side in sides)
+        return sum(float(nn.functional.cross_entropy(logits, truth)) for logits, truth in found) / len(sides)
+
+    return greedy_soup(members, loss)
 
 
 def _run_epoch(fit: Fit, augmented: Pictures, epoch: int, recipe: Train, machine: Machine, checkpoint: Path) -> None:

@@ -1,5 +1,6 @@
 """Generated pictures that a small network learns to tell apart within seconds, prepared once for all tests."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -58,7 +59,7 @@ def work(in_folder: Path, data: Path) -> Path:
     return in_folder
 
 
-def write_params(folder: Path, **sections: dict[str, object]) -> None:
+def write_params(folder: Path, **sections: Mapping[str, object]) -> None:
     """Write the repository's own params.yaml with a small training run, and other values of the sections named."""
     document = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     document["train"] |= SMALL

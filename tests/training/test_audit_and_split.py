@@ -138,9 +138,29 @@ def test_a_folder_without_photos(tmp_path: Path) -> None:
 def test_one_class_alone_is_refused(raw: Path, tmp_path: Path) -> None:
     for path in (raw / "s/dogs").iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(StageError, match="no photo of one class is left"):
+    with pytest.raises(StageError, match=r"30 cats and 0 dogs are usable of 60 files \(left out: 30 corrupt\)"):
         audit(raw, tmp_path / "audit.csv", SIMILARITY)
     assert not (tmp_path / "audit.csv").exists()
+
+
+@pytest.mark.parametrize("left", [2, 3])
+def test_a_class_needs_a_photo_for_each_side(raw: Path, tmp_path: Path, left: int) -> None:
+    for number in range(left, 30):
+        (raw / f"s/cats/{number}.jpg").unlink()
+    if left == 3:
+        assert summary(audit(raw, tmp_path / "audit.csv", SIMILARITY))["kept"] == {"cats": 3, "dogs": 30}
+    else:
+        with pytest.raises(StageError, match="training, validation and test need at least 3 of each"):
+            audit(raw, tmp_path / "audit.csv", SIMILARITY)
+
+
+def test_an_audit_that_refuses_keeps_the_one_before(raw: Path, tmp_path: Path) -> None:
+    audit(raw, tmp_path / "audit.csv", SIMILARITY)
+    before = (tmp_path / "audit.csv").read_bytes()
+    shutil.rmtree(raw / "s/dogs")
+    with pytest.raises(StageError, match="0 dogs"):
+        audit(raw, tmp_path / "audit.csv", SIMILARITY)
+    assert (tmp_path / "audit.csv").read_bytes() == before
 
 
 def test_too_few_photos_to_split(raw: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.conftest import ROOT
@@ -27,6 +28,8 @@ def test_the_repository_s_own_file_is_valid() -> None:
         ("train: 0.8", "train: 0.95", "nothing to test on"),
         ("near_duplicate: 0.97", "near_duplicate: 1.0", "near_duplicate"),
         ("source: [kaggle]", "source: []", "source"),
+        ("folds: 5", "folds: 1", "folds"),
+        ("swapped: 0.2", "swapped: 20", "swapped"),
         ("fetch:", "fetch: [", "params.yaml"),
     ],
 )
@@ -35,6 +38,45 @@ def test_a_wrong_name_or_value_is_said_before_anything_runs(copy: Path, old: str
     copy.write_text(copy.read_text().replace(old, new, 1))
     with pytest.raises(StageError, match=reason):
         params.load(copy)
+
+
+def test_the_soup_s_members_differ_from_the_section_only_where_they_say(copy: Path) -> None:
+    section = params.load(copy).train
+    variation = params.Variation("wider", {"epochs": 2, "augmentation.crop_scale": [0.2, 0.9]})
+    varied = section.varied(variation)
+    assert (varied.epochs, varied.augmentation.crop_scale, varied.soup) == (2, (0.2, 0.9), ())
+    augmentation = msgspec.structs.replace(varied.augmentation, crop_scale=section.augmentation.crop_scale)
+    assert msgspec.structs.replace(varied, epochs=5, augmentation=augmentation, soup=section.soup) == section
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ("{epoch: 2}", "soup: odd: there is no 'epoch' to vary"),
+        ("{augmentation.blur: 2}", "soup: odd: there is no 'augmentation.blur' to vary"),
+        ("{colours.hue: 0.1}", "soup: odd: there is no 'colours.hue' to vary"),
+        ("{lr.head: 0.1}", "soup: odd: there is no 'lr.head' to vary"),
+        ("{augmentation.flip.chance: 0.1}", "soup: odd: there is no 'augmentation.flip.chance' to vary"),
+        ("{epochs: 0}", "soup: odd: Expected `int` >= 1"),
+        ("{augmentation.jpeg: [30, 101]}", r"soup: odd: Expected `int` <= 100.*jpeg"),
+        ("{audited: perhaps}", "soup: odd: Expected `bool`"),
+    ],
+)
+def test_an_impossible_member_is_said_before_the_first_has_taken_its_hours(
+    copy: Path, changes: str, reason: str
+) -> None:
+    copy.write_text(copy.read_text().replace("  soup:\n", f"  soup:\n    - {{name: odd, changes: {changes}}}\n", 1))
+    with pytest.raises(StageError, match=reason):
+        params.load(copy)
+
+
+def test_two_members_of_one_name_are_refused(copy: Path) -> None:
+    name = params.load(copy).train.soup[0].name
+    for taken in (name, "fine-tuned"):
+        text = (ROOT / "params.yaml").read_text()
+        copy.write_text(text.replace("  soup:\n", f"  soup:\n    - {{name: '{taken}', changes: {{epochs: 1}}}}\n", 1))
+        with pytest.raises(StageError, match=f"two members have one name: .*{taken}"):
+            params.load(copy)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -11,18 +11,11 @@ from training.graph import INPUT, Graph, runner, to_onnx
 from training.quantize import in_float, whole_numbers
 
 
-class Blobs:
-    """Generated pictures to calibrate on."""
-
-    def __init__(self) -> None:
-        self.left = list(range(12))
-
-    def get_next(self) -> dict[str, Pixels] | None:
-        return {INPUT: picture(self.left.pop())} if self.left else None
-
-
 def picture(seed: int) -> Pixels:
     return pixels(encoded(blobs(seed), "PNG"))[np.newaxis]
+
+
+PHOTOS = [picture(seed)[0] for seed in range(12)]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +28,7 @@ def exported() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def quantized(exported: onnx.ModelProto) -> onnx.ModelProto:
-    return whole_numbers(exported, Blobs(), 100, ())
+    return whole_numbers(exported, PHOTOS, 100, ())
 
 
 def test_whole_numbers_answer_nearly_like_float(exported: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
@@ -66,10 +59,20 @@ def test_the_picture_goes_in_as_the_bytes_it_is(quantized: onnx.ModelProto) -> N
 def test_a_layer_can_stay_in_float(exported: onnx.ModelProto) -> None:
     names = [entry.name for entry in exported.graph.initializer if len(entry.dims) == 4 and entry.dims[2] > 1]
     kept = names[-1]
-    model = whole_numbers(exported, Blobs(), 100, (kept,))
+    model = whole_numbers(exported, PHOTOS, 100, (kept,))
     assert kept in {entry.name for entry in model.graph.initializer if entry.data_type == onnx.TensorProto.FLOAT}
 
 
 def test_other_arithmetic_for_the_same_graph_is_close(quantized: onnx.ModelProto) -> None:
     here, there = runner(quantized.SerializeToString())(picture(3)), in_float(quantized)(picture(3))
     assert np.abs(here.probabilities - there.probabilities).max() < 0.02
+
+
+def test_rounding_does_not_move_the_answers_on_average(exported: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
+    float_, whole = runner(exported.SerializeToString()), runner(quantized.SerializeToString())
+
+    def log_odds(run: "object") -> float:
+        shares = np.concatenate([run(photo[np.newaxis]).probabilities for photo in PHOTOS])  # type: ignore[operator]
+        return float(np.log(shares[:, 1] / shares[:, 0]).mean())
+
+    assert log_odds(whole) == pytest.approx(log_odds(float_), abs=1e-3)

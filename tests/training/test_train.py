@@ -168,6 +168,7 @@ def test_the_run_is_in_mlflow_with_its_data(prepared: Path, section: Train, in_f
     assert [metric.step for metric in history] == [1, 2, 3]
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"curves.png", "validation_confusion.png"} <= names
+    assert parent.inputs is not None
     inputs = {source.dataset.name: source.dataset.digest for source in parent.inputs.dataset_inputs}
     assert inputs == {f"cats-dogs {side}": "digest" for side in ("train", "val", "test")}
 
