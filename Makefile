@@ -34,6 +34,7 @@ ship: install-dev
 
 bench-train: install-dev
 	python -m training.bench --ablate
+	python -m training.scoreboard
 
 install-dev: $(DEV)/.installed
 	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \

@@ -112,8 +112,8 @@ def reliability(bins: Sequence[tuple[float, float, int]], title: str) -> Figure:
     axes = figure.add_subplot()
     shares = [wilson(round(share * count), count) for _, share, count in bins]
     sure = [confidence for confidence, _, _ in bins]
-    low = [share.value - share.low for share in shares]
-    high = [share.high - share.value for share in shares]
+    low = [max(0.0, share.value - share.low) for share in shares]  # rounding can leave -1e-17
+    high = [max(0.0, share.high - share.value) for share in shares]
     start = min(0.9, *sure, *(share.low for share in shares)) - 0.02
     axes.plot([start, 1], [start, 1], color=GREY, linestyle="--", label="as sure as right")
     axes.errorbar(
@@ -166,7 +166,7 @@ def intervals(rows: Mapping[str, Interval], title: str, baseline: str | None = N
     figure = Figure(figsize=(7.4, 0.9 + 0.36 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     for place, (name, share) in enumerate(rows.items()):
-        low, high = share.value - share.low, share.high - share.value
+        low, high = max(0.0, share.value - share.low), max(0.0, share.high - share.value)
         colour = GREY if name == baseline else DOGS
         axes.errorbar(share.value * 100, place, xerr=([low * 100], [high * 100]), fmt="o", color=colour, capsize=3)
     if baseline is not None:

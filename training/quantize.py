@@ -98,11 +98,14 @@ def whole_numbers(
     """
     model = _centred(model)
     last = next(node for node in model.graph.node if node.op_type == "ReduceMean").input[0]
-    left_out = [
-        node.name
+    kept = [
+        node
         for node in model.graph.node
         if node.op_type == "Conv" and (last in node.input or any(name in in_float for name in node.input))
     ]
+    # With its activation: what a layer in float puts out is rounded after the clipping, in 0..6, not before.
+    made = {name for node in kept for name in node.output}
+    left_out = [node.name for node in model.graph.node if node in kept or made.intersection(node.input)]
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, source)

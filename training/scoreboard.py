@@ -1,11 +1,21 @@
-"""What ``training.bench`` found, as tables, and the machine it found it on."""
+"""What ``training.bench`` found, as tables, and the machine it found it on.
+
+    python -m training.scoreboard     # puts the table of reports/bench-train.json into README.md
+
+The README's table is made here and nowhere else, and a test holds it against the report.
+"""
 
 import importlib.metadata
+import json
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any, Final
 
+from training.stage import REPORTS, write_whole
+
+HEADING: Final = "## How fast it trains\n"
 FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "avx_vnni", "asimd", "bf16")
 
 
@@ -84,3 +94,14 @@ def report(document: dict[str, Any]) -> str:
         lines.append("")
     lines += ["What was chosen, and why:", "", *(f"- {choice}" for choice in document["choices"])]
     return "\n".join(lines) + "\n"
+
+
+def into_readme(readme: str, document: dict[str, Any]) -> str:
+    """Put the main figures in the place of the table below the README's heading ``HEADING``."""
+    before, heading, after = readme.partition(HEADING)
+    return before + heading + re.sub(r"(?m)(^\|.*\n)+", lambda _: table(document), after, count=1)
+
+
+if __name__ == "__main__":
+    found = json.loads((REPORTS / "bench-train.json").read_text())
+    write_whole(Path("README.md"), into_readme(Path("README.md").read_text(), found))

@@ -34,6 +34,7 @@ from training.pictures import Pictures
 from training.stage import StageError, progress, whole_directory, write_json, write_whole
 
 PROBE_FOLDS: Final = 5
+AT_ONCE: Final = 32  # pictures that are only looked at; 64 made validation, not training, the peak of memory
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def predict(model: Classifier, data: Pictures, machine: Machine, what: str) -> t
     """Logits float32 [n, 2] and labels int64 [n] of every picture, in order, on the CPU."""
     model.eval()
     logits, labels = [], []
-    batches = pictures.in_order(len(data), 64)
+    batches = pictures.in_order(len(data), AT_ONCE)
     with torch.inference_mode():
         for images, truth in progress(pictures.loader(data, batches, machine.workers), what, len(batches), " batches"):
             logits.append(model(images.to(machine.device)).float().cpu())
@@ -247,7 +248,7 @@ def predict(model: Classifier, data: Pictures, machine: Machine, what: str) -> t
 def features(model: Classifier, data: Pictures, count: int, machine: Machine, what: str) -> tuple[Tensor, Tensor]:
     """Pooled features float32 [n, channels] and labels of ``count`` pictures, spread evenly over the data set."""
     chosen = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int).tolist()
-    batches = [chosen[start : start + 64] for start in range(0, len(chosen), 64)]
+    batches = [chosen[start : start + AT_ONCE] for start in range(0, len(chosen), AT_ONCE)]
     model.eval()
     rows, labels = [], []
     with torch.inference_mode():

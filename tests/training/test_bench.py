@@ -140,7 +140,20 @@ def test_its_help_has_examples() -> None:
     assert "python -m training.bench --ablate" in done.stdout
 
 
-def test_the_readme_has_the_figures_of_the_report() -> None:
-    found = json.loads((ROOT / "reports/bench-train.json").read_text())
-    assert scoreboard.table(found) in (ROOT / "README.md").read_text()
-    assert (ROOT / "reports/bench-train.md").read_text() == scoreboard.report(found)
+def test_the_readme_has_the_figures_of_the_report_and_no_others() -> None:
+    readme, report = (ROOT / "README.md").read_text(), ROOT / "reports/bench-train.json"
+    assert (scoreboard.HEADING in readme) == report.exists()
+    if report.exists():
+        found = json.loads(report.read_text())
+        assert scoreboard.table(found) in readme
+        assert scoreboard.into_readme(readme, found) == readme
+        assert report.with_suffix(".md").read_text() == scoreboard.report(found)
+
+
+def test_the_readme_s_table_is_replaced_and_nothing_else() -> None:
+    one = {"median": 6.0, "low": 5.0, "high": 7.0, "pairs": [5.0, 6.0, 7.0]}
+    found = {"speed": {"plain": {"pictures_per_second": 4.0}, "ours": {"pictures_per_second": 24.0}, "ratio": one}}
+    readme = f"| a | b |\n\n{scoreboard.HEADING}\nText.\n\n| old |\n|---|\n| 1 |\n\nMore.\n\n| c | d |\n"
+    new = scoreboard.into_readme(readme, found)
+    assert "| 4.0 | 24.0 | **6.0 times** (5.0 to 7.0) |" in new
+    assert new == readme.replace("| old |\n|---|\n| 1 |\n", scoreboard.table(found))
