@@ -65,7 +65,18 @@ def to_onnx(graph: Graph, opset: int) -> onnx.ModelProto:
     )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
-    return program.model_proto
+    return without_traces(program.model_proto)
+
+
+def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove what the exporter notes about each node: the stack that made it, with this machine's paths."""
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.ClearField("doc_string")
+    return model
 
 
 def runner(model: bytes, options: onnxruntime.SessionOptions | None = None) -> Callable[[Pixels], Outputs]:

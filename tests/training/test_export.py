@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -6,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
 from shared.exam import Outputs
 from shared.pixels import Pixels, pixels
 from tests.conftest import blobs, encoded
@@ -49,6 +51,19 @@ def test_the_file_has_the_documented_input_and_outputs(exported: onnx.ModelProto
         ("familiarity", onnx.TensorProto.FLOAT, ["n"]),
     ]
     assert next(opset.version for opset in exported.opset_import if not opset.domain) == 20
+
+
+def test_the_file_says_nothing_of_the_machine_that_made_it(exported: onnx.ModelProto) -> None:
+    data = exported.SerializeToString()
+    assert b".py" not in data
+    assert str(Path.cwd()).encode() not in data
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in (SHIPPED_MODEL, SHIPPED_INT8) if path.exists()], ids=lambda p: p.name
+)
+def test_the_shipped_files_neither(path: Path) -> None:
+    assert b".py" not in path.read_bytes()
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

@@ -74,7 +74,11 @@ def test_pets_and_strangers_are_counted_apart(shipped: Path) -> None:
 
 def test_a_file_is_asked_about_every_photo() -> None:
     def run(batch: Pixels) -> Outputs:
-        return Outputs(np.array([[0.5, 0.5]], "f"), np.zeros((1, 7, 7), "f"), batch[:, 0, 0, 0].astype("f") / 255)
+        return Outputs(
+            np.array([[0.5, 0.5]], "f"),
+            np.zeros((1, 7, 7), "f"),
+            batch[:, 0, 0, 0].astype(np.float32) / np.float32(255),
+        )
 
     photos = [np.full((224, 224, 3), value, np.uint8) for value in (0, 255)]
     assert strangers.answers(run, {"things": photos}, "asking")["things"].familiarity.tolist() == [0.0, 1.0]
