@@ -94,7 +94,7 @@ def _process() -> dict[str, float]:
     try:
         with open("/proc/self/statm") as statm:  # noqa: PTH123 - on the event loop, where a virtual file does not wait
             readings["process_resident_memory_bytes"] = int(statm.read().split()[1]) * resource.getpagesize()
-        readings["process_open_fds"] = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        readings["process_open_fds"] = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # likewise
     except OSError:
         pass
     return readings

@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             port = self.servers[0].sockets[0].getsockname()[1]
-            host = "localhost" if self.config.host in ("127.0.0.1", "0.0.0.0", "::") else self.config.host  # noqa: S104
+            host = "localhost" if self.config.host in ("127.0.0.1", "0.0.0.0", "::") else self.config.host  # noqa: S104  # compared with, not bound to
             print(f"Cats or dogs? http://{host}:{port}/  (API: /docs, stop: Ctrl-C)", file=sys.stderr, flush=True)
 
 

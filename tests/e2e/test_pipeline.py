@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -62,8 +63,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
-def report(folder: Path, name: str) -> "dict[str, object]":
-    document: dict[str, object] = json.loads((folder / "reports" / name).read_text())
+def report(folder: Path, name: str) -> "dict[str, Any]":
+    document: dict[str, Any] = json.loads((folder / "reports" / name).read_text())
     return document
 
 
@@ -73,7 +74,7 @@ def test_every_stage_leaves_its_outputs(finished: Path) -> None:
     assert audit["duplicate"] == {"cats": 1, "dogs": 0}
     assert audit["cross_class"] == {"cats": 1, "dogs": 1}
     split = report(finished, "split.json")
-    assert sum(count for side in split.values() for count in side.values()) == 119  # type: ignore[attr-defined]
+    assert sum(count for side in split.values() for count in side.values()) == 119
     assert len(list((finished / "data/processed_split").glob("*/*/*.png"))) == 119
     for name in ("confusion.png", "worst.png", "predictions.csv", "ablation.json", "suspects.json", "model-card.md"):
         assert (finished / "reports" / name).stat().st_size > 0
@@ -99,22 +100,22 @@ def test_both_precisions_ship_with_contracts_of_their_own(finished: Path) -> Non
         served = models.load(finished / "models" / name)
         assert served.contract.precision == precision
         assert served.contract.test is not None and served.contract.test.audited is not None
-    assert report(finished, "metrics.int8.json")["megabytes"] < report(finished, "metrics.json")["megabytes"]  # type: ignore[operator]
+    assert report(finished, "metrics.int8.json")["megabytes"] < report(finished, "metrics.json")["megabytes"]
 
 
 def test_the_ablation_names_every_network_and_compares_it(finished: Path) -> None:
     rows = report(finished, "ablation.json")["rows"]
-    assert [row["name"] for row in rows][:2] == ["linear probe on the untouched trunk", "fine-tuned"]  # type: ignore[attr-defined]
-    assert all("photos" in row["verdict"] for row in rows if row["against_first"])  # type: ignore[attr-defined]
+    assert [row["name"] for row in rows][:2] == ["linear probe on the untouched trunk", "fine-tuned"]
+    assert all("photos" in row["verdict"] for row in rows if row["against_first"])
 
 
 def test_the_model_learned_and_says_so_itself(finished: Path) -> None:
     metrics = report(finished, "metrics.json")
-    assert metrics["accuracy"]["value"] >= 0.8  # type: ignore[index]
+    assert metrics["accuracy"]["value"] >= 0.8
     file = onnx.load(finished / "models/model.onnx")
     document = contract.loads({entry.key: entry.value for entry in file.metadata_props})
     assert document.test is not None
-    assert document.test.accuracy.value == metrics["accuracy"]["value"]  # type: ignore[index]
+    assert document.test.accuracy.value == metrics["accuracy"]["value"]
     assert document.architecture == "simple_cnn"
 
 
@@ -196,7 +197,7 @@ def test_real_photographs_from_zip_to_verdict(tmp_path: Path, photos: list[tuple
     work = checkout(tmp_path / "work", ["../some.zip"], epochs=1, probe_pictures=300)
     done = run(work, "dvc", "repro")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert report(work, "metrics.json")["accuracy"]["value"] >= 0.9  # type: ignore[index]
+    assert report(work, "metrics.json")["accuracy"]["value"] >= 0.9
     model = models.load(work / "models/model.onnx")
     right = sum(classify(model, data, Limits()).verdict.label == label for label, data in photos)
     assert right >= 0.9 * len(photos)
