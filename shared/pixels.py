@@ -6,7 +6,6 @@ a model file carries the digest of the procedure it was trained with, and a serv
 """
 
 import hashlib
-import io
 import json
 import struct
 import warnings
@@ -17,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from shared import outline
+
 VERSION: Final = 1
 SIZE: Final = 224
 # JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as it stays this many times larger than SIZE: 3.5 times
@@ -24,6 +25,8 @@ SIZE: Final = 224
 DRAFT_FACTOR: Final = 2
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 MAX_PIXELS: Final = 50_000_000
+# What JPEG and GIF can say. Pillow keeps a pointer and a block of memory for each row: 1 × 50,000,000 took 1.7 GB.
+MAX_SIDE: Final = 65_535
 
 # One description of everything that decides the numbers; its digest is what a model file carries.
 DIGEST: Final = hashlib.sha256(
@@ -74,9 +77,13 @@ class RefusedImageError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may cost: ``max_pixels`` is width times height, told from the header alone."""
+    """What a picture may cost, told from the header alone.
+
+    ``max_pixels`` is width times height; ``max_bytes`` the memory that decoding it takes, None for any.
+    """
 
     max_pixels: int = MAX_PIXELS
+    max_bytes: int | None = None
 
 
 def pixels(data: bytes, limits: Limits = Limits()) -> Pixels:
@@ -99,11 +106,18 @@ def pixels(data: bytes, limits: Limits = Limits()) -> Pixels:
         raise RefusedImageError("unsupported_format", f"not a picture in an accepted format ({', '.join(FORMATS)})")
     _check_size(_declared_size(name, data), limits)
     try:
-        with Image.open(io.BytesIO(data), formats=[name]) as image:
+        coefficients = outline.check(name, data)
+        with Image.open(outline.Metered(data), formats=[name]) as image:
             _check_size(image.size, limits)
+            whole = image.size
+            image.draft(None, (SIZE * DRAFT_FACTOR, SIZE * DRAFT_FACTOR))  # does nothing for formats other than JPEG
+            _check_memory(outline.footprint(image, whole, coefficients), limits)
             return _standardise(image)
     except RefusedImageError:
         raise
+    except outline.CostlyError as error:
+        detail = f"the {name} file asks for more work than a picture needs: {error}"
+        raise RefusedImageError("undecodable_image", detail) from error
     # A decoder fed hostile bytes raises whatever it stumbles over (OSError, SyntaxError, struct.error, IndexError, …).
     except Exception as error:
         raise RefusedImageError("undecodable_image", f"the {name} data is truncated or corrupt") from error
@@ -127,7 +141,9 @@ def sniff(data: bytes) -> str | None:
 
 
 def _declared_size(name: str, data: bytes) -> tuple[int, int]:
-    """Width and height from a WebP header, since Pillow makes its whole canvas on opening; (1, 1) for other formats."""
+    """Width and height of what Pillow takes memory for on opening, a WebP's canvas or a GIF's frame; else (1, 1)."""
+    if name == "GIF":
+        return outline.gif_frame(data)
     if name != "WEBP" or len(data) < 30:
         return (1, 1)
     kind = data[12:16]
@@ -149,12 +165,21 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
         raise RefusedImageError(
             "image_too_large", f"{width}×{height} pixels, more than the {limits.max_pixels:,} accepted"
         )
+    if max(width, height) > MAX_SIDE:
+        raise RefusedImageError("image_too_large", f"{width}×{height} pixels, more than {MAX_SIDE:,} on one side")
     if width < 1 or height < 1:
         raise RefusedImageError("undecodable_image", "the picture has no pixels")
 
 
+def _check_memory(needed: int, limits: Limits) -> None:
+    if limits.max_bytes is not None and needed > limits.max_bytes:
+        taken, there = needed / 1e6, limits.max_bytes / 1e6
+        raise RefusedImageError(
+            "image_too_large", f"decoding it would take {taken:.0f} MB of memory, more than the {there:.0f} there are"
+        )
+
+
 def _standardise(image: Image.Image) -> Pixels:
-    image.draft(None, (SIZE * DRAFT_FACTOR, SIZE * DRAFT_FACTOR))  # does nothing for formats other than JPEG
     image.load()
     transpose = _TRANSPOSE.get(_orientation(image))
     image = _plain_mode(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
@@ -164,7 +189,7 @@ def _standardise(image: Image.Image) -> Pixels:
     if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _plain_mode(image: Image.Image) -> Image.Image:
@@ -172,11 +197,10 @@ def _plain_mode(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey; the high byte, as Pillow itself does for 16-bit colour.
         return Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
+    # Converting to the mode that a picture has would copy it whole: 0.6 ms of the 31 that 12 megapixels take.
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        return image.convert("RGBA")
-    if image.mode == "L":
-        return image
-    return image.convert("RGB")
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,0 +1,145 @@
+"""The journal's lines: what a service notes of each prediction and each feedback, one JSON object a line.
+
+Never pixels, file names or addresses. A journal is a folder of files ``journal-000001.jsonl``, ``journal-000002.jsonl``
+and so on; within a file, and from one file to the next, a feedback stands after its prediction. Nothing rests on the
+times in the lines, because a clock may jump.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from shared.contract import Label
+
+NAME: Final = re.compile(r"journal-(\d{6,})\.jsonl")
+
+
+class JournalError(Exception):
+    """A journal that is not there."""
+
+
+class PredictionLine(msgspec.Struct, frozen=True, kw_only=True, tag="prediction", tag_field="type"):
+    """One answer. ``time`` is UTC, ``brightness`` the mean pixel value in 0..1, ``bytes`` the size of the file."""
+
+    time: datetime
+    id: str
+    label: Label
+    verdict: Literal["cats", "dogs", "unsure"]
+    unsure_because: Literal["close_call", "unfamiliar"] | None
+    probabilities: dict[str, float]
+    familiarity: float
+    brightness: float
+    model: str
+    bytes: int
+    queue_ms: float
+    decode_ms: float
+    infer_ms: float
+
+
+class FeedbackLine(msgspec.Struct, frozen=True, kw_only=True, tag="feedback", tag_field="type"):
+    """What the picture of a prediction really showed, as somebody said afterwards."""
+
+    time: datetime
+    id: str
+    label: Label
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A line that is no line of a journal, or of a kind that this version does not know."""
+
+    file: Path
+    number: int
+
+
+Line = PredictionLine | FeedbackLine
+
+_DECODER: Final = msgspec.json.Decoder(PredictionLine | FeedbackLine)
+
+
+def key(client_id: str) -> str:
+    """The id under which a prediction is noted whose id came from the client: a file name, perhaps, so only its hash.
+
+    Ids that the service made are noted as they are; no hash looks like one of them.
+    """
+    return "client-" + hashlib.blake2b(client_id.encode(), digest_size=16).hexdigest()
+
+
+def name(number: int) -> str:
+    """The name of a journal's file."""
+    return f"journal-{number:06}.jsonl"
+
+
+def files(folder: Path) -> list[tuple[int, Path]]:
+    """The files of the journal in ``folder`` with their numbers, in order.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return sorted((int(found[1]), path) for path in folder.iterdir() if (found := NAME.fullmatch(path.name)))
+
+
+def gather(paths: Iterable[Path]) -> list[Path]:
+    """The files that ``paths`` name, folders replaced by the journal's files in them, each once.
+
+    Raises:
+        JournalError: one is neither, or cannot be read.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        try:
+            found |= dict.fromkeys([file for _, file in files(path)] if path.is_dir() else [path])
+            if not path.is_dir():
+                path.open("rb").close()
+        except OSError as error:
+            raise JournalError(f"{path}: {error.strerror}") from error
+    return list(found)
+
+
+def read(paths: Iterable[Path]) -> Iterator[Line | Unreadable]:
+    """Yield the lines of these files, one file after the other.
+
+    A last line without its end is one that is being written, or was when the process died: it is passed over. Fields
+    that a later version added are too.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    for path in paths:
+        yield from _read(path, 0)
+
+
+def recent(folder: Path, max_bytes: int) -> Iterator[Line | Unreadable]:
+    """Yield the lines in the last ``max_bytes`` of the journal in ``folder``, in their order.
+
+    Raises:
+        OSError: the folder or a file cannot be read.
+    """
+    chosen: list[tuple[Path, int]] = []
+    for _, path in reversed(files(folder)):
+        size = path.stat().st_size
+        chosen.append((path, max(0, size - max_bytes)))
+        max_bytes -= size
+        if max_bytes <= 0:
+            break
+    for path, start in reversed(chosen):
+        yield from _read(path, start)
+
+
+def _read(path: Path, start: int) -> Iterator[Line | Unreadable]:
+    with path.open("rb") as file:
+        if start:
+            file.seek(start - 1)
+            file.readline()  # to the start of the next line; from one byte back, lest a whole line be skipped
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield _DECODER.decode(line)
+            # RecursionError: what is no journal may be nested as deep as it likes.
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                yield Unreadable(path, number)
