@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 
 import msgspec
 from starlette.applications import Starlette
@@ -9,17 +10,22 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving import problems
+from serving import keys, problems
+from serving.engine import ClientGoneError
+from serving.model import Model
 from serving.observe import Observe
 from serving.openapi import document
-from serving.routes import ROUTES
+from serving.routes import METRICS_ROUTES, ROUTES
 from serving.service import Service
 from serving.settings import Settings
 
 
-def create_app(settings: Settings) -> Starlette:
-    """Make the application; its lifespan starts and stops the service."""
-    service = Service(settings)
+def create_app(settings: Settings, loading: Future[Model] | None = None) -> Starlette:
+    """Make the application; its lifespan starts and stops the service.
+
+    ``loading`` is a load of the model that has begun already, beside the imports of this module.
+    """
+    service = Service(settings, loading)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -27,14 +33,38 @@ def create_app(settings: Settings) -> Starlette:
         yield
         await service.stop()
 
+    middleware = [Middleware(Observe, metrics=service.metrics)]
+    if settings.api_keys:
+        middleware.append(Middleware(keys.Keys, known=keys.digests(settings.api_keys), metrics=service.metrics))
+    elsewhere = "/metrics" if settings.metrics_port else None
     app = Starlette(
-        routes=list(ROUTES),
-        middleware=[Middleware(Observe, metrics=service.metrics)],
-        exception_handlers={**problems.HANDLERS, ClientDisconnect: _nobody_listens},
+        routes=[route for route in ROUTES if route.path != elsewhere],
+        middleware=middleware,
+        exception_handlers={**problems.HANDLERS, ClientDisconnect: _nobody_listens, ClientGoneError: _nobody_listens},
         lifespan=lifespan,
     )
+    # A redirect to an address without its slash would repeat whatever Host the client named.
+    app.router.redirect_slashes = False
     app.state.service = service
-    app.state.openapi = msgspec.json.encode(document())
+    described = document()
+    described["paths"].pop(elsewhere, None)
+    if settings.api_keys:
+        described["security"].remove({})  # which says that none is needed, and now is so for these alone
+        for path in keys.OPEN:
+            described["paths"][path]["get"]["security"] = []
+    app.state.openapi = msgspec.json.encode(described)
+    return app
+
+
+def create_metrics_app(service: Service) -> Starlette:
+    """Make the application of the metrics' own port: no keys, nothing but metrics and health."""
+    app = Starlette(
+        routes=list(METRICS_ROUTES),
+        middleware=[Middleware(Observe, metrics=service.metrics)],
+        exception_handlers={**problems.HANDLERS, ClientDisconnect: _nobody_listens},
+    )
+    app.router.redirect_slashes = False
+    app.state.service = service
     return app
 
 

@@ -15,19 +15,20 @@ from shared.pixels import Limits, Pixels, pixels
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """What the model made of one picture, and the seconds that decoding and the network took."""
+    """What the model made of one picture, its mean pixel value in 0..1, and the seconds decoding and network took."""
 
     model: Model
     picture: Pixels
     outputs: Outputs
     verdict: Verdict
+    brightness: float
     decode: float
     infer: float
 
     @property
     def confidence(self) -> float:
         """The larger probability."""
-        return float(self.outputs.probabilities.max())
+        return float(max(self.outputs.probabilities[0]))
 
     def message(self, prediction_id: str, *, explain: bool) -> Prediction:
         """Make the answer that is sent, with the evidence map if ``explain``."""
@@ -46,8 +47,8 @@ class Classified:
         return prediction
 
 
-def classify(model: Model, data: bytes, limits: Limits) -> Classified:
-    """Decode one picture file and run the network on it.
+def classify(model: Model, data: bytes, limits: Limits, alone: bool = False) -> Classified:
+    """Decode one picture file and run the network on it, over all cores if it is ``alone``.
 
     Raises:
         RefusedImageError: the file is no picture that can be decoded within ``limits``.
@@ -55,10 +56,11 @@ def classify(model: Model, data: bytes, limits: Limits) -> Classified:
     started = time.perf_counter()
     picture = pixels(data, limits)
     decoded = time.perf_counter()
-    outputs = model.run(picture[np.newaxis])
+    outputs = model.run(picture[np.newaxis], alone=alone)
     done = time.perf_counter()
     verdict = model.contract.judge(outputs.probabilities[0], float(outputs.familiarity[0]))
-    return Classified(model, picture, outputs, verdict, decode=decoded - started, infer=done - decoded)
+    brightness = int(picture.sum(dtype=np.uint32)) / (255 * picture.size)  # 27 µs, where mean() takes 70
+    return Classified(model, picture, outputs, verdict, brightness, decode=decoded - started, infer=done - decoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,13 @@ class Explained:
     draw: float
 
 
-def explain(model: Model, data: bytes, limits: Limits) -> Explained:
+def explain(model: Model, data: bytes, limits: Limits, alone: bool = False) -> Explained:
     """Classify one picture file and draw what spoke for which animal.
 
     Raises:
         RefusedImageError: the file is no picture that can be decoded within ``limits``.
     """
-    classified = classify(model, data, limits)
+    classified = classify(model, data, limits, alone)
     started = time.perf_counter()
     size = evidence.drawn_size(*evidence.upright_size(data))
     png = evidence.draw(classified.picture, classified.outputs.evidence[0], size)

@@ -4,7 +4,10 @@ Subcommands are entry points, so that this room need not import another: group `
 installation, ``catsdogs.commands.NAME`` needs the extra NAME.
 """
 
+import os
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +15,9 @@ from typing import Any, Final
 import click
 import msgspec
 
-GROUPS: Final = {"catsdogs.commands": None, "catsdogs.commands.train": "train"}
+from serving import __version__
+
+GROUPS: Final = {"catsdogs.commands.ops": "ops", "catsdogs.commands": None, "catsdogs.commands.train": "train"}
 ROOMS: Final = ("shared", "training", "serving", "ops")
 
 
@@ -20,7 +25,7 @@ class Commands(click.Group):
     """A group whose commands come from entry points, each loaded when it is called."""
 
     def list_commands(self, _: click.Context) -> list[str]:
-        """Name them in the order in which they are used: the pipeline's, then the service's."""
+        """Name them in the order in which they are used: the pipeline's, the service's, what watches it."""
         return [entry.name for group in reversed(GROUPS) for entry in _entries(group)]
 
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
@@ -47,7 +52,7 @@ class Commands(click.Group):
 
 def _entries(group: str) -> list[EntryPoint]:
     pipeline = ["fetch", "audit", "split", "prepare", "suspects", "train", "export", "quantize", "evaluate"]
-    order = [*pipeline, "promote", "rollback", "serve", "predict"]
+    order = [*pipeline, "promote", "rollback", "serve", "predict", "collect", "report"]
     # Two installations of the package on one path (an editable one in a checkout) list each command twice.
     unique = {entry.name: entry for entry in entry_points(group=group)}
     return sorted(unique.values(), key=lambda entry: order.index(entry.name) if entry.name in order else len(order))
@@ -74,7 +79,7 @@ def _load(entry: EntryPoint, extra: str | None) -> click.Command:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="cats-dogs")
+@click.version_option(__version__)
 def main() -> None:
     """Tell cats from dogs: train a model, serve it, ask it.
 
@@ -97,7 +102,8 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
     catsdogs serve --host 0.0.0.0 --port 80
     CATSDOGS_MAX_QUEUE=32 catsdogs serve --model models/model.onnx
     """
-    from serving.server import run
+    # The first process of a container has no default for it: until the server sees to signals, SIGTERM would be lost.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from serving.settings import SettingsError, from_environment
 
     try:
@@ -106,7 +112,37 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
         raise click.UsageError(str(error)) from error
     if not settings.model_path.is_file():
         raise click.UsageError(f"{settings.model_path}: no such model file")
-    sys.exit(run(settings))
+
+    from serving import model as models
+
+    # Loading is mostly native code, importing mostly Python: together they take the time of the longer of the two.
+    loader = ThreadPoolExecutor(1)
+    loading = loader.submit(models.load, settings.model_path)
+    loader.shutdown(wait=False)
+    from serving.server import run
+
+    sys.exit(run(settings, loading))
+
+
+@click.command()
+def key() -> None:
+    """Make an API key.
+
+    The service is told its digest alone; whoever asks sends the key. Neither is kept here.
+
+    \b
+    catsdogs key
+    CATSDOGS_API_KEYS=DIGEST catsdogs serve
+    curl -H "Authorization: Bearer KEY" -F file=@photo.jpg localhost:8000/predict
+    """
+    from serving import keys
+
+    made, digest = keys.make()
+    click.echo(f"key     {made}\ndigest  {digest}\n")
+    click.echo("Give the digest to the service (several with commas between):")
+    click.echo(f"  CATSDOGS_API_KEYS={digest} catsdogs serve\n")
+    click.echo("and the key to whoever may ask; a browser takes it as the password, with any name:")
+    click.echo(f'  curl -H "Authorization: Bearer {made}" -F file=@photo.jpg localhost:8000/predict')
 
 
 @click.command()

@@ -3,26 +3,32 @@
 Measured on two cores: a CPU convnet gains nothing from batching, and two single-threaded runs beat one two-threaded run
 by about 15 %. So there is one lane per usable core, and the event loop never decodes, computes or waits for a file.
 
-Everything but the lanes' own loop runs on the event loop, so no state here is locked.
+Everything but the lanes' own loop runs on the event loop, so no state here is locked but the queue's.
 """
 
 import asyncio
 import math
-import os
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
+from serving.logs import SERVICE
 from serving.problems import ProblemError
+from serving.turns import Turns
 
 T = TypeVar("T")
 
 # How much of the mean service time is the latest picture's: about the last 20 count.
-SMOOTHING = 0.05
+SMOOTHING: Final = 0.05
+# Most answers that are handed to the event loop together.
+MAX_GROUP: Final = 4
+# A lane that has been at one picture for so many deadlines is stuck in a decoder: its caller has long been answered.
+STUCK_DEADLINES: Final = 3
+# Stuck threads cannot be ended, only replaced, and each holds its memory: so many, in lanes, and the service gives up.
+MAX_STUCK: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +39,47 @@ class Done(Generic[T]):
     queued: float
 
 
-@dataclass(slots=True)
+class LaneDiedError(Exception):
+    """The lane that had this piece of work came to an end with it."""
+
+
+class ClientGoneError(Exception):
+    """Nobody waits for this piece of work any more, so it was not done."""
+
+
+def _always() -> bool:
+    return True
+
+
 class _Job:
-    work: Callable[[], Any]
-    future: "asyncio.Future[Done[Any]]"
-    submitted: float
-    abandoned: bool = False
+    """A piece of work and who waits for it."""
+
+    __slots__ = ("alone", "counted", "future", "submitted", "wanted", "work")
+
+    def __init__(
+        self, work: Callable[[bool], Any], future: "asyncio.Future[Done[Any]]", wanted: Callable[[], bool]
+    ) -> None:
+        self.work = work
+        self.future = future
+        self.wanted = wanted
+        self.submitted = time.perf_counter()
+        self.counted = True  # among the pending
+
+
+class _Lane:
+    """One worker thread, and what it is at."""
+
+    def __init__(self, number: int, work: "Callable[[_Lane], None]") -> None:
+        self.number = number
+        self.job: _Job | None = None
+        self.since = 0.0
+        self.replaced = False
+        self.thread = threading.Thread(target=work, args=(self,), name=f"lane-{number}", daemon=True)
+        self.thread.start()
 
 
 class Engine:
-    """Runs pieces of work in lanes, in the order they came.
+    """Runs pieces of work in lanes: a request's own in their order, the requests in turn.
 
     Args:
         lanes: worker threads.
@@ -53,18 +90,17 @@ class Engine:
     def __init__(self, lanes: int, max_queue: int, deadline: float) -> None:
         """Start the lanes; call on the event loop."""
         self.lanes = lanes
+        self.replaced = 0
         self._max_queue = max_queue
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: Turns[_Job] = Turns()
         self._pending = 0
+        self._finished: deque[tuple[_Job, object, Exception | None, float, float]] = deque()
         self._mean_seconds = 0.02
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._lane, name=f"lane-{number}", daemon=True) for number in range(lanes)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._crew = [_Lane(number, self._work) for number in range(lanes)]
+        self._stuck: list[_Lane] = []
 
     @property
     def busy(self) -> int:
@@ -75,6 +111,16 @@ class Engine:
     def depth(self) -> int:
         """Pieces that wait."""
         return self._pending - self.busy
+
+    @property
+    def stuck(self) -> int:
+        """Threads that have not come back from their piece of work for several deadlines, and were replaced."""
+        return len(self._stuck)
+
+    @property
+    def exhausted(self) -> bool:
+        """Too many threads are stuck to replace any more: only a new process helps."""
+        return self.stuck >= MAX_STUCK * self.lanes
 
     def close_admission(self) -> None:
         """Refuse new work from now on; what was accepted is finished."""
@@ -89,82 +135,111 @@ class Engine:
         if self._closed:
             raise ProblemError("draining", "the service is shutting down; another one will answer")
         if self.depth >= self._max_queue:
-            seconds = math.ceil(self._pending * self._mean_seconds / self.lanes)
-            raise ProblemError("overloaded", f"{self.depth} pictures are waiting already", retry_after=max(1, seconds))
+            raise ProblemError("overloaded", f"{self.depth} pictures are waiting already", self.retry_after())
 
-    async def run(self, work: Callable[[], T]) -> Done[T]:
+    def retry_after(self) -> int:
+        """Whole seconds until what waits now has been worked off, by the latest pictures' time; at least 1."""
+        return max(1, math.ceil(self._pending * self._mean_seconds / self.lanes))
+
+    async def run(
+        self, work: Callable[[bool], T], request: object = None, wanted: Callable[[], bool] = _always
+    ) -> Done[T]:
         """Have a lane do ``work``, which must touch nothing of the event loop's; its exceptions are raised here.
+
+        Args:
+            work: called in the lane with whether it is alone: nothing else to do, so that it may use every core.
+            request: whose it is. Requests take turns, so none waits for all of another's; None stands by itself.
+            wanted: asked in the lane before it starts; False skips the work.
 
         A caller that is cancelled while its work waits leaves nothing behind: the lane skips it.
 
         Raises:
             ProblemError: ``deadline_exceeded``.
+            ClientGoneError: it was not wanted.
+            LaneDiedError: the lane ended over this work.
         """
-        job = _Job(work, self._loop.create_future(), time.perf_counter())
+        job = _Job(work, self._loop.create_future(), wanted)
+        timer = self._loop.call_later(self._deadline, self._give_up, job)
         self._pending += 1
-        self._queue.put(job)
+        self._queue.put(job, job if request is None else request)
         try:
-            async with asyncio.timeout(self._deadline):
-                return await job.future
-        except TimeoutError as error:
-            raise ProblemError(
-                "deadline_exceeded",
-                f"no answer within {self._deadline:g} seconds",
-                retry_after=max(1, math.ceil(self._pending * self._mean_seconds / self.lanes)),
-            ) from error
+            return await job.future
         finally:
-            job.abandoned = True
+            timer.cancel()
+
+    def check(self) -> None:
+        """Replace lanes that have died or are stuck; call every second or so, on the event loop."""
+        self._finish()
+        self._stuck = [lane for lane in self._stuck if lane.thread.is_alive()]
+        for place, lane in enumerate(self._crew):
+            died = not lane.thread.is_alive()
+            stuck = lane.job is not None and time.perf_counter() - lane.since > STUCK_DEADLINES * self._deadline
+            if self._closed or not (died or stuck) or self.exhausted:
+                continue
+            SERVICE.error("a lane died" if died else "a lane is stuck", extra={"fields": {"lane": lane.number}})
+            lane.replaced = True
+            if stuck and lane.job is not None:
+                self._stuck.append(lane)
+                self._leave(lane.job)
+            self._crew[place] = _Lane(lane.number, self._work)
+            self.replaced += 1
 
     async def close(self) -> None:
-        """Finish what was accepted and end the lanes."""
+        """Finish what was accepted and end the lanes; a stuck one is left behind."""
         self.close_admission()
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+        self._queue.end(len(self._crew))
+        for lane in self._crew:
+            await asyncio.to_thread(lane.thread.join, self._deadline)
 
-    def _lane(self) -> None:
-        while (job := self._queue.get()) is not None:
-            started = time.perf_counter()
-            result, error = None, None
-            if not job.abandoned:
-                try:
-                    result = job.work()
-                # Whatever the work raised belongs to whoever asked for it; the lane goes on.
-                except Exception as raised:
-                    error = raised
-            seconds = time.perf_counter() - started
-            self._loop.call_soon_threadsafe(self._finish, job, result, error, started, seconds)
+    def _give_up(self, job: _Job) -> None:
+        if not job.future.done():
+            job.future.set_exception(
+                ProblemError("deadline_exceeded", f"no answer within {self._deadline:g} seconds", self.retry_after())
+            )
 
-    def _finish(self, job: _Job, result: object, error: Exception | None, started: float, seconds: float) -> None:
-        self._pending -= 1
+    def _work(self, lane: _Lane) -> None:
+        while not lane.replaced and (job := self._queue.get()) is not None:
+            lane.job, lane.since = job, time.perf_counter()
+            result: object = None
+            error: Exception | None = None
+            done = job.future.done()
+            try:
+                if not done and not job.wanted():
+                    done, error = True, ClientGoneError()
+                elif not done:
+                    result = job.work(self._pending == 1)
+            # Whatever the work raised belongs to whoever asked for it; the lane goes on.
+            except Exception as raised:
+                error = raised
+            # SystemExit and the like end the lane; `check` sees to a new one.
+            except BaseException:
+                error = LaneDiedError(f"lane {lane.number} ended in the middle of this picture")
+                lane.replaced = True
+            seconds = 0.0 if done else time.perf_counter() - lane.since
+            queued = lane.since - job.submitted
+            lane.job = None
+            self._finished.append((job, result, error, queued, seconds))
+            # While many wait, answers are handed over in groups: a lane leaves the caches to the network, and waking
+            # the event loop on that core costs more than what it then does. They wait for less than they queued.
+            finished = len(self._finished)
+            if finished >= min(MAX_GROUP, 1 + (self.depth - finished) // 2):
+                self._loop.call_soon_threadsafe(self._finish)
+
+    def _finish(self) -> None:
+        while self._finished:
+            self._answer(*self._finished.popleft())
+
+    def _answer(self, job: _Job, result: object, error: Exception | None, queued: float, seconds: float) -> None:
+        self._leave(job)
+        if seconds:
+            self._mean_seconds += SMOOTHING * (seconds - self._mean_seconds)
         if job.future.done():
             return
-        self._mean_seconds += SMOOTHING * (seconds - self._mean_seconds)
         if error is not None:
             job.future.set_exception(error)
         else:
-            job.future.set_result(Done(result, started - job.submitted))
+            job.future.set_result(Done(result, queued))
 
-
-def usable_cores() -> int:
-    """Cores this process may use: its affinity, or a container's quota if that is less; at least 1.
-
-    The host's cores are what onnxruntime and os.cpu_count() see, and a container's share of them may be one.
-    """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(Path("/sys/fs/cgroup"))
-    return max(1, min(affinity, math.ceil(quota) if quota else affinity))
-
-
-def _quota(cgroup: Path) -> float | None:
-    """Cores granted by control groups (version 2, then 1), or None without a limit."""
-    try:
-        limit, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    return int(limit) / int(period) if limit.lstrip("-").isdecimal() and int(limit) > 0 else None
+    def _leave(self, job: _Job) -> None:
+        self._pending -= job.counted
+        job.counted = False

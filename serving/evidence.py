@@ -1,6 +1,6 @@
 """The evidence of a picture, drawn over it: what speaks for cats in the page's red, for dogs in its blue.
 
-The page draws the same in the browser (``web/app.js``); a test holds the two together.
+The page draws the same in the browser (``web/evidence.js``); a test holds the two together.
 """
 
 import io

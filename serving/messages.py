@@ -9,6 +9,7 @@ from shared.contract import Contract, Label
 
 MAX_BATCH: Final = 64
 SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document keeps the types below
+BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
 class Probabilities(msgspec.Struct, frozen=True):
@@ -55,7 +56,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 class BatchImage(msgspec.Struct, frozen=True, kw_only=True):
     """One picture of a batch."""
 
-    data: Annotated[bytes, Meta(description="The picture file, base64.")]
+    data: Annotated[bytes, Meta(description="The picture file, base64.", extra_json_schema={"pattern": BASE64})]
     id: Annotated[str, Meta(max_length=200, description="Comes back with the result.")] | None = None
 
 
@@ -83,6 +84,22 @@ class BatchResponse(msgspec.Struct, frozen=True):
         ),
     ]
     model: str
+
+
+class FeedbackRequest(msgspec.Struct, frozen=True):
+    """What the picture of an earlier prediction showed."""
+
+    id: Annotated[str, Meta(max_length=200, description="The prediction's id.")]
+    label: Annotated[Label, Meta(description="The animal that it really was.")]
+
+
+class FeedbackResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The feedback is noted."""
+
+    id: str
+    label: Label
+    predicted_label: Annotated[Label, Meta(description="What was answered then.")]
+    correct: bool
 
 
 class ModelInService(Contract, frozen=True, kw_only=True):

@@ -1,14 +1,15 @@
 """The outermost layer: gives every request an id, counts it, times it, logs it, and answers what nobody else caught."""
 
+import asyncio
+import os
 import re
 import time
-import uuid
 from typing import Final
 
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import problems
+from serving import problems, security
 from serving.logs import ACCESS, SERVICE
 from serving.metrics import Metrics
 
@@ -40,8 +41,8 @@ class _Observation:
         self.scope = scope
         self.inner_send = send
         self.status = 0
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
-        self.id = given.decode() if GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        self.id = given.decode() if GOOD_ID.fullmatch(given) else os.urandom(16).hex()
         scope.setdefault("state", {})["id"] = self.id
 
     async def run(self, app: ASGIApp, receive: Receive) -> None:
@@ -54,13 +55,22 @@ class _Observation:
             if not self.status:
                 answer = problems.response("internal_error", "the fault is logged under the request id", self.id)
                 await answer(self.scope, receive, self.send)
+        # The server cancels what a second signal, or a stop that took too long, leaves no time for.
+        except asyncio.CancelledError:
+            if not self.status:
+                answer = problems.response("draining", "the service was stopped", self.id)
+                await answer(self.scope, receive, self.send)
         finally:
             self.observe(time.perf_counter() - started)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message["headers"], (b"x-request-id", self.id.encode())]
+            protection = security.PAGES.get(self.scope["path"], security.API)
+            headers = [*message["headers"], (b"x-request-id", self.id.encode()), *protection]
+            if self.scope["app"].state.service.leaving:
+                headers.append((b"connection", b"close"))  # whoever keeps connections open has the next one elsewhere
+            message["headers"] = headers
         await self.inner_send(message)
 
     def observe(self, seconds: float) -> None:
@@ -69,8 +79,7 @@ class _Observation:
         method = self.scope["method"] if self.scope["method"] in METHODS else "other"
         # A client that left before its answer gets what nginx logs for it.
         status = self.status or 499
-        self.metrics.requests.inc({"method": method, "route": path, "status": str(status)})
-        self.metrics.duration.observe({"route": path}, seconds)
+        self.metrics.count_request(method, path, status, seconds)
         if path in QUIET and status < 400:
             return
         fields = {

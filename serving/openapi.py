@@ -1,15 +1,17 @@
 """The OpenAPI document, made from the same types that decode requests and encode answers."""
 
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
+from serving import __version__, examples
 from serving.messages import (
     SCHEMAS,
     BatchError,
     BatchRequest,
     BatchResponse,
+    FeedbackRequest,
+    FeedbackResponse,
     Health,
     ModelInService,
     Prediction,
@@ -17,16 +19,16 @@ from serving.messages import (
 )
 from serving.problems import CODES
 
-EXAMPLE = {
-    "id": "7f0c…",
-    "predicted_label": "dogs",
-    "probabilities": {"cats": 0.0123, "dogs": 0.9877},
-    "verdict": "dogs",
-    "unsure_because": None,
-    "familiarity": 0.93,
-    "model": "2026.11.23-lite0-fp32",
-}
-READING = ("malformed_request", "slow_request", "body_too_large", "overloaded", "draining", "not_ready")
+READING = ("malformed_request", "unauthorized", "slow_request", "body_too_large", "overloaded", "draining", "not_ready")
+TELLING = (
+    "malformed_request",
+    "unauthorized",
+    "slow_request",
+    "body_too_large",
+    "unknown_prediction",
+    "draining",
+    "not_ready",
+)
 PREDICTING = (*READING, "deadline_exceeded")
 IMAGE = ("image_too_large", "unsupported_format", "undecodable_image")
 
@@ -34,7 +36,17 @@ IMAGE = ("image_too_large", "unsupported_format", "undecodable_image")
 def document() -> dict[str, Any]:
     """Make the OpenAPI 3.1 document."""
     _, schemas = msgspec.json.schema_components(
-        [Prediction, BatchRequest, BatchResponse, BatchError, Problem, Health, ModelInService],
+        [
+            Prediction,
+            BatchRequest,
+            BatchResponse,
+            BatchError,
+            FeedbackRequest,
+            FeedbackResponse,
+            Problem,
+            Health,
+            ModelInService,
+        ],
         ref_template=SCHEMAS + "{name}",
     )
     explain = {
@@ -54,11 +66,11 @@ def document() -> dict[str, Any]:
             }
         },
     }
-    return {
+    made: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "Cats or dogs",
-            "version": version("cats-dogs"),
+            "version": __version__,
             "summary": "Tells cats from dogs, and says when it is unsure.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -71,7 +83,7 @@ def document() -> dict[str, Any]:
                     "parameters": [explain],
                     "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
                     "responses": {
-                        "200": _json("The answer.", "Prediction", EXAMPLE),
+                        "200": _json("The answer.", "Prediction"),
                         **_problems(*PREDICTING, *IMAGE),
                     },
                 }
@@ -106,6 +118,23 @@ def document() -> dict[str, Any]:
                     },
                 }
             },
+            "/feedback": {
+                "post": {
+                    "operationId": "feedback",
+                    "summary": "It was a dog",
+                    "description": "Say what the picture of an earlier prediction showed, for the live accuracy. A "
+                    "second feedback on one prediction replaces the first.",
+                    "tags": ["predictions"],
+                    "requestBody": {
+                        "required": True,
+                        "content": {"application/json": {"schema": _ref("FeedbackRequest")}},
+                    },
+                    "responses": {
+                        "200": _json("It is noted.", "FeedbackResponse"),
+                        **_problems(*TELLING),
+                    },
+                }
+            },
             "/health": {"get": _get("health", "Is the process alive?", _json("It is.", "Health"))},
             "/health/ready": {
                 "get": _get(
@@ -128,29 +157,47 @@ def document() -> dict[str, Any]:
                 )
             },
             "/model": {
-                "get": _get("model", "What answers?", _json("Its contract.", "ModelInService"), "not_ready", "draining")
+                "get": _get(
+                    "model",
+                    "What answers?",
+                    _json("Its contract.", "ModelInService"),
+                    "unauthorized",
+                    "not_ready",
+                    "draining",
+                )
             },
             "/metrics": {
                 "get": _get(
                     "metrics",
                     "For Prometheus",
                     {"description": "Its text format.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+                    "unauthorized",
                 )
             },
         },
-        "components": {"schemas": schemas},
+        # Needed where the service has keys; `{}` says that it may have none.
+        "security": [{}, {"bearer": []}, {"header": []}, {"basic": []}],
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "basic": {"type": "http", "scheme": "basic", "description": "The key as the password."},
+            },
+        },
     }
+    for path in made["paths"].values():
+        for operation in path.values():
+            examples.add(operation)
+    return made
 
 
 def _ref(name: str) -> dict[str, str]:
     return {"$ref": SCHEMAS + name}
 
 
-def _json(description: str, name: str, example: object = None) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": _ref(name)}
-    if example is not None:
-        content["example"] = example
-    return {"description": description, "content": {"application/json": content}}
+def _json(description: str, name: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _ref(name)}}}
 
 
 def _get(operation: str, summary: str, ok: dict[str, Any], *codes: str) -> dict[str, Any]:
@@ -169,6 +216,11 @@ def _problems(*codes: str) -> dict[str, Any]:
         names = [code for code in codes if CODES[code][0] == status]
         answers[str(status)] = {
             "description": "; ".join(f"`{name}`: {CODES[name][1].lower()}" for name in names),
-            "content": {"application/problem+json": {"schema": _ref("Problem")}},
+            "content": {
+                "application/problem+json": {
+                    "schema": _ref("Problem"),
+                    "examples": {name: {"value": examples.problem(name)} for name in names},
+                }
+            },
         }
     return answers

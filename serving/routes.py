@@ -2,71 +2,91 @@
 
 import asyncio
 import importlib.util
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from serving import feedback as feedbacks
 from serving import problems, uploads
+from serving.engine import Engine
 from serving.messages import BatchError, BatchImage, BatchRequest, BatchResponse, Health, ModelInService, Prediction
 from serving.model import Model
+from serving.pool import Lease
 from serving.problems import ProblemError
-from serving.service import Service
+from serving.service import Asked, Service
+from serving.uploads import BodyLimits
 from shared.pixels import RefusedImageError
-
-T = TypeVar("T")
 
 WEB: Final = Path(__file__).parent / "web"
 JSON: Final = "application/json"
 
 
+class WholeFile(FileResponse):
+    """A file, whole whatever range is asked for: Starlette refuses senseless ones in a form of its own."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        self.headers["accept-ranges"] = "none"
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+
 async def predict(request: Request) -> Response:
     """POST /predict: one picture, in the field ``file`` of a form."""
     service = _service(request)
-    with_evidence = _with_evidence(request)
-    model, data = await _picture(request, service)
-    answer = await _unless_gone(request, service.predict(model, data, None, explain=with_evidence))
+    asked = _asked(request)
+    with service.pool.lease() as lease:
+        model, data = await _picture(request, service, lease)
+        answer = await service.predict(model, data, asked)
     return Response(msgspec.json.encode(answer), media_type=JSON)
 
 
 async def explain(request: Request) -> Response:
     """POST /explain: one picture, as for /predict; its evidence drawn over it."""
     service = _service(request)
-    model, data = await _picture(request, service)
-    png = await _unless_gone(request, service.explain(model, data))
+    with service.pool.lease() as lease:
+        model, data = await _picture(request, service, lease)
+        png = await service.explain(model, data, _asked(request))
     return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
 
 
 async def predict_batch(request: Request) -> Response:
     """POST /predict/batch: up to 64 pictures as base64 in JSON."""
     service = _service(request)
-    with_evidence = _with_evidence(request)
-    service.admit()
-    settings = service.settings
-    body = await uploads.body(request, settings.max_batch_bytes, settings.body_seconds)
-    model, engine = service.admit()
+    asked = _asked(request)
+    with service.pool.lease(copies=2) as lease:  # as it comes, and without its base64
+        model, engine, batch = await _batch(request, service, asked, lease)
+        # Its deadline runs from when a picture is in the queue, so no more are there than keep the lanes busy.
+        turns = asyncio.Semaphore(engine.lanes + 1)
 
-    # No more of a batch are in the queue than keep the lanes busy, so a single picture never waits behind all of it.
-    turns = asyncio.Semaphore(engine.lanes + 1)
+        async def one(image: BatchImage) -> Prediction | BatchError:
+            async with turns:
+                try:
+                    return await service.predict(model, image.data, asked, image.id)
+                except (ProblemError, RefusedImageError) as error:
+                    service.metrics.rejected.inc({"code": error.code})
+                    return BatchError(id=image.id, error=problems.problem(error.code, str(error), request.state.id))
 
-    async def one(image: BatchImage) -> Prediction | BatchError:
-        async with turns:
-            try:
-                return await service.predict(model, image.data, image.id, explain=with_evidence)
-            except (ProblemError, RefusedImageError) as error:
-                service.metrics.rejected.inc({"code": error.code})
-                return BatchError(id=image.id, error=problems.problem(error.code, str(error), request.state.id))
-
-    async def whole() -> bytes:
-        batch = (await engine.run(lambda: _batch(body))).result
         results = await asyncio.gather(*(one(image) for image in batch.images))
-        return msgspec.json.encode(BatchResponse(results=list(results), model=model.contract.version))
+    return Response(
+        msgspec.json.encode(BatchResponse(results=list(results), model=model.contract.version)), media_type=JSON
+    )
 
-    return Response(await _unless_gone(request, whole()), media_type=JSON)
+
+async def feedback(request: Request) -> Response:
+    """POST /feedback: what the picture of an earlier prediction showed."""
+    service = _service(request)
+    service.model  # noqa: B018 - for what it raises: taken while pictures are, and no longer
+    with service.pool.lease() as lease:
+        body = await uploads.body(request, BodyLimits(feedbacks.MAX_BYTES, service.settings.body_seconds), lease)
+    answer = await service.ledger.feedback(feedbacks.parse(body))
+    service.metrics.count_feedback(answer.predicted_label, answer.label)
+    return Response(msgspec.json.encode(answer), media_type=JSON)
 
 
 async def health(_: Request) -> Response:
@@ -76,7 +96,7 @@ async def health(_: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """GET /health/ready: the model has passed its exam and new work is accepted."""
-    version = _service(request).model.contract.version
+    version = _service(request).ready.contract.version
     return Response(msgspec.json.encode({"status": "ready", "model": version}), media_type=JSON)
 
 
@@ -103,12 +123,12 @@ async def openapi(request: Request) -> Response:
 
 async def page(_: Request) -> Response:
     """GET /: the web page."""
-    return FileResponse(WEB / "index.html")
+    return WholeFile(WEB / "index.html")
 
 
 async def docs(_: Request) -> Response:
     """GET /docs: Swagger UI on /openapi.json, from files on this machine."""
-    return FileResponse(WEB / "docs.html")
+    return WholeFile(WEB / "docs.html")
 
 
 async def asset(request: Request) -> Response:
@@ -116,22 +136,26 @@ async def asset(request: Request) -> Response:
     path = _assets().get(request.path_params["name"])
     if path is None:
         raise ProblemError("not_found", "there is no such file")
-    return FileResponse(path)
+    return WholeFile(path)
 
 
+# In the order in which they are tried, so the one that counts comes first.
 ROUTES: Final = (
+    Route("/predict", predict, methods=["POST"]),
+    Route("/predict/batch", predict_batch, methods=["POST"]),
     Route("/", page),
     Route("/assets/{name}", asset),
     Route("/docs", docs),
     Route("/explain", explain, methods=["POST"]),
+    Route("/feedback", feedback, methods=["POST"]),
     Route("/health", health),
     Route("/health/ready", ready),
     Route("/metrics", metrics),
     Route("/model", model),
     Route("/openapi.json", openapi),
-    Route("/predict", predict, methods=["POST"]),
-    Route("/predict/batch", predict_batch, methods=["POST"]),
 )
+# What the metrics' own port answers, if it has one.
+METRICS_ROUTES: Final = tuple(route for route in ROUTES if route.path in ("/health", "/health/ready", "/metrics"))
 
 
 def _service(request: Request) -> Service:
@@ -139,47 +163,43 @@ def _service(request: Request) -> Service:
     return service
 
 
-async def _picture(request: Request, service: Service) -> tuple[Model, bytes]:
+async def _picture(request: Request, service: Service, lease: Lease) -> tuple[Model, bytes]:
     """Read the one picture of a form, and say which model answers it."""
     service.admit()
     settings = service.settings
-    data = await uploads.file(request, settings.max_body_bytes, settings.body_seconds)
+    data = await uploads.file(request, BodyLimits(settings.max_body_bytes, settings.body_seconds), lease)
     model, _ = service.admit()  # again: the queue may have filled while the body came in
     return model, data
 
 
-def _with_evidence(request: Request) -> bool:
+async def _batch(request: Request, service: Service, asked: Asked, lease: Lease) -> tuple[Model, Engine, BatchRequest]:
+    """Read the pictures of a batch, and say what answers them."""
+    service.admit()
+    limits = BodyLimits(service.settings.max_batch_bytes, service.settings.body_seconds)
+    body = await uploads.body(request, limits, lease)
+    model, engine = service.admit()
+    done = await engine.run(lambda _: _parsed(body), asked, asked.wanted)
+    return model, engine, done.result
+
+
+def _asked(request: Request) -> Asked:
     value = request.query_params.get("explain", "false")
     if value not in ("true", "false"):
         raise ProblemError("malformed_request", f"explain is true or false, not {value[:40]!r}")
-    return value == "true"
+    # The door says whether the client is still there; without it, in a test say, it is.
+    wanted = request.scope.get("extensions", {}).get("catsdogs.wanted", _always)
+    return Asked(wanted, explain=value == "true")
 
 
-def _batch(body: bytes) -> BatchRequest:
+def _always() -> bool:
+    return True
+
+
+def _parsed(body: bytes) -> BatchRequest:
     try:
         return msgspec.json.decode(body, type=BatchRequest)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError("malformed_request", f"the body is not a batch: {error}") from error
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work, but cancel it if the client leaves, so that its pictures are not decoded for nobody."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    # The body has been read, so whatever comes next is the end of the connection.
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _assets() -> dict[str, Path]:

@@ -1,53 +1,109 @@
 """The service behind the routes: what has a lifetime, and whether it is ready."""
 
 import asyncio
-import uuid
+import contextlib
+import os
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, Final, TypeVar
 
-from serving import model as models
 from serving.classify import classify, explain
-from serving.engine import Engine, usable_cores
+from serving.cores import usable_cores
+from serving.engine import Done, Engine, LaneDiedError
+from serving.feedback import Ledger
 from serving.logs import SERVICE
+from serving.memory import EASE_ABOVE, fitted, memory_limit, resident_memory, trim
 from serving.messages import Prediction
 from serving.metrics import Metrics
-from serving.model import Model, ModelRefusedError
+from serving.model import Model, ModelFailedError
+from serving.pool import Pool
 from serving.problems import ProblemError
 from serving.settings import Settings
-from shared.pixels import Limits
+from serving.slot import Slot
+
+T = TypeVar("T")
+
+HEARTBEAT_SECONDS: Final = 1.0
+# Longest that the door stays closed for the first model; /health must answer even if it never comes.
+DOOR_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What one request wants of its pictures: the evidence map, and whether it still wants anything at all.
+
+    No two are equal, so it is also what takes turns with other requests; their ids may be the clients' own.
+    """
+
+    wanted: Callable[[], bool]
+    explain: bool = False
 
 
 class Service:
     """One service, from :meth:`start` to :meth:`stop`, on one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Make it; nothing runs yet."""
+    def __init__(self, settings: Settings, loading: "Future[Model] | None" = None) -> None:
+        """Make it; nothing runs yet. ``loading`` is a load of the model that has begun already."""
+        self.lanes = settings.lanes or usable_cores()
+        self._memory_limit = memory_limit()
+        settings, self.limits = fitted(settings, self.lanes, self._memory_limit)
         self.settings = settings
-        self.limits = Limits(max_pixels=settings.max_pixels)
         self.metrics = Metrics(self._readings)
+        self.ledger = Ledger(settings)
+        self.pool = Pool(settings.max_memory_bytes, settings.deadline_seconds)
+        self.slot = Slot(lambda: settings.model_path, lambda model: self.metrics.set_model(model.contract))
         self.engine: Engine | None = None
-        self._model: Model | None = None
-        self._reason = "the model is being loaded"
+        self._loading = loading
+        self.leaving = False
         self._draining = False
-        self._loading: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Start the lanes, and load the model beside them: the process answers before it is ready."""
-        lanes = self.settings.lanes or usable_cores()
-        self.engine = Engine(lanes, self.settings.max_queue, self.settings.deadline_seconds)
-        SERVICE.info("started", extra={"fields": {"lanes": lanes, "model_file": self.settings.model_path.name}})
-        self._loading = asyncio.create_task(self._load())
+        """Start the lanes and load the model; returns once it serves or is refused, or takes too long.
+
+        So the door stays closed until there is something to say. A balancer that has found a new replica by its name,
+        and not yet asked whether it is ready, would otherwise have requests refused there.
+        """
+        self.engine = Engine(self.lanes, self.settings.max_queue, self.settings.deadline_seconds)
+        fields = {
+            "lanes": self.lanes,
+            "model_file": self.settings.model_path.name,
+            "max_decode_bytes": self.limits.max_bytes,
+            "max_batch_bytes": self.settings.max_batch_bytes,
+        }
+        SERVICE.info("started", extra={"fields": fields})
+        self.ledger.start()
+        self._begin(self.slot.load(self._loading))
+        self._begin(self._beat())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DOOR_SECONDS):
+                await self.slot.decided.wait()
 
     async def stop(self) -> None:
         """Finish what was accepted."""
         self.drain()
-        assert self._loading is not None and self.engine is not None
-        await self._loading
+        assert self.engine is not None
         await self.engine.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.ledger.close()
         SERVICE.info("stopped")
+
+    def reload(self) -> None:
+        """Load the model file again, beside the one that serves; call on the event loop."""
+        if not self._draining:
+            self._begin(self.slot.load())
+
+    def leave(self) -> None:
+        """Be not ready and yet answer, so that a balancer sends what comes next elsewhere; safe in a signal handler."""
+        self.leaving = True
 
     def drain(self) -> None:
         """Be not ready and accept nothing new; safe in a signal handler."""
-        self._draining = True
+        self.leaving = self._draining = True
         if self.engine is not None:
             self.engine.close_admission()
 
@@ -59,10 +115,21 @@ class Service:
             ProblemError: ``not_ready`` or ``draining``.
         """
         if self._draining:
-            raise ProblemError("draining", "the service is shutting down; another one will answer")
-        if self._model is None:
-            raise ProblemError("not_ready", self._reason)
-        return self._model
+            raise _draining()
+        if self.engine is not None and self.engine.exhausted:
+            raise ProblemError("not_ready", "too many lanes are stuck; the process must be replaced")
+        return self.slot.model
+
+    @property
+    def ready(self) -> Model:
+        """The model in service, while new requests should come here.
+
+        Raises:
+            ProblemError: ``not_ready`` or ``draining``.
+        """
+        if self.leaving:
+            raise _draining()
+        return self.model
 
     def admit(self) -> tuple[Model, Engine]:
         """What a request for predictions works with, if there is room for it.
@@ -75,22 +142,25 @@ class Service:
         self.engine.admit()
         return model, self.engine
 
-    async def predict(self, model: Model, data: bytes, prediction_id: str | None, *, explain: bool) -> Prediction:
+    async def predict(self, model: Model, data: bytes, asked: Asked, prediction_id: str | None = None) -> Prediction:
         """Have a lane answer one picture, and count it.
 
         Raises:
             RefusedImageError: the file is no picture that can be decoded within the limits.
-            ProblemError: ``deadline_exceeded``.
+            ProblemError: ``deadline_exceeded``, or ``not_ready`` if the model fails.
         """
-        assert self.engine is not None
-        done = await self.engine.run(partial(classify, model, data, self.limits))
+        done = await self._run(model, partial(classify, model, data, self.limits), asked)
         classified = done.result
         self.metrics.time_stages(queue=done.queued, decode=classified.decode, infer=classified.infer)
-        message = classified.message(prediction_id or uuid.uuid4().hex, explain=explain)
-        self.metrics.count_prediction(classified.verdict, classified.confidence, message.familiarity)
+        # What uuid4 does, at a quarter of its time.
+        message = classified.message(prediction_id or os.urandom(16).hex(), explain=asked.explain)
+        self.metrics.count_prediction(
+            classified.verdict, classified.confidence, message.familiarity, classified.brightness
+        )
+        self.ledger.record(message, classified, len(data), done.queued, ours=not prediction_id)
         return message
 
-    async def explain(self, model: Model, data: bytes) -> bytes:
+    async def explain(self, model: Model, data: bytes, asked: Asked) -> bytes:
         """Have a lane draw one picture's evidence over it; returns a PNG file.
 
         It is timed but not counted as a prediction: whoever wants to see why has usually asked what before, and the
@@ -98,10 +168,9 @@ class Service:
 
         Raises:
             RefusedImageError: the file is no picture that can be decoded within the limits.
-            ProblemError: ``deadline_exceeded``.
+            ProblemError: ``deadline_exceeded``, or ``not_ready`` if the model fails.
         """
-        assert self.engine is not None
-        done = await self.engine.run(partial(explain, model, data, self.limits))
+        done = await self._run(model, partial(explain, model, data, self.limits), asked)
         explained = done.result
         classified = explained.classified
         self.metrics.time_stages(
@@ -109,23 +178,67 @@ class Service:
         )
         return explained.png
 
-    async def _load(self) -> None:
+    async def _run(self, model: Model, work: Callable[[bool], T], asked: Asked) -> Done[T]:
+        assert self.engine is not None
         try:
-            self._model = await asyncio.to_thread(models.load, self.settings.model_path)
-        except ModelRefusedError as error:
-            self._reason = str(error)
-            SERVICE.error("the model is refused", extra={"fields": {"reason": self._reason}})
-        else:
-            served = {"model": self._model.contract.version, "model_file": self._model.path.name}
-            if self._model.fallback:
-                SERVICE.warning(
-                    "the fp32 model answers in place of the int8 one",
-                    extra={"fields": {**served, "reason": self._model.fallback}},
-                )
-            self.metrics.set_model(self._model.contract)
-            SERVICE.info("ready", extra={"fields": served})
+            done = await self.engine.run(work, asked, asked.wanted)
+        except ModelFailedError as error:
+            raise self.slot.failed(model, error) from error
+        except LaneDiedError as error:
+            raise ProblemError("not_ready", "a lane ended over this picture", retry_after=1) from error
+        self.slot.answered()
+        return done
+
+    async def _beat(self) -> None:
+        """See to what may have gone wrong, every second."""
+        assert self.engine is not None
+        beats_to_watch = max(1, round(self.settings.watch_seconds / HEARTBEAT_SECONDS))
+        beat = 0
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            beat += 1
+            try:
+                self.engine.check()
+                self.pool.check()
+                if self._memory_limit and (resident_memory() or 0) > EASE_ABOVE * self._memory_limit:
+                    await asyncio.to_thread(trim)
+                await self.slot.heal()
+                if self.settings.watch_seconds and beat % beats_to_watch == 0:
+                    await self.slot.watch()
+            # What sees to faults must outlive them: without threads or descriptors left, say, the next beat may do.
+            except Exception:
+                SERVICE.exception("a heartbeat failed")
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        # The event loop itself keeps no hold of its tasks.
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _readings(self) -> dict[str, float]:
-        if self.engine is None:
-            return {"lanes_busy": 0, "queue_depth": 0}
-        return {"lanes_busy": self.engine.busy, "queue_depth": self.engine.depth}
+        try:
+            served: Model | None = self.ready
+        except ProblemError:
+            served = None
+        readings = self.ledger.readings() | {
+            "ready": float(served is not None),
+            "model_refused": float(self.slot.refused),
+            "model_fallback": float(served is not None and served.fallback is not None),
+            "lanes_busy": 0,
+            "queue_depth": 0,
+            "queue_limit": self.settings.max_queue,
+            "body_bytes": self.pool.granted,
+        }
+        if self.engine is not None:
+            readings |= {
+                "lanes": self.engine.lanes,
+                "lanes_busy": self.engine.busy,
+                "queue_depth": self.engine.depth,
+                "lanes_stuck": self.engine.stuck,
+                "lanes_replaced_total": self.engine.replaced,
+            }
+        return readings
+
+
+def _draining() -> ProblemError:
+    return ProblemError("draining", "the service is shutting down; another one will answer")

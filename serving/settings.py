@@ -37,10 +37,44 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: Annotated[int, Meta(ge=1, description="Largest request body, except for a batch.")] = 20 * MEGABYTE
     max_batch_bytes: Annotated[int, Meta(ge=1, description="Largest request body of a batch.")] = 64 * MEGABYTE
     max_pixels: Annotated[int, Meta(ge=1, description="Largest picture, width times height.")] = MAX_PIXELS
+    max_decode_bytes: Annotated[
+        int,
+        Meta(ge=0, description="Most memory that decoding a picture may take; 0 for what a container's limit leaves."),
+    ] = 0
+    max_memory_bytes: Annotated[
+        int, Meta(ge=1, description="Most bytes of request bodies in memory; the senders of more wait their turn.")
+    ] = 32 * MEGABYTE
     deadline_seconds: Annotated[
         float, Meta(gt=0, description="Longest that a picture may take from its arrival in the queue to its answer.")
     ] = 10.0
-    body_seconds: Annotated[float, Meta(gt=0, description="Longest that a client may take to send its body.")] = 15.0
+    body_seconds: Annotated[
+        float, Meta(gt=0, description="Longest that a client may take to send a request's head, and then its body.")
+    ] = 15.0
+    drain_delay_seconds: Annotated[
+        float, Meta(ge=0, description="After SIGTERM, how long to be not ready and yet take requests, for balancers.")
+    ] = 0.0
+    max_connections: Annotated[
+        int, Meta(ge=1, description="Connections at a time; beyond that new ones are refused.")
+    ] = 1000
+    api_keys: Annotated[
+        str,
+        Meta(
+            pattern=r"^([0-9a-fA-F]{64}([,\s]+|$))*$",
+            description="SHA-256 digests of the keys that may ask, from `catsdogs key`; empty lets everybody.",
+        ),
+    ] = ""
+    metrics_port: Annotated[
+        int, Meta(ge=0, le=65535, description="A port for /metrics alone; 0 to have it on the service's own.")
+    ] = 0
+    journal: Annotated[
+        str, Meta(description="Folder of the journal of predictions and feedback; empty to write nothing to disk.")
+    ] = ""
+    journal_file_bytes: Annotated[
+        int, Meta(ge=1, description="A file of the journal that has grown so large is followed by the next.")
+    ] = 64 * MEGABYTE
+    watch_seconds: Annotated[
+        float, Meta(ge=0, description="How often to look for another model file and load it; 0 for on SIGHUP only.")
+    ] = 0.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe level that is logged.")
     ] = "info"
@@ -70,4 +104,6 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
     except msgspec.ValidationError as error:
         # msgspec says "Expected `int` … - at `$.port`"; a person knows the setting by its other name.
         reason, _, place = str(error).partition(" - at `$.")
+        if place == "api_keys`":
+            reason = "expected SHA-256 digests in hex, with commas or spaces between; `catsdogs key` makes one"
         raise SettingsError(f"{PREFIX}{place.rstrip('`').upper()}: {reason}") from error

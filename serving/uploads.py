@@ -1,12 +1,14 @@
 """Request bodies: read under a limit of bytes and of time, both enforced while reading."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from serving.pool import Lease
 from serving.problems import ProblemError
 
 FIELD = "file"
@@ -14,52 +16,57 @@ MAX_PARTS = 20
 MAX_HEADER_BYTES = 4096
 
 
-async def chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives.
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Most bytes of a body, and most seconds that its client may take to send them."""
+
+    size: int
+    seconds: float
+
+
+async def read(request: Request, limits: BodyLimits, lease: Lease, take: Callable[[bytes], object]) -> None:
+    """Give ``take`` each piece of the body as it arrives, once there is room in memory for it.
 
     Raises:
-        ProblemError: ``body_too_large``, from the header alone where there is one.
-    """
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > max_bytes:
-        raise _too_large(max_bytes)
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        yield chunk
-
-
-async def body(request: Request, max_bytes: int, seconds: float) -> bytes:
-    """Read the whole body.
-
-    Raises:
-        ProblemError: ``body_too_large`` or ``slow_request``.
+        ProblemError: ``body_too_large``, from the header alone where there is one; ``slow_request``; ``overloaded``.
         ClientDisconnect: the client left.
     """
+    length = request.headers.get("content-length", "0")
+    declared = int(length) if length.isdecimal() else 0
+    if declared > limits.size:
+        raise _too_large(limits.size)
+    size = 0
     try:
-        async with asyncio.timeout(seconds):
-            return b"".join([chunk async for chunk in chunks(request, max_bytes)])
+        async with asyncio.timeout(limits.seconds) as time_left:
+            async for piece in request.stream():
+                size += len(piece)
+                if size > limits.size:
+                    raise _too_large(limits.size)
+                await lease.take(len(piece), declared, time_left)
+                take(piece)
     except TimeoutError as error:
-        raise _slow(seconds) from error
+        raise _slow(limits.seconds) from error
+    lease.complete()
 
 
-async def file(request: Request, max_bytes: int, seconds: float) -> bytes:
+async def body(request: Request, limits: BodyLimits, lease: Lease) -> bytes:
+    """Read the whole body; raises what :func:`read` does."""
+    pieces: list[bytes] = []
+    await read(request, limits, lease, pieces.append)
+    return b"".join(pieces)
+
+
+async def file(request: Request, limits: BodyLimits, lease: Lease) -> bytes:
     """Read the one ``file`` of a multipart form; other fields are passed over.
 
     Raises:
-        ProblemError: ``malformed_request``, ``body_too_large`` or ``slow_request``.
+        ProblemError: ``malformed_request``, and what :func:`read` raises.
         ClientDisconnect: the client left.
     """
     form = Form(request.headers.get("content-type", ""))
     try:
-        async with asyncio.timeout(seconds):
-            async for chunk in chunks(request, max_bytes):
-                form.feed(chunk)
+        await read(request, limits, lease, form.feed)
         return form.finish()
-    except TimeoutError as error:
-        raise _slow(seconds) from error
     finally:
         form.close()
 
@@ -71,7 +78,9 @@ def _too_large(max_bytes: int) -> ProblemError:
 
 
 def _slow(seconds: float) -> ProblemError:
-    return ProblemError("slow_request", f"the body did not arrive within {seconds:g} seconds")
+    return ProblemError(
+        "slow_request", f"the body did not arrive within {seconds:g} seconds, or stopped while others waited"
+    )
 
 
 class Form:

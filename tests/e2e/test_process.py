@@ -84,29 +84,96 @@ def test_it_starts_anywhere_says_where_and_stops_with_exit_code_0(tmp_path: Path
     assert logged[-1]["level"] == "info"
 
 
-def test_every_accepted_request_is_answered_when_it_is_told_to_stop(tmp_path: Path) -> None:
-    process = serve(tmp_path, CATSDOGS_LANES="1").ready()
-    # Large enough that a lane is busy with all of them for a second or two.
-    large = encoded(blobs(1, (3000, 3000)), "PNG", compress_level=1)
+def in_the_house(process: Process, count: int, side: int) -> list[socket.socket]:
+    """Connections that have each sent a picture so large that one lane is busy with all of them for a while."""
+    large = encoded(blobs(1, (side, side)), "PNG", compress_level=1)
     form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n%s\r\n--x--\r\n' % large
     head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     port = int(process.url.rsplit(":", 1)[1])
-    connections = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(12)]
+    connections = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(count)]
     for connection in connections:
         connection.sendall(f"{head}Content-Length: {len(form)}\r\n\r\n".encode() + form)
-    in_the_house = 0.0
-    while in_the_house < len(connections):
+    accepted = 0.0
+    while accepted < count:
         page = httpx.get(f"{process.url}/metrics").text
         depth, answered = (
             sum(float(value) for value in re.findall(pattern, page, re.MULTILINE))
             for pattern in (r"^queue_depth (\S+)", r'^http_requests_total\{.*route="/predict".*\} (\S+)')
         )
-        in_the_house = depth + answered + 1
+        accepted = depth + answered + 1
+    return connections
+
+
+def test_every_accepted_request_is_answered_when_it_is_told_to_stop(tmp_path: Path) -> None:
+    process = serve(tmp_path, CATSDOGS_LANES="1").ready()
+    connections = in_the_house(process, 12, 3000)
     os.killpg(process.process.pid, signal.SIGTERM)
     for connection in connections:
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
         connection.close()
     assert process.wait() == 0
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    process = serve(tmp_path, CATSDOGS_LANES="1", CATSDOGS_DEADLINE_SECONDS="60").ready()
+    connections = in_the_house(process, 40, 4000)
+    os.killpg(process.process.pid, signal.SIGTERM)
+    assert connections[0].recv(100).startswith(b"HTTP/1.1 200")
+    os.killpg(process.process.pid, signal.SIGTERM)
+    assert process.wait() == 0
+    answers = [connection.recv(2000) for connection in connections[1:]]
+    assert sum(b"HTTP/1.1 503" in answer and b'"code":"draining"' in answer for answer in answers) > 10
+    assert all(answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 503")) for answer in answers)
+    for connection in connections:
+        connection.close()
+
+
+def test_with_a_drain_delay_it_leaves_the_balancer_before_it_closes_its_door(tmp_path: Path) -> None:
+    process = serve(tmp_path, CATSDOGS_DRAIN_DELAY_SECONDS="3").ready()
+    cat = (ROOT / "tests" / "cat.jpg").read_bytes()
+    os.killpg(process.process.pid, signal.SIGTERM)
+    while (ready := httpx.get(f"{process.url}/health/ready")).status_code == 200:
+        pass
+    assert ready.json()["code"] == "draining"
+    answer = httpx.post(f"{process.url}/predict", files={"file": cat})
+    assert (answer.status_code, answer.json()["verdict"]) == (200, "cats")
+    assert answer.headers["connection"] == "close"
+    assert "\nready 0.0" in httpx.get(f"{process.url}/metrics").text
+    assert process.wait() == 0
+
+
+def test_a_second_signal_ends_the_drain_delay(tmp_path: Path) -> None:
+    process = serve(tmp_path, CATSDOGS_DRAIN_DELAY_SECONDS="500").ready()
+    os.killpg(process.process.pid, signal.SIGTERM)
+    while httpx.get(f"{process.url}/health/ready").status_code == 200:
+        pass
+    os.killpg(process.process.pid, signal.SIGTERM)
+    assert process.wait() == 0
+
+
+def test_the_health_check_of_the_image_tells_ready_from_not(tmp_path: Path) -> None:
+    process = serve(tmp_path, CATSDOGS_DRAIN_DELAY_SECONDS="500").ready()
+    port = process.url.rsplit(":", 1)[1]
+    check = [sys.executable, "-IS", str(ROOT / "serving" / "ready.py")]
+    environment = os.environ | {"CATSDOGS_PORT": port}
+    assert subprocess.run(check, env=environment, check=False, timeout=30).returncode == 0
+    os.killpg(process.process.pid, signal.SIGTERM)
+    while httpx.get(f"{process.url}/health/ready").status_code == 200:
+        pass
+    assert subprocess.run(check, env=environment, check=False, timeout=30).returncode == 1
+    os.killpg(process.process.pid, signal.SIGTERM)
+    assert process.wait() == 0
+    assert subprocess.run(check, env=environment, check=False, timeout=30).returncode == 1
+
+
+def test_a_signal_before_it_serves_ends_it_as_well(tmp_path: Path) -> None:
+    program = str(Path(sys.executable).parent / "catsdogs")
+    for seconds in (0.15, 0.3, 0.45):
+        with subprocess.Popen([program, "serve", "--port", "0"], stdout=-1, stderr=-1, cwd=tmp_path) as process:
+            time.sleep(seconds)
+            process.terminate()
+            process.communicate(timeout=30)
+        assert process.returncode in (0, -signal.SIGTERM)  # the latter before Python has come to ours
 
 
 def test_interrupt_stops_it_too(tmp_path: Path) -> None:

@@ -18,12 +18,20 @@ from tests.serving.conftest import Running, start_server
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [block.strip() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
-CURLS = [command for command in COMMANDS if "localhost:8000" in command]
+CURLS = [command for command in COMMANDS if "localhost:8000" in command and not command.startswith("ops/")]
 # Commands that run for long, or install, have a test of their own.
 ELSEWHERE = {
     "make serve": "tests/e2e/test_process.py::test_make_serve_in_a_fresh_clone_answers_without_torch",
     "make pipeline": "tests/e2e/test_pipeline.py: what it runs",
     "make test": "this run",
+    "CATSDOGS_JOURNAL=journal make serve": "tests/e2e/test_journal_crash.py",
+    ".venv-dev/bin/catsdogs report journal": "tests/ops/test_report.py",
+    ".venv-dev/bin/catsdogs collect photos.zip --limit 200": "tests/ops/test_collect.py",
+    "pkill -HUP -x catsdogs": "tests/e2e/test_swaps.py",
+    "docker compose up -d --wait": "tests/containers/test_compose.py",
+    "CATSDOGS_IMAGE=cats-dogs-inference docker compose up -d --wait --build": "tests/containers/test_compose.py",
+    "ops/smoke_test.sh http://localhost:8000": "tests/containers/test_compose.py",
+    ".venv-dev/bin/python -m ops.changes HEAD": "tests/ops/test_changes.py",
     "make bench-train": "tests/training/test_bench.py: what it runs",
     ".venv-dev/bin/catsdogs promote --dry-run": "tests/training/test_promote.py",
     ".venv-dev/bin/catsdogs rollback": "tests/training/test_promote.py",
@@ -65,6 +73,8 @@ def test_the_curl_examples_answer(service: Running, command: str) -> None:
     if "batch" in command:
         assert answer["results"][0]["id"] == "chelsea"
         assert answer["results"][0]["verdict"] == "cats"
+    elif "feedback" in command:
+        assert answer["correct"] is True
     elif "ready" in command:
         assert answer["status"] == "ready"
     else:
@@ -131,6 +141,19 @@ def test_the_report_is_the_shipped_file_s(service: Running) -> None:
     assert report["accuracy"] == model["test"]["accuracy"]
     assert report["dataset_digest"] == model["provenance"]["dataset_digest"]
     assert model["provenance"]["registry"].startswith("cats-dogs/")
+
+
+def test_the_image_is_as_small_and_as_soon_ready_as_it_says() -> None:
+    image = json.loads((ROOT / "reports/image.json").read_text())
+    layers = ", ".join(str(image["layers_mb"][name]) for name in ("packages", "base", "models", "app"))
+    for row in (
+        f"| unpacked | {image['unpacked_mb']} MB |",
+        f"| … of it packages, Python and system libraries, both models, code | {layers} MB |",
+        f"| compressed | {image['compressed_mb']} MB |",
+        f"| ready with 1 CPU and 256 MB of memory | {image['ready_seconds'][1]} s |",
+        f"| resident then | {image['resident_mb']} MB |",
+    ):
+        assert row in README, row
 
 
 def test_its_links_lead_to_files_that_exist() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import httpx
+import msgspec
 import pytest
-import uvicorn
 
 from serving.app import create_app
 from serving.server import Server
@@ -42,11 +42,7 @@ Start = Callable[..., Running]
 
 
 def start_server(settings: Settings, *, wait_ready: bool = True) -> tuple[Running, Callable[[], None]]:
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, lifespan="on", access_log=False, log_config=None, timeout_graceful_shutdown=10
-    )
-    server = Server(config, app.state.service)
+    server = Server(create_app(msgspec.structs.replace(settings, port=0)))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -68,7 +64,7 @@ def start_server(settings: Settings, *, wait_ready: bool = True) -> tuple[Runnin
         else:
             stop()
             pytest.fail("the server did not become ready")
-    return Running(http, app.state.service, port), stop
+    return Running(http, server.service, port), stop
 
 
 @pytest.fixture

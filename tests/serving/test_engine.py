@@ -1,119 +1,228 @@
 import asyncio
+import gc
 import threading
 import time
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from serving.engine import Engine, _quota, usable_cores
+from serving.engine import MAX_STUCK, ClientGoneError, Engine, LaneDiedError
 from serving.problems import ProblemError
 
+Make = Callable[..., Engine]
 
-async def test_work_runs_off_the_event_loop_and_its_result_comes_back() -> None:
-    engine = Engine(lanes=2, max_queue=10, deadline=5)
-    done = await engine.run(threading.current_thread)
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    """Make engines that are closed when the test ends."""
+    engines: list[Engine] = []
+
+    def begin(lanes: int = 1, max_queue: int = 100, deadline: float = 5) -> Engine:
+        engines.append(Engine(lanes, max_queue, deadline))
+        return engines[-1]
+
+    yield begin
+    for engine in engines:
+        await engine.close()
+
+
+def until(event: threading.Event) -> Callable[[bool], bool]:
+    return lambda _: event.wait(20)
+
+
+def note(order: list[Any], what: object, _: bool) -> None:
+    order.append(what)
+
+
+async def test_work_runs_off_the_event_loop_and_its_result_comes_back(make: Make) -> None:
+    done = await make(lanes=2).run(lambda _: threading.current_thread())
     assert done.result.name.startswith("lane-")
     assert done.queued >= 0
-    await engine.close()
 
 
-async def test_the_event_loop_goes_on_while_lanes_work() -> None:
-    engine = Engine(lanes=1, max_queue=10, deadline=5)
-    task = asyncio.ensure_future(engine.run(lambda: time.sleep(0.3)))
-    turns = 0
+async def test_the_event_loop_goes_on_while_lanes_work(make: Make) -> None:
+    gate, turns = threading.Event(), 0
+    task = asyncio.ensure_future(make().run(until(gate)))
     while not task.done():
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         turns += 1
-    assert turns > 5
-    await engine.close()
+        if turns == 50:
+            gate.set()
+    assert turns >= 50
 
 
-async def test_what_work_raises_is_raised_here_and_the_lane_lives() -> None:
-    engine = Engine(lanes=1, max_queue=10, deadline=5)
+async def test_what_work_raises_is_raised_here_and_the_lane_lives(make: Make) -> None:
+    engine = make()
     with pytest.raises(ZeroDivisionError):
-        await engine.run(lambda: 1 / 0)
-    assert (await engine.run(lambda: 2)).result == 2
-    await engine.close()
+        await engine.run(lambda _: 1 / 0)
+    assert (await engine.run(lambda _: 2)).result == 2
 
 
-async def test_work_is_done_in_the_order_it_came() -> None:
-    engine = Engine(lanes=1, max_queue=100, deadline=5)
-    order: list[int] = []
-    await asyncio.gather(*(engine.run(partial(order.append, n)) for n in range(50)))
+async def test_requests_are_served_in_the_order_they_came(make: Make) -> None:
+    engine, order = make(), list[int]()
+    await asyncio.gather(*(engine.run(partial(note, order, n)) for n in range(50)))
     assert order == list(range(50))
-    await engine.close()
 
 
-async def test_cancelled_work_is_skipped() -> None:
-    engine = Engine(lanes=1, max_queue=10, deadline=5)
-    gate, done = threading.Event(), []
-    first = asyncio.ensure_future(engine.run(gate.wait))
-    second = asyncio.ensure_future(engine.run(lambda: done.append("second")))
+async def test_a_single_picture_waits_for_no_more_than_one_of_a_batch(make: Make) -> None:
+    engine, gate, order = make(), threading.Event(), list[str]()
+    first = asyncio.ensure_future(engine.run(until(gate)))
+    batch = [engine.run(partial(note, order, f"batch {n}"), "batch") for n in range(10)]
+    tasks = [asyncio.ensure_future(work) for work in batch]
+    await asyncio.sleep(0)
+    tasks.append(asyncio.ensure_future(engine.run(lambda _: order.append("single"), "single")))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(first, *tasks)
+    assert order[:3] == ["batch 0", "single", "batch 1"]
+
+
+async def test_work_is_told_whether_it_has_the_engine_to_itself(make: Make) -> None:
+    engine, gate = make(), threading.Event()
+    assert (await engine.run(lambda alone: alone)).result is True
+    first = asyncio.ensure_future(engine.run(until(gate)))
+    second = asyncio.ensure_future(engine.run(lambda alone: alone))
+    third = asyncio.ensure_future(engine.run(lambda alone: alone))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(first, second, third)
+    assert second.result().result is False
+
+
+async def test_cancelled_work_is_skipped(make: Make) -> None:
+    engine, gate, done = make(), threading.Event(), list[str]()
+    first = asyncio.ensure_future(engine.run(until(gate)))
+    second = asyncio.ensure_future(engine.run(lambda _: done.append("second")))
     await asyncio.sleep(0.05)
     assert (engine.busy, engine.depth) == (1, 1)
     second.cancel()
     await asyncio.sleep(0.01)  # a cancelled task learns of it at the loop's next turn
     gate.set()
     await first
-    await engine.run(lambda: done.append("third"))
+    await engine.run(lambda _: done.append("third"))
     assert done == ["third"]
     assert (engine.busy, engine.depth) == (0, 0)
-    await engine.close()
 
 
-async def test_closing_finishes_what_was_accepted() -> None:
-    engine = Engine(lanes=1, max_queue=10, deadline=5)
-    tasks = [asyncio.ensure_future(engine.run(partial(int, n))) for n in range(5)]
+async def test_work_that_nobody_wants_any_more_is_not_done(make: Make) -> None:
+    done = list[str]()
+    with pytest.raises(ClientGoneError):
+        await make().run(lambda _: done.append("unwanted"), wanted=lambda: False)
+    assert not done
+
+
+async def test_closing_finishes_what_was_accepted(make: Make) -> None:
+    engine = make()
+    tasks = [asyncio.ensure_future(engine.run(lambda _: "done")) for _ in range(5)]
     await asyncio.sleep(0)
     await engine.close()
-    assert [(await task).result for task in tasks] == list(range(5))
+    assert [(await task).result for task in tasks] == ["done"] * 5
     with pytest.raises(ProblemError) as refused:
         engine.admit()
     assert refused.value.code == "draining"
 
 
-async def test_retry_after_follows_the_measured_time_and_the_queue() -> None:
-    engine = Engine(lanes=1, max_queue=4, deadline=60)
+async def test_what_waits_too_long_is_given_up_and_never_done(make: Make) -> None:
+    engine, gate, done = make(deadline=0.2), threading.Event(), list[str]()
+    first = asyncio.ensure_future(engine.run(until(gate)))
+    await asyncio.sleep(0)
+    with pytest.raises(ProblemError) as late:
+        await engine.run(lambda _: done.append("late"))
+    assert late.value.code == "deadline_exceeded"
+    assert late.value.retry_after is not None
+    gate.set()
+    with pytest.raises(ProblemError):
+        await first  # it took longer than its deadline as well
+    await engine.run(lambda _: done.append("next"))
+    assert done == ["next"]
+
+
+async def test_retry_after_follows_the_measured_time_and_the_queue(make: Make) -> None:
+    engine = make(max_queue=4, deadline=60)
     for _ in range(20):
-        await engine.run(lambda: time.sleep(0.05))
+        await engine.run(lambda _: time.sleep(0.05))
     gate = threading.Event()
-    tasks = [asyncio.ensure_future(engine.run(lambda: gate.wait(10))) for _ in range(5)]
-    await asyncio.sleep(0.01)
-    with pytest.raises(ProblemError) as refused:
-        engine.admit()
-    assert refused.value.code == "overloaded"
-    assert refused.value.retry_after == 1  # five pictures of some 50 ms
-    gate.set()
-    await asyncio.gather(*tasks)
+
+    async def refused() -> int:
+        tasks = [asyncio.ensure_future(engine.run(until(gate))) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(ProblemError) as problem:
+            engine.admit()
+        gate.set()
+        await asyncio.gather(*tasks)
+        gate.clear()
+        assert problem.value.code == "overloaded"
+        assert problem.value.retry_after is not None
+        return problem.value.retry_after
+
+    assert await refused() == 1  # five pictures of some 50 ms
     engine.admit()
+    await engine.run(lambda _: time.sleep(5))  # the mean is now over a quarter of a second
+    assert await refused() > 1
 
-    await engine.run(lambda: time.sleep(5))  # the mean is now over a quarter of a second
-    gate.clear()
-    tasks = [asyncio.ensure_future(engine.run(lambda: gate.wait(10))) for _ in range(5)]
-    await asyncio.sleep(0.01)
-    with pytest.raises(ProblemError) as refused:
-        engine.admit()
-    assert refused.value.retry_after is not None
-    assert refused.value.retry_after > 1
+
+def end_the_thread(_: bool) -> None:
+    raise SystemExit
+
+
+async def test_a_lane_that_dies_takes_its_picture_alone_and_is_replaced(make: Make) -> None:
+    engine = make(lanes=1)
+    with pytest.raises(LaneDiedError):
+        await engine.run(end_the_thread)
+    waiting = asyncio.ensure_future(engine.run(lambda _: "waited"))
+    await asyncio.to_thread(engine._crew[0].thread.join)
+    engine.check()
+    assert engine.replaced == 1
+    assert (await waiting).result == "waited"
+    assert (engine.busy, engine.depth) == (0, 0)
+
+
+async def test_a_lane_that_is_stuck_is_replaced_and_ends_once_it_comes_back(make: Make) -> None:
+    engine, gate = make(lanes=1, deadline=0.3), threading.Event()
+    for stuck in range(1, MAX_STUCK + 1):
+        with pytest.raises(ProblemError):
+            await engine.run(until(gate))
+        assert not engine.exhausted
+        await asyncio.sleep(1)
+        engine.check()
+        assert engine.stuck == engine.replaced == stuck
+        assert (engine.busy, engine.depth) == (0, 0)
+        assert (await engine.run(lambda _: "on")).result == "on"
+    assert engine.exhausted
     gate.set()
-    await asyncio.gather(*tasks)
-    await engine.close()
+    for lane in list(engine._stuck):
+        await asyncio.to_thread(lane.thread.join)
+    engine.check()
+    assert not engine.exhausted
+    assert (engine.busy, engine.depth) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"cpu.max": "150000 100000"}, 1.5),
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-        ({}, None),
-    ],
-)
-def test_a_container_s_quota_counts(tmp_path: Path, files: dict[str, str], expected: float | None) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text + "\n")
-    assert _quota(tmp_path) == expected
-    assert usable_cores() >= 1
+async def test_a_clock_that_jumps_back_changes_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, now = make(), time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 86_400)
+    done = await engine.run(lambda _: "on")
+    assert done.result == "on"
+    assert 0 <= done.queued < 60
+
+
+async def test_an_answered_picture_is_not_kept(make: Make) -> None:
+    class Picture:
+        alive = 0
+
+        def __init__(self) -> None:
+            Picture.alive += 1
+
+        def __del__(self) -> None:
+            Picture.alive -= 1
+
+    engine = make()
+    gc.disable()
+    try:
+        for _ in range(20):
+            await engine.run(partial(lambda _, __: None, Picture()))
+        await asyncio.sleep(0.01)
+        assert Picture.alive <= engine.lanes  # a lane lets go of its last one with the next
+    finally:
+        gc.enable()

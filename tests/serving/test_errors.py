@@ -112,6 +112,7 @@ def test_the_answer_is_the_documented_problem_and_the_service_goes_on(server: Ru
 def test_every_documented_code_has_a_test() -> None:
     tested_below = {
         "body_too_large", "slow_request", "overloaded", "deadline_exceeded", "draining", "not_ready", "internal_error",
+        "unauthorized", "unknown_prediction",  # test_keys.py, test_feedback.py
     }  # fmt: skip
     assert {code for code, _ in CASES.values()} | tested_below == set(CODES)
 
@@ -194,10 +195,10 @@ class Gate:
         model = server.service.model
         original = model.run
 
-        def run(batch: "object") -> "object":
+        def run(batch: "object", *, alone: bool) -> "object":
             self.seen += 1
             self.opened.wait(20)
-            return original(batch)  # type: ignore[arg-type]
+            return original(batch, alone=alone)  # type: ignore[arg-type]
 
         monkeypatch.setattr(model, "run", run)
 
@@ -273,9 +274,9 @@ def test_a_client_that_left_is_skipped(start: Start, monkeypatch: pytest.MonkeyP
         head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         until(lambda: server.metric("queue_depth") == 1)
-    until(lambda: server.metric('http_requests_total{method="POST",route="/predict",status="499"}') == 1)
     gate.opened.set()
     thread.join()
+    until(lambda: server.metric('http_requests_total{method="POST",route="/predict",status="499"}') == 1)
     assert server.predict().status_code == 200
     assert gate.seen == 2
 

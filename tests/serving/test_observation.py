@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from pathlib import Path
 
 import httpx
 import pytest
@@ -21,9 +22,27 @@ METRICS = {
     "prediction_confidence": "histogram",
     "prediction_familiarity": "histogram",
     "rejected_total": "counter",
+    "feedback_total": "counter",
+    "live_accuracy": "gauge",
+    "live_accuracy_low": "gauge",
+    "live_accuracy_high": "gauge",
+    "live_feedback": "gauge",
+    "test_accuracy": "gauge",
+    "test_accuracy_low": "gauge",
+    "test_accuracy_high": "gauge",
+    "drift_psi": "gauge",
+    "journal_lines_total": "counter",
+    "journal_dropped_total": "counter",
+    "journal_failing": "gauge",
+    "ready": "gauge",
+    "lanes": "gauge",
     "lanes_busy": "gauge",
     "queue_depth": "gauge",
+    "queue_limit": "gauge",
     "model_info": "gauge",
+    "model_refused": "gauge",
+    "model_fallback": "gauge",
+    "memory_limit_bytes": "gauge",
     "process_resident_memory_bytes": "gauge",
 }
 
@@ -47,6 +66,27 @@ def test_predictions_are_counted_by_stage_label_and_verdict(start: Start) -> Non
     assert server.metric("prediction_confidence_count") == 1
     assert server.metric('http_request_duration_seconds_count{route="/predict"}') == 1
     assert 'model_info{architecture="efficientnet_lite0"' in server.http.get("/metrics").text
+
+
+def test_limits_and_the_test_photos_figures_are_told_for_alerts_to_be_held_against(start: Start) -> None:
+    server = start(lanes=2, max_queue=7)
+    assert (server.metric("lanes"), server.metric("queue_limit"), server.metric("ready")) == (2, 7, 1)
+    assert server.metric("process_resident_memory_bytes") < server.metric("memory_limit_bytes")
+    accuracy = server.http.get("/model").json()["test"]["accuracy"]
+    told = [server.metric(f"test_accuracy{end}") for end in ("", "_low", "_high")]
+    assert told == [accuracy[end] for end in ("value", "low", "high")]
+
+
+def test_the_metrics_say_ready_when_the_health_does(start: Start, tmp_path: Path) -> None:
+    server = start()
+    assert server.metric("ready") == 1
+    server.service.drain()
+    assert server.http.get("/health/ready").status_code == 503
+    assert server.metric("ready") == 0
+    without = start(wait_ready=False, model=str(tmp_path / "missing.onnx"))
+    assert without.http.get("/health/ready").status_code == 503
+    assert without.metric("ready") == 0
+    assert not re.search("^test_accuracy", without.http.get("/metrics").text, re.MULTILINE)
 
 
 def test_a_drawing_is_timed_and_is_no_prediction(start: Start) -> None:
@@ -115,7 +155,7 @@ def test_the_openapi_document_is_valid_and_complete(server: Running) -> None:
     assert served == json.loads(json.dumps(document()))
     validate(served)
     assert set(served["paths"]) == {
-        "/predict", "/predict/batch", "/explain", "/health", "/health/ready", "/model", "/metrics",
+        "/predict", "/predict/batch", "/explain", "/feedback", "/health", "/health/ready", "/model", "/metrics",
     }  # fmt: skip
 
 
@@ -126,7 +166,7 @@ def test_a_drawing_is_documented_as_a_png_with_the_errors_of_a_prediction() -> N
     assert explain["requestBody"] == predict["requestBody"]
     del explain["responses"]["200"], predict["responses"]["200"]
     assert explain["responses"] == predict["responses"]
-    assert {"400", "408", "413", "415", "422", "503"} == set(explain["responses"])
+    assert {"400", "401", "408", "413", "415", "422", "503"} == set(explain["responses"])
 
 
 def test_the_openapi_schemas_are_those_of_the_types() -> None:

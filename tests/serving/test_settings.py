@@ -48,5 +48,5 @@ def test_an_impossible_value_names_the_variable(name: str, value: str) -> None:
 def test_the_readme_s_table_has_every_setting_and_its_default() -> None:
     readme = (ROOT / "README.md").read_text()
     for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True):
-        cell = f"`{default}`" if default != "" else "the shipped file"
+        cell = f"`{default}`" if default != "" else "the shipped file" if name == "model" else "none"
         assert f"| `{PREFIX}{name.upper()}` | {cell} |" in readme

@@ -1,0 +1,150 @@
+// One card for each photo: the photo, the answer, why, and whether it was right.
+
+import { draw } from "./evidence.js";
+import { Refusal, tell } from "./service.js";
+import { percent } from "./words.js";
+
+const VERDICTS = { cats: "It’s a cat", dogs: "It’s a dog", unsure: "I’m unsure" };
+const BECAUSE = {
+  close_call: "It is too close between the two for me to say.",
+  unfamiliar: "It does not look like the cats and dogs I know.",
+};
+const OTHER = { cats: "dogs", dogs: "cats" };
+const ANIMAL = { cats: "a cat", dogs: "a dog" };
+
+const template = document.querySelector("#card");
+const ofElement = new WeakMap();
+// Only cards in sight or near it hold a photo and a drawing, so memory does not grow with their number.
+const sight = new IntersectionObserver(
+  (entries) => entries.forEach(({ target, isIntersecting }) => ofElement.get(target).look(isIntersecting)),
+  { rootMargin: "100% 0px" },
+);
+
+export class Card {
+  state = "waiting"; // then "cats", "dogs", "unsure", or "failed"
+  told = null; // what a person says it is: "cats" or "dogs"
+  outcome = null; // a prediction or a Refusal
+  #inSight = false;
+  #shown = Promise.resolve(); // the photo, or the browser's failure to show it
+
+  /** `changed()` is called when a person has told the service what the photo shows. */
+  constructor(file, changed) {
+    this.file = file;
+    this.changed = changed;
+    this.element = template.content.firstElementChild.cloneNode(true);
+    this.picture = this.find("img");
+    this.picture.alt = file.name;
+    this.find(".name").textContent = file.name;
+    this.find(".name").title = file.name;
+    this.whyButton = this.find(".why-button");
+    this.whyButton.addEventListener("click", () => this.explain(!this.explained));
+    for (const button of this.element.querySelectorAll(".feedback button")) {
+      button.addEventListener("click", () => this.#tell(button));
+    }
+    this.wait();
+    ofElement.set(this.element, this);
+    sight.observe(this.element);
+  }
+
+  find(selector) {
+    return this.element.querySelector(selector);
+  }
+
+  get explained() {
+    return this.element.classList.contains("explained");
+  }
+
+  /** Whether asking again may bring an answer. */
+  get open() {
+    return this.state === "failed" && !this.outcome.forGood;
+  }
+
+  wait() {
+    this.#show("waiting", "Looking…", "");
+  }
+
+  /** Show a prediction or a Refusal. */
+  settle(outcome) {
+    this.outcome = outcome;
+    if (outcome instanceof Refusal) this.#show("failed", "No answer", outcome.message);
+    else this.#answer(outcome);
+  }
+
+  #show(state, title, why) {
+    this.state = state;
+    this.element.dataset.state = state;
+    this.find("h2").textContent = title;
+    this.find(".why").textContent = why;
+  }
+
+  #answer({ verdict, unsure_because: because, probabilities: { cats, dogs } }) {
+    this.#show(verdict, VERDICTS[verdict], BECAUSE[because] ?? "");
+    this.find(".bar .cats").style.width = `${cats * 100}%`;
+    this.find(".bar .dogs").style.width = `${dogs * 100}%`;
+    this.find(".bar").setAttribute("aria-label", `cat ${percent(cats)}, dog ${percent(dogs)}`);
+    this.find(".shares .cats").textContent = `cat ${percent(cats)}`;
+    this.find(".shares .dogs").textContent = `dog ${percent(dogs)}`;
+    this.whyButton.hidden = false;
+    const labels = verdict === "unsure" ? ["cats", "dogs"] : [verdict, OTHER[verdict]];
+    const words = verdict === "unsure" ? Object.values(VERDICTS) : ["Right", "Wrong"];
+    this.element.querySelectorAll(".feedback button").forEach((button, place) => {
+      button.value = labels[place];
+      button.querySelector("span").textContent = words[place];
+    });
+    this.find(".feedback").hidden = false;
+  }
+
+  /** Show the evidence over the photo, or no longer. */
+  explain(explained) {
+    if (!this.outcome?.evidence) return;
+    this.element.classList.toggle("explained", explained);
+    this.whyButton.setAttribute("aria-pressed", explained);
+    this.#draw();
+  }
+
+  /** Hold the photo and its drawing while the card is in sight. */
+  look(inSight) {
+    this.#inSight = inSight;
+    if (!inSight) {
+      this.picture.removeAttribute("src");
+    } else if (!this.picture.hasAttribute("src")) {
+      const url = URL.createObjectURL(this.file);
+      this.#shown = new Promise((resolve) => (this.picture.onload = this.picture.onerror = resolve));
+      this.#shown.then(() => URL.revokeObjectURL(url));
+      this.picture.src = url;
+    }
+    this.#draw();
+  }
+
+  async #draw() {
+    await this.#shown;
+    const canvas = this.find("canvas");
+    if (this.explained && this.#inSight) {
+      draw(canvas, this.outcome.evidence, this.picture.naturalWidth, this.picture.naturalHeight);
+    } else {
+      canvas.width = canvas.height = 0;
+    }
+  }
+
+  async #tell(button) {
+    const thanks = this.find(".thanks");
+    if (this.told === button.value || this.find("[aria-busy]")) return;
+    button.setAttribute("aria-busy", "true");
+    try {
+      const { label, correct } = await tell(this.outcome.id, button.value);
+      this.told = label;
+      for (const one of this.element.querySelectorAll(".feedback button")) {
+        one.setAttribute("aria-pressed", one.value === label);
+      }
+      const mine = this.state !== "unsure";
+      thanks.textContent = mine && !correct ? `Thank you. So it is ${ANIMAL[label]}.` : "Thank you.";
+      thanks.classList.remove("fault");
+    } catch (refusal) {
+      thanks.textContent = `Not noted. ${refusal.message}`;
+      thanks.classList.add("fault");
+    } finally {
+      button.removeAttribute("aria-busy");
+    }
+    this.changed();
+  }
+}

@@ -1,0 +1,123 @@
+// Photos on their way to the service: a lone one as it is, many in batches, a few requests at a time.
+
+import { alive, predict, predictBatch, Refusal } from "./service.js";
+
+const AT_ONCE = 2; // requests under way: one is looked at while the next comes in
+const PHOTOS = 8; // in a batch: few enough that answers keep coming
+const BYTES = 8_000_000; // in a batch
+const TRIES = 5; // more, at a photo that the service asks to come back with later
+const LONGEST_WAIT = 30; // seconds, between two tries
+
+/**
+ * A queue of things with a `file`. `settled(thing, outcome)` is called once for each, with its prediction or a Refusal;
+ * `changed()` whenever there is something new to say about the whole.
+ */
+export class Sending {
+  total = 0; // of this run, from the first photo to the last
+  done = 0;
+  held = null; // why nothing is sent right now, and for how many seconds
+  #waiting = [];
+  #senders = 0;
+  #stopping = new AbortController();
+
+  constructor(settled, changed) {
+    this.settled = settled;
+    this.changed = changed;
+  }
+
+  get busy() {
+    return this.done < this.total;
+  }
+
+  add(things) {
+    if (!this.busy) [this.total, this.done] = [0, 0];
+    if (this.#stopping.signal.aborted) this.#stopping = new AbortController();
+    this.total += things.length;
+    this.#waiting = this.#waiting.concat(things.map((thing) => ({ thing, tries: 0, alone: false })));
+    while (this.#senders < Math.min(AT_ONCE, this.#waiting.length)) this.#send();
+    this.changed();
+  }
+
+  stop() {
+    this.#stopping.abort();
+    this.#refuseWaiting(stopped());
+    this.changed();
+  }
+
+  async #send() {
+    this.#senders += 1;
+    await null; // whoever adds photos hears of all of them before the first is on its way
+    while (this.#waiting.length) {
+      const batch = this.#take();
+      const outcomes = await this.#outcomes(batch);
+      this.#waiting.unshift(...batch.filter((_, place) => outcomes[place] === null));
+      batch.forEach(({ thing }, place) => outcomes[place] && this.#settle(thing, outcomes[place]));
+      this.changed();
+      await this.held?.over;
+    }
+    this.#senders -= 1;
+  }
+
+  // The photos of the next request.
+  #take() {
+    let [count, bytes] = [0, 0];
+    for (const { thing, alone } of this.#waiting.slice(0, PHOTOS)) {
+      bytes += thing.file.size;
+      if (count && (bytes > BYTES || alone || this.#waiting[0].alone)) break;
+      count += 1;
+    }
+    return this.#waiting.splice(0, count);
+  }
+
+  // For each photo its prediction, a Refusal, or null where it is to be sent again.
+  async #outcomes(batch) {
+    const files = batch.map(({ thing }) => thing.file);
+    const { signal } = this.#stopping;
+    let outcomes;
+    try {
+      outcomes = files.length === 1 ? [await predict(files[0], signal)] : await predictBatch(files, signal);
+    } catch (refusal) {
+      if (signal.aborted) return files.map(stopped);
+      if (refusal.status === 0 && !(await alive())) {
+        this.#refuseWaiting(refusal); // rather than find it out for each of them
+        return files.map(() => refusal);
+      }
+      if (refusal.forGood && batch.length > 1) {
+        // It is about the batch, such as a limit lower than ours; each photo by itself may well be answered.
+        return batch.map((one) => (one.alone = true) && null);
+      }
+      outcomes = files.map(() => refusal);
+    }
+    return outcomes.map((outcome, place) => (this.#comesBack(batch[place], outcome, signal) ? null : outcome));
+  }
+
+  #comesBack(one, outcome, signal) {
+    if (!(outcome instanceof Refusal && outcome.passing) || one.tries === TRIES || signal.aborted) return false;
+    one.tries += 1;
+    this.held ??= this.#hold(outcome, signal);
+    return true;
+  }
+
+  #hold({ message, retryAfter }, signal) {
+    const seconds = Math.min(retryAfter, LONGEST_WAIT);
+    const over = new Promise((resolve) => {
+      setTimeout(resolve, seconds * 1000);
+      signal.addEventListener("abort", resolve);
+    });
+    over.then(() => (this.held = null)).then(this.changed);
+    return { why: message, seconds, over };
+  }
+
+  #refuseWaiting(refusal) {
+    for (const { thing } of this.#waiting.splice(0)) this.#settle(thing, refusal);
+  }
+
+  #settle(thing, outcome) {
+    this.done += 1;
+    this.settled(thing, outcome);
+  }
+}
+
+function stopped() {
+  return new Refusal("You stopped before I had looked at it.");
+}

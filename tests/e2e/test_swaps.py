@@ -1,0 +1,67 @@
+"""A hundred model changes under load, by signal, as a deployment makes them: no request is lost and none is answered
+by anything but one of the two models."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
+from tests.e2e.test_process import CAT, Process, serve
+
+SWAPS = 100
+CLIENTS = 3
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Process:
+    shutil.copy(SHIPPED_INT8, tmp_path / "model.onnx")
+    return serve(tmp_path, CATSDOGS_MODEL=str(tmp_path / "model.onnx")).ready()
+
+
+def test_a_hundred_swaps_under_load_lose_no_request(process: Process, tmp_path: Path) -> None:
+    # What `pkill -HUP -x catsdogs` looks for.
+    assert Path(f"/proc/{process.process.pid}/comm").read_text().strip() == "catsdogs"
+    stop = threading.Event()
+    answers: list[tuple[int, str, str]] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=process.url, timeout=60) as http:
+            while not stop.is_set():
+                answer = http.post("/predict", files={"file": CAT})
+                body = answer.json()
+                answers.append((answer.status_code, body.get("model", ""), body.get("verdict", "")))
+
+    clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    memory = []
+    with httpx.Client(base_url=process.url, timeout=60) as http:
+        for swap in range(SWAPS):
+            precision = "int8" if swap % 2 else "fp32"
+            shutil.copy(SHIPPED_INT8 if swap % 2 else SHIPPED_MODEL, tmp_path / "aside")
+            (tmp_path / "aside").replace(tmp_path / "model.onnx")
+            os.kill(process.process.pid, signal.SIGHUP)
+            give_up = time.monotonic() + 60
+            while http.get("/model").json()["precision"] != precision:
+                assert time.monotonic() < give_up
+                time.sleep(0.01)
+            memory.append(resident(process))
+    stop.set()
+    for client in clients:
+        client.join()
+    assert {(status, verdict) for status, _, verdict in answers} == {(200, "cats")}
+    assert {model.rsplit("-", 1)[1] for _, model, _ in answers} == {"int8", "fp32"}
+    assert len(answers) > SWAPS
+    # An old model goes with its last request: so many sessions of 20 MB and more would be 2 GB.
+    assert memory[-1] < memory[9] + 150_000_000
+    assert process.stop() == 0
+
+
+def resident(process: Process) -> int:
+    return int(Path(f"/proc/{process.process.pid}/statm").read_text().split()[1]) * 4096
