@@ -1,0 +1,28 @@
+"""What nobody means to send, and what somebody might: damaged pictures, bombs, and requests made up by machines.
+
+The claim is one: whatever is sent, the answer is a documented one, in time, with bounded memory, and the next good
+request is answered right.
+
+The cases are the same in every run, and take some minutes. ``FUZZ_SCALE=20 pytest tests/fuzz`` tries twenty times as
+many, other ones each time. ``python -m tests.fuzz.fuzz_pixels`` looks for new ones, guided by coverage, until stopped.
+"""
+
+import os
+from typing import Final
+
+from hypothesis import HealthCheck, settings
+
+SCALE: Final = int(os.environ.get("FUZZ_SCALE", "1"))
+# No case may take longer, on however busy a machine.
+SECONDS: Final = 20.0
+
+
+def examples(number: int) -> settings:
+    """Hypothesis's settings for so many examples, times the scale."""
+    return settings(
+        max_examples=number * SCALE,
+        derandomize=SCALE == 1,
+        database=None,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+    )

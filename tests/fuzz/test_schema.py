@@ -1,0 +1,42 @@
+"""The OpenAPI document against the service: what fits it is accepted, what does not is not, answers are as it says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from serving.keys import make
+from tests.fuzz import SCALE
+from tests.serving.conftest import Running, Start
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+EXAMPLES = 40
+
+
+def schemathesis(server: Running, folder: Path, config: str = "") -> str:
+    """Run all of its checks on every operation; returns its report. It keeps its notes in ``folder``."""
+    (folder / "schemathesis.toml").write_text(CONFIG.read_text() + config)
+    (folder / "openapi.json").write_bytes(server.http.get("/openapi.json").content)
+    command = [
+        sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", "openapi.json",
+        "--url", f"http://127.0.0.1:{server.port}", "--checks", "all", "--phases", "examples,coverage,fuzzing",
+        "--max-examples", str(EXAMPLES * SCALE), "--continue-on-failure", "--warnings", "off", "--no-color",
+        "--request-timeout", "20",
+    ]  # fmt: skip
+    if SCALE == 1:
+        command.append("--generation-deterministic")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_service_does_as_its_document_says(server: Running, tmp_path: Path) -> None:
+    assert "8 selected / 8 total" in schemathesis(server, tmp_path)
+    assert server.predict().status_code == 200
+
+
+def test_a_service_with_keys_does_so_too_and_lets_nobody_in_without(start: Start, tmp_path: Path) -> None:
+    key, digest = make()
+    server = start(api_keys=digest)
+    server.http.headers["x-api-key"] = key
+    schemathesis(server, tmp_path, f'[auth.openapi.header]\napi_key = "{key}"\n')
+    assert server.predict().status_code == 200

@@ -1,0 +1,188 @@
+"""What comes out of a socket when anything at all goes in: documented answers or a closed connection, and no waiting.
+
+Single cases, each with its own claim, are in ``tests/serving/test_connections.py``.
+"""
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from itertools import permutations, product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.problems import CODES
+from serving.settings import Settings
+from tests.fuzz import SECONDS, examples
+from tests.serving.conftest import PHOTO, Running, start_server
+
+# Sent at once, since a request that is not complete has its answer only when its time is up.
+AT_ONCE = 12
+STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+
+FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + PHOTO + b"\r\n--x--\r\n"
+METHODS = st.sampled_from([b"GET", b"POST", b"PUT", b"OPTIONS", b"TRACE", b"CONNECT", b"PRI", b"get", b"G\x00T", b""])
+TARGETS = st.sampled_from([
+    b"/", b"/health", b"/predict", b"/predict/batch", b"/feedback", b"/assets/app.js", b"/model", b"*", b"",
+    b"http://example.org/health", b"//example.org//", b"/assets/%2e%2e/%2e%2e/etc/passwd", b"/assets/../routes.py",
+    b"/assets/..%2f..%2fsettings.py", b"/assets/%00", b"/%", b"/%zz", b"/health%0d%0aX:%20y", b"/health?" + b"a" * 9000,
+    b"/health#x", b"/predict?explain=%ff", b"/predict?explain=true&explain=maybe",
+    b"/\xf0\x9f\x90\xb1", b"/a\tb", b"/a b",
+])  # fmt: skip
+VERSIONS = st.sampled_from(
+    [b" HTTP/1.1", b" HTTP/1.1", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0", b" HTTP/9", b"", b" x"]
+)
+FIELDS = st.sampled_from([
+    b"Host: x", b"Host: a\r\nHost: b", b"Content-Length: 0", b"Content-Length: 5", b"Content-Length: 999999999999",
+    b"Content-Length: +5", b"Content-Length: -1", b"Content-Length: 0x5", b"Content-Length: 5, 5",
+    b"Content-Length: 5 5",
+    b"Content-Length: %d" % len(FORM), b"Content-Length: %d" % (len(FORM) - 9), b"Content-Length: %d" % (len(FORM) + 9),
+    b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: xchunked",
+    b"Transfer-Encoding : chunked", b"Transfer-Encoding:\tchunked\r\nTransfer-Encoding: identity",
+    b"Content-Type: multipart/form-data; boundary=x", b"Content-Type: application/json", b"Content-Type: \xff\xfe",
+    b"Content-Encoding: gzip", b"Connection: close", b"Connection: keep-alive, upgrade", b"Upgrade: h2c",
+    b"Expect: 100-continue", b"Expect: the unexpected", b"X-Request-Id: " + b"a" * 500, b"X-Request-Id: <script>",
+    b"A: \x00", b"A: b\rc", b"A: b\nC: d", b" folded", b": empty", b"no colon", b"A" * 3000 + b": b",
+    b"Range: bytes=0-1,5-2", b"If-None-Match: *", b"Accept: text/plain;q=2;q=x", b"Authorization: Basic \xff",
+])  # fmt: skip
+BODIES = st.sampled_from([
+    b"", b"hello", FORM, FORM[:-9], b"5\r\nhello\r\n0\r\n\r\n", b"5\r\nhel", b"-1\r\n", b"fffffffffffffffff\r\n",
+    b"0\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", b"5;" + b"x" * 999 + b"\r\nhello\r\n0\r\nA: b\r\n\r\n",
+    b'{"images": []}', b'{"id": "x", "label": "cats"}',
+]) | st.binary(max_size=100)  # fmt: skip
+
+
+# Of what is right, so that a request with one thing wrong in it is often what is sent.
+RIGHT = [
+    (b"GET /health HTTP/1.1", [b"Host: x"], b""),
+    (b"GET /assets/app.js HTTP/1.1", [b"Host: x", b"Connection: close"], b""),
+    (
+        b"POST /predict HTTP/1.1",
+        [b"Content-Type: multipart/form-data; boundary=x", b"Content-Length: %d" % len(FORM)],
+        FORM,
+    ),
+    (b"POST /predict/batch HTTP/1.1", [b"Transfer-Encoding: chunked"], b'e\r\n{"images": []}\r\n0\r\n\r\n'),
+    (b"POST /feedback HTTP/1.1", [b"Content-Length: 28"], b'{"id": "x", "label": "cats"}'),
+]
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    line, fields, body = draw(st.sampled_from(RIGHT))
+    fault = draw(st.integers(0, 6))
+    if fault == 0:
+        line = draw(METHODS) + b" " + draw(TARGETS) + draw(VERSIONS)
+    elif fault == 1:
+        line = line.split()[0] + b" " + draw(TARGETS) + b" HTTP/1.1"
+    elif fault == 2:
+        body = draw(BODIES)
+    elif fault <= 4:
+        fields = draw(st.permutations([*fields, *draw(st.lists(FIELDS, min_size=1, max_size=fault - 2))]))
+    end = b"\n" if fault == 5 else b"\r\n"
+    request = end.join([line, *fields]) + end + end + body
+    return request[: draw(st.integers(0, len(request)))] if fault == 6 else request
+
+
+SENT = st.lists(requests() | requests() | st.binary(min_size=1, max_size=200), min_size=AT_ONCE, max_size=AT_ONCE)
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Running]:
+    """A server that waits half a second for what is not complete."""
+    running, stop = start_server(Settings(body_seconds=0.5))
+    yield running
+    stop()
+
+
+def hear(client: socket.socket) -> bytes:
+    """All that the server says. It must say or do something in time, and close once the client sends no more."""
+    said = b""
+    try:
+        while data := client.recv(1 << 16):
+            said += data
+            if b"100 Continue" not in data:
+                client.shutdown(socket.SHUT_WR)
+    except ConnectionError:
+        pass
+    except OSError as error:  # shutting down what the server has closed
+        assert not isinstance(error, TimeoutError), said
+    return said
+
+
+def assert_documented(said: bytes) -> None:
+    """Nothing, or answers; each of them that is an error is a whole problem."""
+    assert not said or STATUS.match(said), said[:200]
+    for answer in re.split(rb"(?=HTTP/1\.1 \d{3} )", said)[1:]:
+        status = int(answer[9:12])
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert status < 500, answer
+        assert b"server:" not in head.lower()
+        if status < 400:
+            continue
+        assert b"content-type: application/problem+json" in head.lower()
+        problem = json.loads(body)
+        assert CODES[problem["code"]][0] == problem["status"] == status
+
+
+@examples(60)
+@given(SENT)
+def test_whatever_is_sent_is_answered_as_documented_or_hung_up_on(hasty: Running, sent: list[bytes]) -> None:
+    clients = [socket.create_connection(("127.0.0.1", hasty.port), timeout=SECONDS) for _ in sent]
+    try:
+        for client, data in zip(clients, sent, strict=True):
+            client.sendall(data)
+        for client in clients:
+            assert_documented(hear(client))
+    finally:
+        for client in clients:
+            client.close()
+    assert hasty.http.get("/health").status_code == 200
+
+
+def test_the_server_is_none_the_worse(hasty: Running) -> None:
+    assert hasty.predict().status_code == 200
+
+
+RANGES = [b"bytes=5-2", b"bytes=99999999-", b"bytes=0-1,0-2,0-3", b"bytes=a-b", b"cats=0-1", b"bytes=0-1", b"bytes=-0"]
+
+
+@pytest.mark.parametrize("asked", RANGES)
+@pytest.mark.parametrize("path", [b"/", b"/docs", b"/assets/app.js"])
+def test_a_page_is_sent_whole_whatever_range_of_it_is_asked_for(hasty: Running, path: bytes, asked: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=SECONDS) as client:
+        client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nRange: " + asked + b"\r\n\r\n")
+        assert hear(client).startswith(b"HTTP/1.1 200")
+
+
+LENGTHS = [b"Content-Length: 5", b"Content-Length: 6"]
+CODINGS = [b"Transfer-Encoding: chunked", b"transfer-encoding:chunked", b"Transfer-Encoding: identity, chunked"]
+CONTRADICTIONS = [*permutations(LENGTHS), *product(LENGTHS, CODINGS), *product(CODINGS, LENGTHS)]
+SMUGGLED = b"0\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("said_twice", CONTRADICTIONS)
+def test_no_second_request_hides_in_a_body_whose_length_is_said_twice(
+    hasty: Running, said_twice: tuple[bytes, bytes]
+) -> None:
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=SECONDS) as client:
+        client.sendall(b"\r\n".join([b"POST /predict HTTP/1.1", b"Host: x", *said_twice, b"", SMUGGLED]))
+        said = hear(client)
+    assert_documented(said)
+    assert STATUS.findall(said) == [b"400"]
+
+
+def test_each_byte_of_a_good_request_may_be_any_other(hasty: Running) -> None:
+    good = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    good += b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(FORM)
+    for place in range(len(good)):
+        spoilt = good[:place] + bytes((good[place] ^ (1 + place % 255),)) + good[place + 1 :]
+        with socket.create_connection(("127.0.0.1", hasty.port), timeout=SECONDS) as client:
+            client.sendall(spoilt)
+            try:
+                client.sendall(FORM)
+            except ConnectionError:
+                continue
+            assert_documented(hear(client))
+    assert hasty.predict().status_code == 200
