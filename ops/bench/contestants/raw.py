@@ -1,0 +1,105 @@
+"""The limit of the machine: ``pixels`` and the network in bare threads, on photos in memory, without HTTP.
+
+    python -m ops.bench.contestants.raw model.onnx FOLDER
+
+It reads commands from stdin and answers each with a line of JSON: ``work THREADS INTRA SECONDS WARM`` works through
+the folder's photos in their order, again and again, in so many threads with so many threads for each run of the
+network; ``answers`` answers each photo once.
+"""
+
+import json
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from ops.bench.contestants.network import Network
+from ops.bench.processes import busy, cores
+
+
+class Raw:
+    """The photos in memory, and sessions."""
+
+    def __init__(self, model: str, folder: Path) -> None:
+        """Read everything."""
+        self.model = model
+        names = (folder / "order").read_text().split()
+        self.files = {name: (folder / f"{name}.jpg").read_bytes() for name in dict.fromkeys(names)}
+        self.order = names
+        self.networks: dict[int, Network] = {}
+
+    def network(self, intra: int) -> Network:
+        """A session with so many threads for a run, made once."""
+        if intra not in self.networks:
+            self.networks[intra] = Network(self.model, intra)
+        return self.networks[intra]
+
+    def work(self, threads: int, intra: int, seconds: float, warm: float) -> dict[str, Any]:
+        """Work for ``warm`` and then ``seconds`` seconds; what is finished in the latter counts."""
+        network, names = self.network(intra), cycle(self.order)
+        begin = time.perf_counter() + warm
+        end = begin + seconds
+        rates: list[float] = []
+        times: dict[str, list[float]] = {name: [] for name in self.files}
+        starts: list[tuple[float, float, float]] = []
+
+        def run() -> None:
+            since, done, now = 0.0, 0, time.perf_counter()
+            while now < end:
+                # next() on one iterator from many threads is safe while the interpreter has its lock.
+                name = next(names)
+                network.run(self.files[name])
+                before, now = now, time.perf_counter()
+                if since:
+                    done += 1
+                    times[name].append(now - before)
+                elif now >= begin:
+                    since = now
+                    starts.append((now, time.process_time(), busy()))
+            # Whole pictures in the time that they took: neither the first nor the last is cut.
+            rates.append(done / (now - since))
+
+        workers = [threading.Thread(target=run) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        began, cpu, everybody = min(starts)
+        lasted, cpu, everybody = time.perf_counter() - began, time.process_time() - cpu, busy() - everybody
+        latencies = Counter(round(1e6 * seconds) for each in times.values() for seconds in each)
+        return {
+            "rate": sum(rates),
+            "latencies": sorted(latencies.items()),
+            "times_ms": {name: 1000 * statistics.median(each) for name, each in times.items() if each},
+            "cpu_ms": 1000 * cpu / latencies.total(),
+            "others_share": max(0.0, everybody - cpu) / lasted / cores(),
+        }
+
+    def answers(self) -> dict[str, Any]:
+        """Answer each photo once."""
+        return {name: self.network(1).answer(data) for name, data in self.files.items()}
+
+
+def main() -> None:
+    """Do as stdin says."""
+    # As the service does; it makes no difference here, where threads hold the lock for microseconds.
+    sys.setswitchinterval(0.001)
+    raw = Raw(sys.argv[1], Path(sys.argv[2]))
+    raw.network(1)
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        command, *numbers = line.split()
+        answer = raw.answers() if command == "answers" else _work(raw, *map(float, numbers))
+        print(json.dumps(answer), flush=True)
+
+
+def _work(raw: Raw, threads: float, intra: float, seconds: float, warm: float) -> dict[str, Any]:
+    return raw.work(int(threads), int(intra), seconds, warm)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Who takes part: how each is started, and the variants of which the fastest is kept."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ops.bench.errors import BenchError
+from ops.bench.processes import ROOT, Server, cores, free_port
+
+Kind = Literal["raw", "ours", "peer"]
+MODELS: Final = {name: ROOT / "serving" / "models" / f"cats-dogs.{name}.onnx" for name in ("fp32", "int8")}
+CONTESTANTS: Final = "ops.bench.contestants"
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Where the programs are: the service's ``catsdogs``, and a Python with what the peers need."""
+
+    service: Path
+    peers: Path
+
+    @property
+    def python(self) -> Path:
+        """The Python that runs the service, and the raw limit beside it."""
+        return self.service.with_name("python")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run a server; words of ``arguments`` are added to its command."""
+
+    what: str
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A server that takes part, or the raw limit."""
+
+    name: str
+    title: str
+    kind: Kind
+    precision: Literal["fp32", "int8"]
+    variants: tuple[Variant, ...] = (Variant("as it is"),)
+
+    def start(self, programs: Programs, variant: Variant) -> Server:
+        """Start the server; see ``Server.wait``."""
+        port = free_port()
+        environment = {"BENCH_MODEL": str(MODELS[self.precision]), "BENTOML_DO_NOT_TRACK": "True", **NO_CALLS}
+        if self.kind == "ours":
+            environment = {"CATSDOGS_MODEL": str(MODELS["fp32"])} if self.precision == "fp32" else {}
+        command = {
+            "ours": [str(programs.service), "serve", "--port", str(port)],
+            "fastapi": [
+                *(str(programs.peers), "-m", "uvicorn", f"{CONTESTANTS}.fastapi_server:app"),
+                *("--port", str(port), "--no-access-log", "--log-level", "warning"),
+            ],
+            "litserve": [str(programs.peers), "-m", f"{CONTESTANTS}.litserve_server", "--port", str(port)],
+            "bentoml": [
+                *(str(programs.peers), "-m", "bentoml", "serve", f"{CONTESTANTS}.bentoml_server:Pets"),
+                *("--host", "127.0.0.1", "--port", str(port)),
+            ],
+        }["ours" if self.kind == "ours" else self.name]
+        ready = "/health/ready" if self.kind == "ours" else None
+        return Server([*command, *variant.arguments], environment | dict(variant.environment), port, ready)
+
+
+# Nothing that is measured may wait for a server that counts its users.
+NO_CALLS: Final = {"DO_NOT_TRACK": "1", "LITSERVE_DISABLE_TELEMETRY": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+N: Final = str(cores())
+OWN_THREADS: Final = {"BENCH_THREADS": "0"}
+
+FASTAPI: Final = (
+    Variant("1 worker, 1 thread a run"),
+    Variant(f"1 worker, 1 thread a run, {N} requests at once", environment={"BENCH_AT_ONCE": N}),
+    Variant("1 worker, onnxruntime's own threads", environment=OWN_THREADS),
+    Variant(f"{N} workers, 1 thread a run", ("--workers", N)),
+    Variant(f"{N} workers, 1 thread a run, 1 request at once", ("--workers", N), {"BENCH_AT_ONCE": "1"}),
+)
+LITSERVE: Final = (
+    Variant(f"{N} workers, 1 thread a run", ("--workers", N)),
+    Variant("1 worker, onnxruntime's own threads", ("--workers", "1"), OWN_THREADS),
+    Variant(f"{N} workers, {N} API servers, 1 thread a run", ("--workers", N, "--api-servers", N)),
+    Variant(f"{N} workers, 1 thread a run, fast queue", ("--workers", N, "--fast-queue")),
+    Variant(f"{N} workers, 1 thread a run, batches of 8", ("--workers", N, "--batch", "8")),
+    Variant("1 worker, onnxruntime's own threads, batches of 8", ("--workers", "1", "--batch", "8"), OWN_THREADS),
+)
+BENTOML: Final = (
+    Variant(f"{N} workers, 1 thread a run", environment={"BENCH_WORKERS": N}),
+    Variant("1 worker, onnxruntime's own threads", environment=OWN_THREADS),
+    Variant(f"1 worker, {N} requests at once, 1 thread a run", environment={"BENCH_AT_ONCE": N}),
+    Variant(f"{N} workers, 1 thread a run, batches of up to 8", environment={"BENCH_WORKERS": N, "BENCH_BATCH": "8"}),
+    Variant(
+        "1 worker, onnxruntime's own threads, batches of up to 32", environment={"BENCH_BATCH": "32"} | OWN_THREADS
+    ),
+)
+
+ENTRANTS: Final = (
+    Entrant("raw-fp32", "the machine's limit, fp32", "raw", "fp32"),
+    Entrant("raw-int8", "the machine's limit, int8", "raw", "int8"),
+    Entrant("ours-int8", "`catsdogs serve`, as it ships (int8)", "ours", "int8"),
+    Entrant("ours-fp32", "`catsdogs serve`, fp32", "ours", "fp32"),
+    Entrant("fastapi", "FastAPI, fp32", "peer", "fp32", FASTAPI),
+    Entrant("litserve", "LitServe, fp32", "peer", "fp32", LITSERVE),
+    Entrant("bentoml", "BentoML, fp32", "peer", "fp32", BENTOML),
+)
+
+
+class Raw:
+    """The process of the raw limit; it does nothing until it is asked."""
+
+    def __init__(self, entrant: Entrant, programs: Programs, folder: Path) -> None:
+        """Start it on the photos of ``folder``."""
+        self._process = subprocess.Popen(
+            [str(programs.python), "-m", f"{CONTESTANTS}.raw", str(MODELS[entrant.precision]), str(folder)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | NO_CALLS,
+        )
+        self._read()
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """Have it do something, and wait for what it says."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{command}\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchError(f"the raw limit ended with exit code {self._process.wait()}; its error is above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> "Raw":
+        """Use it in a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it: it stops at the end of its input."""
+        self._process.communicate()
+
+
+def chosen(names: str) -> list[Entrant]:
+    """The entrants whose names start with one of ``names``, separated by commas; all for none.
+
+    Raises:
+        BenchError: one of the names is nobody's.
+    """
+    found = []
+    for name in filter(None, names.split(",")):
+        these = [entrant for entrant in ENTRANTS if entrant.name.startswith(name)]
+        if not these:
+            raise BenchError(f"{name}: nobody of that name; there are {', '.join(e.name for e in ENTRANTS)}")
+        found += these
+    return [entrant for entrant in ENTRANTS if entrant in found or not names]
+
+
+def versions(python: Path, packages: tuple[str, ...]) -> dict[str, str]:
+    """Versions of packages that a Python has.
+
+    Raises:
+        BenchError: it cannot be run, or lacks one.
+    """
+    code = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    try:
+        done = subprocess.run([str(python), "-c", code, *packages], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BenchError(f"{python} cannot be run: {error.strerror}; `make bench-serve` makes it") from error
+    if done.returncode:
+        raise BenchError(f"{python} lacks a package: {done.stderr.strip().splitlines()[-1]}")
+    found: dict[str, str] = json.loads(done.stdout)
+    return found

@@ -1,0 +1,117 @@
+"""The photos that are sent: three sizes of a few, written as JPEG files.
+
+    python -m ops.bench.photos FOLDER [SOURCE]
+
+By default they are made from ``tests/cat.jpg`` (CC0) and from noise, the same bytes on every run, so that anybody
+measures with the same ones; ``--photos`` takes a folder or zip file of one's own to make the three sizes from. A
+program of its own: what the benchmark itself maps of numpy and Pillow would be taken off the memory of the servers.
+"""
+
+import io
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ops.bench.errors import BenchError
+from ops.bench.processes import ROOT
+
+T = TypeVar("T")
+
+SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+OWN_PHOTOS: Final = 6
+# A photo is held at each size in wrk's memory, and its pixels here while it is made.
+MAX_SOURCE_PIXELS: Final = 50_000_000
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size of photo: its pixels, its JPEG quality, and how much grain it has, as a sensor's noise."""
+
+    width: int
+    height: int
+    quality: int
+    grain: float
+
+
+SIZES: Final = {
+    "small": Size(200, 150, 85, 2),
+    "medium": Size(500, 375, 90, 2),
+    "large": Size(4000, 3000, 88, 4.5),  # 12 megapixels as a telephone takes them, 2 to 4 MB
+}
+
+
+def make(folder: Path, source: Path | None) -> None:
+    """Write three sizes of a few photos into ``folder``, as ``small-0.jpg``, ``small-1.jpg``, and so on.
+
+    Args:
+        folder: is there.
+        source: a folder or zip file of photos; None for the cat and noise.
+
+    Raises:
+        BenchError: there are no photos in it.
+    """
+    pictures = list(_own(source)) if source else list(_drawn())
+    if not pictures:
+        raise BenchError(f"{source}: no photos in it ({', '.join(sorted(SUFFIXES))})")
+    rng = np.random.default_rng(0)
+    for name, size in SIZES.items():
+        for number, picture in enumerate(pictures):
+            (folder / f"{name}-{number}.jpg").write_bytes(_encode(picture, size, rng))
+
+
+def _drawn() -> Iterator[Image.Image]:
+    """The cat, a part of it mirrored, and clouds."""
+    with Image.open(ROOT / "tests" / "cat.jpg") as cat:
+        cat.load()
+    yield cat
+    width, height = cat.size
+    yield ImageOps.mirror(cat.crop((width // 5, 0, width, height * 4 // 5)))
+    clouds = np.random.default_rng(1).integers(0, 255, (9, 12, 3), np.uint8)
+    yield Image.fromarray(clouds)
+
+
+def _own(source: Path) -> Iterator[Image.Image]:
+    """A few photos of a folder or zip file, spread evenly over it."""
+    try:
+        if source.is_dir():
+            names = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+            yield from map(_open, (path.read_bytes() for path in _some(names)))
+        else:
+            with zipfile.ZipFile(source) as archive:
+                entries = sorted(name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES)
+                entries = [name for name in entries if archive.getinfo(name).file_size]
+                yield from map(_open, (archive.read(name) for name in _some(entries)))
+    except (OSError, zipfile.BadZipFile) as error:
+        raise BenchError(f"{source}: {error}") from error
+
+
+def _some(names: list[T]) -> list[T]:
+    return names[:: max(1, len(names) // OWN_PHOTOS)][:OWN_PHOTOS]
+
+
+def _open(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
+        if image.width * image.height > MAX_SOURCE_PIXELS:
+            raise BenchError("one of the photos has more than 50 million pixels")
+        return image.convert("RGB")
+
+
+def _encode(picture: Image.Image, size: Size, rng: np.random.Generator) -> bytes:
+    scaled = np.asarray(picture.convert("RGB").resize((size.width, size.height), Image.Resampling.BICUBIC), np.float32)
+    scaled = scaled + size.grain * rng.standard_normal(scaled.shape[:2], np.float32)[..., None]
+    data = io.BytesIO()
+    Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).save(data, "JPEG", quality=size.quality)
+    return data.getvalue()
+
+
+if __name__ == "__main__":
+    try:
+        make(Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2:] else None)
+    except BenchError as error:
+        sys.exit(str(error))

@@ -1,0 +1,123 @@
+"""Each figure against its target: met, or not met."""
+
+import statistics
+from dataclasses import dataclass
+from typing import Any, Final
+
+CROWDED: Final = ("8", "32", "128")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure and the bound that it should keep."""
+
+    what: str
+    figure: float
+    bound: float
+    at_least: bool = False
+    unit: str = ""
+    digits: int = 2
+
+    @property
+    def met(self) -> bool:
+        """Whether it does, as printed: a third digit decides nothing."""
+        shown = round(self.figure, self.digits)
+        return shown >= self.bound if self.at_least else shown <= self.bound
+
+    def row(self) -> list[str]:
+        """What, bound, figure and verdict, for a table."""
+        unit = f" {self.unit}" if self.unit else ""
+        bound = f"{'at least' if self.at_least else 'at most'} {self.bound:g}{unit}"
+        return [self.what, bound, f"{self.figure:.{self.digits}f}{unit}", "met" if self.met else "**not met**"]
+
+
+def ratio(document: dict[str, Any], one: str, other: str, clients: str) -> float:
+    """How many times the rate of another, turn by turn; the median."""
+    turns = [document["speed"][name][clients]["turns"] for name in (one, other)]
+    return float(statistics.median(first["rate"] / second["rate"] for first, second in zip(*turns, strict=True)))
+
+
+def judge(document: dict[str, Any]) -> list[Target]:
+    """The targets for which the report has figures."""
+    return [*_rates(document), *_lone(document), *_starts(document), *_overload(document), *_fairness(document)]
+
+
+def _rates(document: dict[str, Any]) -> list[Target]:
+    speed, found = document["speed"], []
+    for precision in ("int8", "fp32"):
+        ours, raw = f"ours-{precision}", f"raw-{precision}"
+        for clients in CROWDED:
+            if clients not in speed.get(ours, {}):
+                continue
+            where = f"{clients} clients, {precision}"
+            level = speed[ours][clients]
+            if raw in speed:
+                share = ratio(document, ours, raw, clients)
+                found.append(
+                    Target(f"requests per second, of the machine's limit: {where}", share, 0.97, at_least=True)
+                )
+            spread = statistics.median(turn["p99_ms"] / turn["p50_ms"] for turn in level["turns"])
+            perfect = speed.get(raw, {}).get(clients, {}).get("perfect_spread")
+            beside = f" (a perfect queue: {perfect:.2f})" if perfect else ""
+            found.append(Target(f"p99, of p50: {where}{beside}", spread, 1.3, unit="times"))
+            wrong = sum(count for status, count in level["statuses"].items() if status != "200") + level["failures"]
+            found.append(Target(f"errors: {where}", wrong, 0, digits=0))
+    for clients in CROWDED:
+        rates = {name: levels[clients]["rate"] for name, levels in speed.items() if name in PEERS and clients in levels}
+        if rates and "ours-int8" in speed:
+            best = max(rates, key=rates.__getitem__)
+            times = ratio(document, "ours-int8", best, clients)
+            found.append(Target(f"as shipped, of the best peer ({best}): {clients} clients", times, 2, True, "times"))
+    return found
+
+
+PEERS: Final = ("fastapi", "litserve", "bentoml")
+
+
+def _lone(document: dict[str, Any]) -> list[Target]:
+    latencies = {name: levels["1"]["p50_ms"] for name, levels in document["speed"].items() if "1" in levels}
+    peers = {name: value for name, value in latencies.items() if name in PEERS}
+    if not peers:
+        return []
+    best = min(peers, key=peers.__getitem__)
+    return [
+        Target(f"p50 of a lone client, {name}, of the best peer's ({best})", latencies[name] / peers[best], 0.99)
+        for name in ("ours-int8", "ours-fp32")
+        if name in latencies
+    ]
+
+
+def _starts(document: dict[str, Any]) -> list[Target]:
+    found = []
+    if "ours-int8" in document["starts"]:
+        found.append(
+            Target("process start to ready, exam passed", document["starts"]["ours-int8"]["ready_s"], 0.6, unit="s")
+        )
+    memory = document.get("memory", {}).get("ours-int8")
+    if memory:
+        found.append(Target("memory at rest", memory["idle_mb"], 150, unit="MB", digits=0))
+        found.append(
+            Target("memory, 128 clients that send 12 megapixels", memory["large_mb"], 300, unit="MB", digits=0)
+        )
+    return found
+
+
+def _overload(document: dict[str, Any]) -> list[Target]:
+    if "overload" not in document:
+        return []
+    parts = document["overload"].values()
+    others = sum(count for part in parts for code, count in part["codes"].items() if code not in {"200", "overloaded"})
+    return [
+        Target("overload: answers that are neither right nor `overloaded`", others, 0, digits=0),
+        Target("overload: Retry-After, off by", document["overload"]["retry_after"]["factor"], 2, unit="times"),
+    ]
+
+
+def _fairness(document: dict[str, Any]) -> list[Target]:
+    if "fairness" not in document:
+        return []
+    part = document["fairness"]
+    return [
+        Target("a picture in a batch of 64, of one in a request of its own", part["ratio"], 1, unit="times"),
+        Target("a single request beside batches waits (p99)", part["waited_pictures_p99"], 3, unit="pictures"),
+    ]
