@@ -1,0 +1,256 @@
+"""The report on a model at work: a service's journal in, figures out, as text, JSON or one self-contained page.
+
+    catsdogs report journal/ --url http://localhost:8000 --html report.html
+
+Feedback belongs to the last prediction with its id before it; of several on one prediction the last counts.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ops.served import Served
+from shared import drift, journal
+from shared.contract import CLASSES, Histogram, Label
+from shared.intervals import Interval, wilson
+from shared.journal import FeedbackLine, PredictionLine, Unreadable
+
+BINS: Final = 15
+STAGES: Final = ("queue", "decode", "infer", "total")
+
+Floats = npt.NDArray[np.float64]
+
+
+class Bin(msgspec.Struct, frozen=True):
+    """Answers of about one confidence: its mean, the share right, how many."""
+
+    confidence: float
+    right: float
+    count: int
+
+
+class Quality(msgspec.Struct, frozen=True, kw_only=True):
+    """How good the answers were for which somebody said what the picture showed; ``confusion[true][predicted]``.
+
+    ``accuracy`` is the predicted label's, whatever the verdict; ``when_answered`` leaves out what was "unsure".
+    """
+
+    feedback: int
+    accuracy: Interval
+    when_answered: Interval | None
+    log_loss: float
+    calibration_error: float
+    confusion: tuple[tuple[int, int], tuple[int, int]]
+    reliability: tuple[Bin, ...]
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Milliseconds in a stage."""
+
+    p50: float
+    p90: float
+    p99: float
+    largest: float
+
+
+class ModelShare(msgspec.Struct, frozen=True, kw_only=True):
+    """One model's part of the journal."""
+
+    predictions: int
+    unsure: Interval
+    feedback: int
+    accuracy: Interval | None
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True):
+    """The drift of one signal: its index, and the index that chance alone stays below in 95 of 100 cases."""
+
+    psi: float
+    by_chance: float
+    says: Literal["as validated", "shifted a little", "shifted"]
+    reference: Histogram
+    counts: tuple[int, ...]
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
+    """Pictures that one model answered against those it was validated on."""
+
+    model: str
+    predictions: int
+    signals: dict[str, Signal]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it. ``orphans`` is feedback whose prediction is in none of the files."""
+
+    files: int
+    predictions: int
+    feedback_lines: int
+    orphans: int
+    unreadable: int
+    first: datetime | None
+    last: datetime | None
+    verdicts: dict[str, int]
+    unsure: Interval | None
+    unsure_because: dict[str, int]
+    quality: Quality | None
+    models: dict[str, ModelShare]
+    latency: dict[str, Latency]
+    drift: Drift | None
+
+
+@dataclass
+class Told:
+    """What a journal tells: its predictions, and by their place what the pictures showed."""
+
+    predictions: list[PredictionLine] = field(default_factory=list)
+    truth: dict[int, Label] = field(default_factory=dict)
+    feedback_lines: int = 0
+    orphans: int = 0
+    unreadable: int = 0
+
+
+def read(files: Iterable[Path]) -> Told:
+    """Read a journal's files and bring each feedback to its prediction.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    told = Told()
+    latest: dict[str, int] = {}
+    for line in journal.read(files):
+        match line:
+            case PredictionLine():
+                latest[line.id] = len(told.predictions)
+                told.predictions.append(line)
+            case FeedbackLine():
+                told.feedback_lines += 1
+                if line.id in latest:
+                    told.truth[latest[line.id]] = line.label
+                else:
+                    told.orphans += 1
+            case Unreadable():
+                told.unreadable += 1
+    return told
+
+
+def measure(paths: Iterable[Path], served: Served | None) -> Report:
+    """Make the report.
+
+    Args:
+        paths: files and folders of a journal.
+        served: the model that drift is measured for; without it there is none.
+
+    Raises:
+        JournalError: a path is not there.
+        OSError: a file cannot be read.
+    """
+    files = journal.gather(paths)
+    told = read(files)
+    predictions = told.predictions
+    # The smallest and the largest, since a clock may have been set back between them.
+    times = [line.time for line in predictions]
+    unsure = sum(line.verdict == "unsure" for line in predictions)
+    return Report(
+        files=len(files),
+        predictions=len(predictions),
+        feedback_lines=told.feedback_lines,
+        orphans=told.orphans,
+        unreadable=told.unreadable,
+        first=min(times, default=None),
+        last=max(times, default=None),
+        verdicts={verdict: sum(line.verdict == verdict for line in predictions) for verdict in (*CLASSES, "unsure")},
+        unsure=wilson(unsure, len(predictions)) if predictions else None,
+        unsure_because=dict(Counter(line.unsure_because for line in predictions if line.unsure_because)),
+        quality=quality(told) if told.truth else None,
+        models=_models(told),
+        latency=_latency(predictions) if predictions else {},
+        drift=_drift(predictions, served) if served else None,
+    )
+
+
+def quality(told: Told) -> Quality:
+    """Measure the answers that feedback came for, of which there is one at least."""
+    pairs = [(told.predictions[place], label) for place, label in told.truth.items()]
+    right = np.array([line.label == label for line, label in pairs])
+    answered = np.array([line.verdict != "unsure" for line, _ in pairs])
+    confidence = np.array([max(line.probabilities.values()) for line, _ in pairs])
+    likelihood = np.array([line.probabilities[label] for line, label in pairs])
+    bins = _reliability(confidence, right)
+    counts = Counter((label, line.label) for line, label in pairs)
+    return Quality(
+        feedback=len(pairs),
+        accuracy=wilson(int(right.sum()), len(pairs)),
+        when_answered=wilson(int((right & answered).sum()), int(answered.sum())) if answered.any() else None,
+        log_loss=float(-np.log(likelihood.clip(1e-12)).mean()),
+        calibration_error=sum(abs(bin_.confidence - bin_.right) * bin_.count for bin_ in bins) / len(pairs),
+        confusion=(
+            (counts["cats", "cats"], counts["cats", "dogs"]),
+            (counts["dogs", "cats"], counts["dogs", "dogs"]),
+        ),
+        reliability=bins,
+    )
+
+
+def _reliability(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple[Bin, ...]:
+    """``BINS`` bins of equal size, from the least confident on (Nguyen and O'Connor 2015, arXiv:1508.05154)."""
+    order = np.argsort(confidence, kind="stable")
+    parts = [part for part in np.array_split(order, BINS) if len(part)]
+    return tuple(Bin(float(confidence[part].mean()), float(right[part].mean()), len(part)) for part in parts)
+
+
+def _models(told: Told) -> dict[str, ModelShare]:
+    """Each model's part, in the order in which they came."""
+    shares: dict[str, ModelShare] = {}
+    for model in dict.fromkeys(line.model for line in told.predictions):
+        places = [place for place, line in enumerate(told.predictions) if line.model == model]
+        right = [told.predictions[place].label == told.truth[place] for place in places if place in told.truth]
+        unsure = sum(told.predictions[place].verdict == "unsure" for place in places)
+        shares[model] = ModelShare(
+            predictions=len(places),
+            unsure=wilson(unsure, len(places)),
+            feedback=len(right),
+            accuracy=wilson(sum(right), len(right)) if right else None,
+        )
+    return shares
+
+
+def _latency(predictions: list[PredictionLine]) -> dict[str, Latency]:
+    stages = np.array([(line.queue_ms, line.decode_ms, line.infer_ms) for line in predictions])
+    values = np.column_stack([stages, stages.sum(1)])
+    found = np.quantile(values, [0.5, 0.9, 0.99, 1], axis=0).round(3)
+    return {stage: Latency(*map(float, column)) for stage, column in zip(STAGES, found.T, strict=True)}
+
+
+def _drift(predictions: list[PredictionLine], served: Served) -> Drift:
+    """Compare the pictures that this model answered with its reference; no signal where it answered none."""
+    lines = [line for line in predictions if line.model == served.version]
+    values = {
+        "confidence": [max(line.probabilities.values()) for line in lines],
+        "brightness": [line.brightness for line in lines],
+        "familiarity": [line.familiarity for line in lines],
+    }
+    signals: dict[str, Signal] = {}
+    for name in drift.SIGNALS if lines else ():
+        reference = drift.merged(getattr(served.reference, name))
+        places = Counter(drift.place(reference.edges, value) for value in values[name])
+        counts = tuple(places[bin_] for bin_ in range(len(reference.counts)))
+        index = drift.psi(reference.counts, counts)
+        chance = drift.by_chance(len(counts), sum(reference.counts), len(lines))
+        signals[name] = Signal(
+            psi=index, by_chance=chance, says=_says(index, chance), reference=reference, counts=counts
+        )
+    return Drift(model=served.version, predictions=len(lines), signals=signals)
+
+
+def _says(index: float, chance: float) -> Literal["as validated", "shifted a little", "shifted"]:
+    if index < max(0.1, chance):
+        return "as validated"
+    return "shifted a little" if index < 0.25 else "shifted"

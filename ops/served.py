@@ -1,0 +1,68 @@
+"""The model in service, as far as drift and accuracy are measured against it."""
+
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from shared.contract import Reference
+from shared.intervals import Interval
+
+
+class ServedError(Exception):
+    """No contract could be had; the message says why."""
+
+
+class Tested(msgspec.Struct, frozen=True):
+    """What its own test found."""
+
+    accuracy: Interval
+
+
+class Served(msgspec.Struct, frozen=True):
+    """The part of a contract that drift and live accuracy are measured against."""
+
+    version: str
+    reference: Reference
+    test: Tested | None = None
+
+
+def from_url(url: str, key: str | None) -> Served:
+    """Ask a running service.
+
+    Args:
+        url: where it is.
+        key: its API key, if it wants one.
+
+    Raises:
+        ServedError: it does not answer, or not with a contract.
+    """
+    try:
+        answer = httpx.get(
+            httpx.URL(url).join("/model"), headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=10
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServedError(f"{url}: {error or type(error).__name__}") from error
+    if answer.status_code != 200:
+        raise ServedError(f"{url}: status {answer.status_code} from /model")
+    return _decode(answer.content, url)
+
+
+def from_file(path: Path) -> Served:
+    """Read what ``GET /model`` answered from a file.
+
+    Raises:
+        ServedError: it cannot be read, or holds no contract.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ServedError(f"{path}: {error.strerror}") from error
+    return _decode(data, str(path))
+
+
+def _decode(data: bytes, source: str) -> Served:
+    try:
+        return msgspec.json.decode(data, type=Served)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ServedError(f"{source}: no contract: {error}") from error
