@@ -111,7 +111,7 @@ class Ledger:
         self._journal: Journal | None = None
         if settings.journal:
             self._folder = Path(settings.journal).expanduser()
-            self._journal = Journal(self._folder, settings.journal_file_bytes, self._remember)
+            self._journal = Journal(self._folder, settings.journal_file_bytes, settings.journal_files, self._remember)
         else:
             self._read_back.set()
 

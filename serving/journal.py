@@ -4,6 +4,7 @@ The event loop never waits for a file: it appends to a bounded buffer. A disk th
 buffer is, and they are counted; the writer tries again by itself, and no group is ever left half-written in a file.
 """
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -35,12 +36,15 @@ class Journal:
     last attempt to write failed.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, first: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, folder: Path, max_bytes: int, max_files: int = 0, first: Callable[[], None] = lambda: None
+    ) -> None:
         """Make it; nothing runs yet.
 
         Args:
             folder: made if it is not there.
             max_bytes: a file that has grown so large is followed by the next.
+            max_files: so many are kept, the newest; 0 for all.
             first: what the writer's thread does before it touches the folder, such as reading what is there.
         """
         self.lines = 0
@@ -48,6 +52,7 @@ class Journal:
         self.failing = False
         self._folder = folder
         self._max_bytes = max_bytes
+        self._max_files = max_files
         self._first = first
         self._buffer: deque[Line] = deque()
         self._waiting = threading.Event()
@@ -122,7 +127,19 @@ class Journal:
             self._file = None
         if self._file is None:
             self._file = _File(self._folder, self._max_bytes)
+            if self._max_files:
+                _delete_all_but(self._max_files, self._folder)
         self._file.append(self._encoder.encode_lines(group))
+
+
+def _delete_all_but(newest: int, folder: Path) -> None:
+    """Delete the oldest files, but for those that a service writes; one that cannot be deleted is left."""
+    for _, path in journal.files(folder)[:-newest]:
+        with contextlib.suppress(OSError):
+            fd = _locked(path, os.O_RDWR)
+            if fd >= 0:
+                path.unlink()
+                os.close(fd)
 
 
 class _File:

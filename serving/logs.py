@@ -72,7 +72,7 @@ class _Writer(logging.Handler):
             self._closing.wait(GROUP_SECONDS)
             closing = self._closing.is_set()  # asked before the last group, which so has all there is
             self._waiting.clear()
-            lines = [self.format(self._records.popleft()) for _ in range(len(self._records))]
+            lines = [self._line(self._records.popleft()) for _ in range(len(self._records))]
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 lines.append(msgspec.json.encode({"level": "warning", "message": f"{dropped} lines lost"}).decode())
@@ -80,6 +80,14 @@ class _Writer(logging.Handler):
             with contextlib.suppress(OSError, ValueError):
                 self._stream.write("".join(line + "\n" for line in lines))
                 self._stream.flush()
+
+    def _line(self, record: logging.LogRecord) -> str:
+        """The record as a line; one that cannot be formatted must not end the thread, and with it all logs."""
+        try:
+            return self.format(record)
+        except Exception as error:
+            told = {"level": "error", "message": "a record could not be formatted", "logger": record.name}
+            return msgspec.json.encode(told | {"reason": type(error).__name__}).decode()
 
 
 @contextlib.contextmanager

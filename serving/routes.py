@@ -2,10 +2,12 @@
 
 import asyncio
 import importlib.util
+import os
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
@@ -27,11 +29,22 @@ JSON: Final = "application/json"
 
 
 class WholeFile(FileResponse):
-    """A file, whole whatever range is asked for: Starlette refuses senseless ones in a form of its own."""
+    """A file, whole whatever range is asked for: Starlette refuses senseless ones in a form of its own.
+
+    Browsers ask for it each time, lest an old script meet a new page, and are told if what they have is still it.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send it, or say that it has not changed."""
         self.headers["accept-ranges"] = "none"
+        self.headers["cache-control"] = "no-cache"
+        self.stat_result = await asyncio.to_thread(os.stat, self.path)
+        self.set_stat_headers(self.stat_result)
+        known = Headers(scope=scope).get("if-none-match", "")
+        if self.headers["etag"] in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
+            kept = {name: self.headers[name] for name in ("cache-control", "etag", "last-modified")}
+            await Response(status_code=304, headers=kept)(scope, receive, send)
+            return
         headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
         await super().__call__({**scope, "headers": headers}, receive, send)
 
@@ -49,9 +62,10 @@ async def predict(request: Request) -> Response:
 async def explain(request: Request) -> Response:
     """POST /explain: one picture, as for /predict; its evidence drawn over it."""
     service = _service(request)
+    asked = _asked(request)
     with service.pool.lease() as lease:
         model, data = await _picture(request, service, lease)
-        png = await service.explain(model, data, _asked(request))
+        png = await service.explain(model, data, asked)
     return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
 
 
@@ -178,8 +192,7 @@ async def _batch(request: Request, service: Service, asked: Asked, lease: Lease)
     limits = BodyLimits(service.settings.max_batch_bytes, service.settings.body_seconds)
     body = await uploads.body(request, limits, lease)
     model, engine = service.admit()
-    done = await engine.run(lambda _: _parsed(body), asked, asked.wanted)
-    return model, engine, done.result
+    return model, engine, await service.work(lambda _: _parsed(body), asked)
 
 
 def _asked(request: Request) -> Asked:

@@ -153,11 +153,13 @@ class Service:
         classified = done.result
         self.metrics.time_stages(queue=done.queued, decode=classified.decode, infer=classified.infer)
         # What uuid4 does, at a quarter of its time.
-        message = classified.message(prediction_id or os.urandom(16).hex(), explain=asked.explain)
+        message = classified.message(
+            os.urandom(16).hex() if prediction_id is None else prediction_id, explain=asked.explain
+        )
         self.metrics.count_prediction(
             classified.verdict, classified.confidence, message.familiarity, classified.brightness
         )
-        self.ledger.record(message, classified, len(data), done.queued, ours=not prediction_id)
+        self.ledger.record(message, classified, len(data), done.queued, ours=prediction_id is None)
         return message
 
     async def explain(self, model: Model, data: bytes, asked: Asked) -> bytes:
@@ -178,16 +180,28 @@ class Service:
         )
         return explained.png
 
+    async def work(self, work: Callable[[bool], T], asked: Asked) -> T:
+        """Have a lane do what needs no model.
+
+        Raises:
+            ProblemError: ``deadline_exceeded``, ``not_ready``, or what ``work`` raises.
+        """
+        return (await self._in_a_lane(work, asked)).result
+
     async def _run(self, model: Model, work: Callable[[bool], T], asked: Asked) -> Done[T]:
-        assert self.engine is not None
         try:
-            done = await self.engine.run(work, asked, asked.wanted)
+            done = await self._in_a_lane(work, asked)
         except ModelFailedError as error:
             raise self.slot.failed(model, error) from error
-        except LaneDiedError as error:
-            raise ProblemError("not_ready", "a lane ended over this picture", retry_after=1) from error
         self.slot.answered()
         return done
+
+    async def _in_a_lane(self, work: Callable[[bool], T], asked: Asked) -> Done[T]:
+        assert self.engine is not None
+        try:
+            return await self.engine.run(work, asked, asked.wanted)
+        except LaneDiedError as error:
+            raise ProblemError("not_ready", "a lane ended over this request", retry_after=1) from error
 
     async def _beat(self) -> None:
         """See to what may have gone wrong, every second."""

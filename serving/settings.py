@@ -72,6 +72,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     journal_file_bytes: Annotated[
         int, Meta(ge=1, description="A file of the journal that has grown so large is followed by the next.")
     ] = 64 * MEGABYTE
+    journal_files: Annotated[
+        int, Meta(ge=0, description="So many files of the journal are kept, the oldest are deleted; 0 for all.")
+    ] = 0
     watch_seconds: Annotated[
         float, Meta(ge=0, description="How often to look for another model file and load it; 0 for on SIGHUP only.")
     ] = 0.0

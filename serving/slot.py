@@ -17,6 +17,8 @@ from serving.problems import ProblemError
 # A model that fails so many pictures in a row answers no more until it passes its exam again, tried so often.
 FAILURES: Final = 3
 EXAM_SECONDS: Final = 1.0
+# While there is no model because its file could not be read, not because of what is in it.
+RELOAD_SECONDS: Final = 5.0
 
 Signature = tuple[int, int, int]
 
@@ -43,6 +45,7 @@ class Slot:
         self._waiting = False
         self._failures = 0
         self._next_exam = 0.0
+        self._next_load: float | None = None
         self._seen: Signature | None = None
         self._moved = False
         self.refused = False  # the file that was read last
@@ -78,12 +81,12 @@ class Slot:
             try:
                 new = await (asyncio.wrap_future(loading) if loading else asyncio.to_thread(models.load, path))
             except ModelRefusedError as error:
-                self.refused = True
-                if self._model is None:
-                    self._reason = str(error)
-                self.decided.set()
-                fields = {"reason": str(error), "serving": self._model and self._model.contract.version}
-                SERVICE.error("the model is refused", extra={"fields": fields})
+                self._refuse(str(error), again=isinstance(error.__cause__, OSError))
+                return
+            # No memory or no thread to load it with, say: whatever it is must not leave the service waiting for ever.
+            except Exception:
+                SERVICE.exception("loading the model failed")
+                self._refuse("the model could not be loaded", again=True)
                 return
             self._place(new)
             self.decided.set()
@@ -119,7 +122,12 @@ class Slot:
         return ProblemError("not_ready", "the model failed on this picture", retry_after=1)
 
     async def heal(self) -> None:
-        """If the model was failing, have it sit its exam again; it serves again once it passes. Call now and then."""
+        """Call now and then: what failed and may not any more is tried again.
+
+        A model that was failing sits its exam again; one that could not be read is read again.
+        """
+        if self._model is None and self._next_load is not None and time.monotonic() >= self._next_load:
+            await self.load()
         failing = self._model
         if failing is None or self._failures < FAILURES or time.monotonic() < self._next_exam:
             return
@@ -132,6 +140,15 @@ class Slot:
             self._failures = 0
             self._reason = None
             SERVICE.info("the model answers again", extra={"fields": {"model": failing.contract.version}})
+
+    def _refuse(self, reason: str, *, again: bool) -> None:
+        self.refused = True
+        self._next_load = time.monotonic() + RELOAD_SECONDS if again else None
+        if self._model is None:
+            self._reason = reason
+        self.decided.set()
+        fields = {"reason": reason, "serving": self._model and self._model.contract.version}
+        SERVICE.error("the model is refused", extra={"fields": fields})
 
     def _place(self, new: Model) -> None:
         self._model, self._reason, self._failures, self.refused = new, None, 0, False

@@ -1,11 +1,12 @@
 """Request bodies: read under a limit of bytes and of time, both enforced while reading."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.requests import Request
 
 from serving.pool import Lease
@@ -14,6 +15,11 @@ from serving.problems import ProblemError
 FIELD = "file"
 MAX_PARTS = 20
 MAX_HEADER_BYTES = 4096
+# Blanks between a boundary and the end of its line, each of which the parser looks at by itself.
+MAX_PADDING_BYTES = 1000
+
+# It warns of every form that is not well made, which is for its client to hear and no news here.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,9 @@ class Form:
             raise ProblemError("malformed_request", f'send a multipart form with the picture in its field "{FIELD}"')
         self._header: tuple[bytearray, bytearray] = (bytearray(), bytearray())
         self._disposition = b""
+        self._delimiter = b"\r\n--" + boundary
+        self._delimiters = 0
+        self._padding = 0
         self._parts = 0
         self._files = 0
         self._wanted = False
@@ -122,11 +131,23 @@ class Form:
             raise _malformed(error) from error
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next piece of the body."""
+        """Take the next piece of the body.
+
+        The parser goes byte by byte over what only looks like the end of a part: 20 MB of that would keep the event
+        loop for seconds. No content may hold its form's delimiter (RFC 2046, section 5.1.1).
+        """
+        self._delimiters += chunk.count(self._delimiter)
+        if self._delimiters > MAX_PARTS + 1:
+            raise _too_many_parts()
+        padded = self._parser.state == MultipartState.BOUNDARY_PADDING
         try:
             self._parser.write(chunk)
         except FormParserError as error:
             raise _malformed(error) from error
+        if padded and self._parser.state == MultipartState.BOUNDARY_PADDING:
+            self._padding += len(chunk)
+            if self._padding > MAX_PADDING_BYTES:
+                raise ProblemError("malformed_request", "the form has a boundary with too many blanks behind it")
 
     def finish(self) -> bytes:
         """Return the file once the body has ended."""
@@ -145,7 +166,7 @@ class Form:
         self._parts += 1
         self._disposition = b""
         if self._parts > MAX_PARTS:
-            raise ProblemError("malformed_request", f"the form has more than {MAX_PARTS} parts")
+            raise _too_many_parts()
 
     def _on_header_end(self) -> None:
         field, value = self._header
@@ -166,6 +187,10 @@ class Form:
 
     def _on_end(self) -> None:
         self._ended = True
+
+
+def _too_many_parts() -> ProblemError:
+    return ProblemError("malformed_request", f"the form has more than {MAX_PARTS} parts")
 
 
 def _malformed(error: FormParserError) -> ProblemError:

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import AvifImagePlugin, ExifTags, Image
 
 from shared import outline
 
@@ -27,6 +27,7 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 MAX_PIXELS: Final = 50_000_000
 # What JPEG and GIF can say. Pillow keeps a pointer and a block of memory for each row: 1 × 50,000,000 took 1.7 GB.
 MAX_SIDE: Final = 65_535
+MAX_BRAND_BYTES: Final = 256
 
 # One description of everything that decides the numbers; its digest is what a model file carries.
 DIGEST: Final = hashlib.sha256(
@@ -48,6 +49,8 @@ DIGEST: Final = hashlib.sha256(
 
 # Pillow's own guard is a process-wide warning that counts differently from ours; `limits` is the one that rules here.
 Image.MAX_IMAGE_PIXELS = None
+# Lanes are the parallelism; left alone, the AVIF decoder starts a thread for each of the host's cores and picture.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Pillow warns of broken EXIF and the like; the pictures are fine, and a client should not be able to write our logs.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
@@ -136,7 +139,9 @@ def sniff(data: bytes) -> str | None:
     if data.startswith(b"BM"):
         return "BMP"
     if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis", b"mif1", b"msf1"):
-        return "AVIF"
+        # The last two are any picture in this container, an HEIC too; what it is, is among the brands that follow.
+        brands = data[8 : min(int.from_bytes(data[:4], "big"), MAX_BRAND_BYTES)]
+        return "AVIF" if b"avif" in brands or b"avis" in brands else None
     return None
 
 

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,6 +108,21 @@ def test_a_form_has_so_many_parts_and_no_more(count: int) -> None:
     part = b'--boundary\r\nContent-Disposition: form-data; name="other"\r\n\r\n\r\n'
     file = b'--boundary\r\nContent-Disposition: form-data; name="file"\r\n\r\nhi\r\n--boundary--\r\n'
     assert read(part * (count - 1) + file, []) == (b"hi" if count <= MAX_PARTS else "malformed_request")
+
+
+START = b'--boundary\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    "bomb", [START + b"\r\n--boundaryx" * 1_000_000, START + b"\r\n--boundary" + b" " * 19_000_000],
+    ids=["what looks like the end of a part", "blanks behind a boundary"],
+)  # fmt: skip
+def test_a_form_that_is_made_to_be_costly_is_refused_in_its_first_pieces(bomb: bytes) -> None:
+    size, form = 65_536, Form(TYPE)
+    with pytest.raises(ProblemError) as refused:
+        for start in range(0, 3 * size, size):
+            form.feed(bomb[start : start + size])
+    assert refused.value.code == "malformed_request"
 
 
 @examples(100)

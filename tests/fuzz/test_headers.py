@@ -89,19 +89,22 @@ def test_any_exif_leaves_a_good_picture_good(exif: bytes) -> None:
     assert decide(plain[:33] + chunk(b"eXIf", exif) + plain[33:]) == "decoded"
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "SVG", "PDF", "EPS", "ICO", "PSD", "JPEG 2000", "HEIC", "PPM", "HTML", "ZIP"])
+STRANGERS = {
+    "TIFF": b"II*\x00\x08\x00\x00\x00",
+    "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "PDF": b"%PDF-1.7\n",
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    "ICO": b"\x00\x00\x01\x00\x01\x00",
+    "PSD": b"8BPS\x00\x01",
+    "JPEG 2000": b"\x00\x00\x00\x0cjP  \r\n\x87\n",
+    "HEIC": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00",
+    "HEIC of the general brand": b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00mif1heic",
+    "PPM": b"P6 9 9 255\n",
+    "HTML": b"<!doctype html><script>alert(1)</script>",
+    "ZIP": b"PK\x03\x04",
+}
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
 def test_what_is_no_accepted_format_is_said_to_be_none(kind: str) -> None:
-    starts = {
-        "TIFF": b"II*\x00\x08\x00\x00\x00",
-        "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
-        "PDF": b"%PDF-1.7\n",
-        "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n",
-        "ICO": b"\x00\x00\x01\x00\x01\x00",
-        "PSD": b"8BPS\x00\x01",
-        "JPEG 2000": b"\x00\x00\x00\x0cjP  \r\n\x87\n",
-        "HEIC": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00",
-        "PPM": b"P6 9 9 255\n",
-        "HTML": b"<!doctype html><script>alert(1)</script>",
-        "ZIP": b"PK\x03\x04",
-    }
-    assert decide(starts[kind] + GOOD["PNG grey"]) == "unsupported_format"
+    assert decide(STRANGERS[kind] + GOOD["PNG grey"]) == "unsupported_format"

@@ -24,8 +24,8 @@ def begin() -> Iterator[Callable[..., Journal]]:
     """Start a journal; it is closed afterwards."""
     begun: list[Journal] = []
 
-    def start(folder: Path, max_bytes: int = 1_000_000) -> Journal:
-        begun.append(Journal(folder, max_bytes))
+    def start(folder: Path, max_bytes: int = 1_000_000, max_files: int = 0) -> Journal:
+        begun.append(Journal(folder, max_bytes, max_files))
         begun[-1].start()
         return begun[-1]
 
@@ -281,3 +281,14 @@ def test_nobody_else_gets_the_lock_while_it_writes(tmp_path: Path, begin: Callab
     until(lambda: started.lines == 1)
     with (tmp_path / journal.name(1)).open("rb") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_the_oldest_files_go_where_so_many_are_kept(tmp_path: Path, begin: Callable[..., Journal]) -> None:
+    with (tmp_path / journal.name(1)).open("w") as file:  # another service's, which is still at it
+        fcntl.flock(file, fcntl.LOCK_EX)
+        started = begin(tmp_path, max_bytes=1, max_files=2)
+        for count, name in enumerate("abcd", 1):
+            started.append(prediction(name))
+            until(lambda count=count: started.lines == count)  # type: ignore[misc]
+        assert [number for number, _ in journal.files(tmp_path)] == [1, 4, 5]
+    assert ids(tmp_path) == ["c", "d"]

@@ -109,3 +109,12 @@ def test_the_pages_work_under_their_policy_without_one_violation(server: Running
     page.wait_for_load_state("networkidle")
     page.close()
     assert said == []
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/assets/app.js"])
+def test_a_browser_asks_again_and_is_told_if_nothing_has_changed(server: Running, path: str) -> None:
+    first = server.http.get(path)
+    assert first.headers["cache-control"] == "no-cache"
+    again = server.http.get(path, headers={"If-None-Match": f'"other", W/{first.headers["etag"]}'})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+    assert server.http.get(path, headers={"If-None-Match": '"other"'}).content == first.content

@@ -165,3 +165,34 @@ def test_a_file_that_changed_meanwhile_does_not_answer_for_lone_requests(tmp_pat
     place(SHIPPED_MODEL, path)
     model.widen(2)
     assert model._wide is None
+
+
+def test_a_file_that_could_not_be_read_at_the_start_is_tried_again(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.slot.RELOAD_SECONDS", 0.1)
+    path = tmp_path / "model.onnx"
+    server = start(wait_ready=False, model=str(path))
+    until(lambda: server.metric("model_refused") == 1)
+    assert server.http.get("/health/ready").status_code == 503
+    place(SHIPPED_INT8, path)
+    until(lambda: server.http.get("/health/ready").status_code == 200)
+    assert precision(server) == "int8"
+
+
+def test_no_memory_to_load_the_model_with_is_said_and_got_over(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving import model as models
+
+    monkeypatch.setattr("serving.slot.RELOAD_SECONDS", 0.1)
+    real = models.load
+
+    def short(path: Path) -> Model:
+        raise MemoryError
+
+    monkeypatch.setattr(models, "load", short)
+    server = start(wait_ready=False)
+    until(lambda: server.metric("model_refused") == 1)
+    answer = server.http.get("/health/ready")
+    assert (answer.status_code, answer.json()["detail"]) == (503, "the model could not be loaded")
+    monkeypatch.setattr(models, "load", real)
+    until(lambda: server.http.get("/health/ready").status_code == 200)

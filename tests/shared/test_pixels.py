@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from shared.pixels import SIZE, Limits, RefusedImageError, pixels, sniff
 from tests.conftest import blobs, encoded
@@ -251,3 +251,7 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 2), (224, 224), (223, 225)])
 def test_odd_sizes(size: tuple[int, int]) -> None:
     assert pixels(encoded(Image.new("RGB", size, (9, 8, 7)), "PNG")).tolist()[100][100] == [9, 8, 7]
+
+
+def test_an_avif_is_decoded_by_the_thread_that_asks() -> None:
+    assert AvifImagePlugin._get_default_max_threads() == 1
