@@ -104,8 +104,8 @@ def collect(
     found = collecting.outcome(rows)
     for line in collecting.say(found):
         click.echo(line)
-    if isinstance(at_least, float) and (found.accuracy is None or found.accuracy.value < at_least):
-        click.echo(f"fewer than {at_least:.2%} are right", err=True)
+    if isinstance(at_least, float) and (found.accuracy is None or found.of_all.value < at_least):
+        click.echo(f"fewer than {at_least:.2%} of all {found.photos:,} are right", err=True)
         sys.exit(1)
     if model is not None:
         below = collecting.below_test(found, model)

@@ -65,11 +65,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of all photos; the shares are None where no photo was answered."""
+    """What came of all photos; ``accuracy`` and ``when_answered`` are None where no photo was answered.
+
+    ``of_all`` counts what was refused as wrong: whoever refuses what it should know must not pass for a good one.
+    """
 
     photos: int
     refused: int
     untold: int
+    of_all: Interval
     accuracy: Interval | None
     when_answered: Interval | None
     unsure: int
@@ -154,11 +158,13 @@ def outcome(rows: Sequence[Row]) -> Outcome:
     """Count what came of the photos."""
     answered = [row for row in rows if row.refused is None]
     sure = [row for row in answered if row.verdict != "unsure"]
+    right = sum(row.predicted == row.true for row in answered)
     return Outcome(
         photos=len(rows),
         refused=len(rows) - len(answered),
         untold=sum(not row.told for row in answered),
-        accuracy=wilson(sum(row.predicted == row.true for row in answered), len(answered)) if answered else None,
+        of_all=wilson(right, len(rows)),
+        accuracy=wilson(right, len(answered)) if answered else None,
         when_answered=wilson(sum(row.verdict == row.true for row in sure), len(sure)) if sure else None,
         unsure=len(answered) - len(sure),
     )
@@ -172,10 +178,12 @@ def below_test(found: Outcome, model: Served) -> str | None:
     if model.test is None:
         return f"the model {model.version} says nothing of its test"
     tested = model.test.accuracy
-    if found.accuracy is not None and found.accuracy.high >= tested.low:
+    if found.of_all.high >= tested.low:
         return None
-    got = _share(found.accuracy) if found.accuracy else "none"
-    return f"fewer are right than in the model's own test: {got}, where it was {_share(tested)}"
+    refused = f", the {found.refused:,} refused counted as wrong" if found.refused else ""
+    return (
+        f"fewer are right than in the model's own test: {_share(found.of_all)}{refused}, where it was {_share(tested)}"
+    )
 
 
 def say(found: Outcome) -> Iterator[str]:

@@ -58,13 +58,11 @@ remembered() { sed -n "s/^$1=\"\{0,1\}\([^\"]*\)\"\{0,1\}\r\{0,1\}$/\1/p" "$stat
 
 # The file is there whole, with the old lines or with the new, and as private as it was.
 remember() {
-    cp -p "$state" "$state.new"
-    {
-        grep -v -e '^CATSDOGS_IMAGE=' -e '^CATSDOGS_IMAGE_BEFORE=' "$state" || [ $? = 1 ]
-        printf 'CATSDOGS_IMAGE=%s\nCATSDOGS_IMAGE_BEFORE=%s\n' "$1" "$2"
-    } > "$state.new"
-    sync "$state.new"
-    mv "$state.new" "$state"
+    # In a chain, for where this is asked whether it succeeded, the shell does not stop at a failure by itself.
+    cp -p "$state" "$state.new" && {
+        { grep -v -e '^CATSDOGS_IMAGE=' -e '^CATSDOGS_IMAGE_BEFORE=' "$state" || [ $? = 1 ]; } &&
+            printf 'CATSDOGS_IMAGE=%s\nCATSDOGS_IMAGE_BEFORE=%s\n' "$1" "$2"
+    } > "$state.new" && sync "$state.new" && mv "$state.new" "$state"
 }
 
 say() { echo "$(date -u +%H:%M:%S) $*" | tee -a "$work/deploy.log"; }
@@ -219,8 +217,11 @@ work=$(mktemp -d) settled=no new='' joining=''
 trap end EXIT
 trap 'exit 130' INT TERM HUP
 
-say "pull $image"
-docker pull --quiet "$image" > "$work/pull.log" 2>&1 || { cat "$work/pull.log"; fail "it cannot be pulled"; }
+# A digest that is here need not come from the registry again, which may be what is down: so one can always go back.
+if [[ $image != *@sha256:* ]] || ! docker image inspect "$image" > /dev/null 2>&1; then
+    say "pull $image"
+    docker pull --quiet "$image" > "$work/pull.log" 2>&1 || { cat "$work/pull.log"; fail "it cannot be pulled"; }
+fi
 if [[ $image != *@sha256:* ]]; then
     digest=$(digest_of "$image" "$(repository_of "$image")")
     [ -n "$digest" ] || fail "it has no digest, so it came from no registry"
@@ -243,9 +244,10 @@ around
 proven || fail "rolled back"
 
 say "and the old ones leave"
-settled=committed
 [ "$image" != "$before" ] || before=$(remembered CATSDOGS_IMAGE_BEFORE)
-remember "$image" "$before"
+# First, since what `docker compose up` would bring must not be another image than what serves.
+remember "$image" "$before" || fail "it cannot be remembered in .env: rolled back"
+settled=committed
 leave "$old"
 settled=yes
 docker compose kill --signal HUP prometheus alertmanager > /dev/null 2>&1 || true # their files may be new as well

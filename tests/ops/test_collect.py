@@ -22,6 +22,7 @@ from ops.collect import CollectError
 from ops.served import ServedError
 from serving import keys
 from shared import journal
+from shared.contract import Histogram, Reference
 from shared.intervals import wilson
 from tests.conftest import ROOT, draw_photos
 from tests.serving.conftest import Start
@@ -98,7 +99,28 @@ def test_accuracy_below_what_was_asked_for_is_exit_1(start: Start, tmp_path: Pat
     for at_least, code in ((0.5, 0), (0.51, 1)):
         done = CliRunner().invoke(command, [str(tmp_path / "photos"), "--url", url, "--at-least", str(at_least)])
         assert done.exit_code == code
-    assert "fewer than 51.00% are right" in done.output
+    assert "fewer than 51.00% of all 2 are right" in done.output
+
+
+def test_what_is_refused_is_not_right_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "CONNECTIONS", 1)  # so that the stand-in's answers come in their order
+    photos = draw_photos(tmp_path, 2)
+    unknown = b'{"code": "unsupported_format"}'
+    with fake((200, {}, ANSWER), (200, {}, b"{}"), (415, {}, unknown)) as (url, _):
+        done = CliRunner().invoke(command, [str(photos), "--url", url, "--at-least", "0.3"])
+    assert done.exit_code == 1
+    assert "fewer than 30.00% of all 4 are right" in done.output
+
+
+def test_a_candidate_that_refuses_nearly_all_is_below_its_test() -> None:
+    right = collecting.Row(sha256="", true="cats", predicted="cats", verdict="cats")
+    found = collecting.outcome([right] + [collecting.Row(sha256="", true="cats", refused="not_ready")] * 39)
+    nothing = Histogram(edges=(0.0, 1.0), counts=(1,))
+    reference = Reference(confidence=nothing, brightness=nothing, familiarity=nothing)
+    model = served.Served(version="v", reference=reference, test=served.Tested(wilson(995, 1000)))
+    below = collecting.below_test(found, model)
+    assert below is not None
+    assert "39 refused" in below
 
 
 def test_a_service_that_wants_a_key_is_given_it(start: Start, tmp_path: Path) -> None:

@@ -237,6 +237,7 @@ def test_docker_can_rehearse_the_pods_of_production(production: list[Manifest]) 
         "--tmpfs=/journal:size=1073741824,mode=1777",
         "--env=CATSDOGS_DRAIN_DELAY_SECONDS=5",
         "--env=CATSDOGS_JOURNAL=/journal",
+        "--env=CATSDOGS_JOURNAL_FILES=8",
         "--env=CATSDOGS_METRICS_PORT=9000",
     }
 

@@ -25,7 +25,7 @@ TEXT = "\n".join(path.read_text() for path in sorted((GITHUB / "workflows").glob
 # Everything beyond GITHUB_TOKEN, which comes by itself.
 SECRETS = {
     "ci": {"PHOTOGRAPHS_URL"},
-    "publish": {"PHOTOGRAPHS_URL"},
+    "publish": {"CATSDOGS_KEY", "PHOTOGRAPHS_URL"},
     "cd": {"CATSDOGS_KEY"},
     "data": {"DVC_ACCESS_KEY_ID", "DVC_SECRET_ACCESS_KEY"},
 }
@@ -108,6 +108,12 @@ def test_every_action_is_pinned_to_one_commit_with_its_version_beside_it() -> No
         commits.setdefault(pinned[1], set()).add(pinned[2])
     assert len(commits) >= 10
     assert all(len(found) == 1 for found in commits.values()), commits
+
+
+def test_what_deploys_is_handed_the_key_that_it_asks_for() -> None:
+    wanted = WORKFLOWS["cd"]["on"]["workflow_call"]["secrets"]
+    calls = [job for job in WORKFLOWS["publish"]["jobs"].values() if job.get("uses") == "./.github/workflows/cd.yml"]
+    assert [set(job["secrets"]) for job in calls] == [set(wanted)]
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
