@@ -81,6 +81,9 @@ def _open(uri: str) -> None:
 def run(run_id: str | None = None, name: str | None = None, *, nested: bool = False) -> Iterator[str]:
     """Start a run, or go on with ``run_id``; yields its id. A nested one belongs to the run around it.
 
+    A run that this store does not know, of weights that came by ``dvc pull`` say, is gone on with in a new one that
+    names it in its tag ``continues``.
+
     Raises:
         StageError: the store fails while the block runs.
     """
@@ -88,10 +91,25 @@ def run(run_id: str | None = None, name: str | None = None, *, nested: bool = Fa
     logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
     with store():
         mlflow.set_experiment(EXPERIMENT)
+        tags = {"continues": run_id} if run_id and not _known(run_id) else None
+        if tags:
+            run_id = None
         run_name = None if run_id else name
-        with mlflow.start_run(run_id=run_id, run_name=run_name, nested=nested, log_system_metrics=True) as active:
+        with mlflow.start_run(
+            run_id=run_id, run_name=run_name, nested=nested, tags=tags, log_system_metrics=True
+        ) as active:
             run_id = active.info.run_id
             yield run_id
+
+
+def _known(run_id: str) -> bool:
+    try:
+        mlflow.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
 
 
 def log_dataset(prepared: Path, split_digest: str) -> None:

@@ -1,5 +1,7 @@
 import numpy as np
+import numpy.typing as npt
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from tests.conftest import blobs, encoded
 from training import models
 from training.familiarity import Familiarity
 from training.graph import INPUT, Graph, runner, to_onnx
-from training.quantize import in_float, whole_numbers
+from training.quantize import _centred, in_float, whole_numbers
 
 
 def picture(seed: int) -> Pixels:
@@ -66,6 +68,24 @@ def test_a_layer_can_stay_in_float(exported: onnx.ModelProto) -> None:
 def test_other_arithmetic_for_the_same_graph_is_close(quantized: onnx.ModelProto) -> None:
     here, there = runner(quantized.SerializeToString())(picture(3)), in_float(quantized)(picture(3))
     assert np.abs(here.probabilities - there.probabilities).max() < 0.02
+
+
+def test_rounding_does_not_move_any_channel_on_average(exported: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
+    float_ = _centred(exported)  # whose padding stands for the same grey
+    layers = [node for node in float_.graph.node if node.op_type == "Conv"][:2]  # the trunk's
+    for layer in layers:
+        twin = next(node for node in quantized.graph.node if node.name == layer.name)
+        before, after = channel_means(float_, layer.output[0]), channel_means(quantized, twin.output[0])
+        assert np.abs(before - after).max() < 0.002 * np.abs(before).max()
+
+
+def channel_means(model: onnx.ModelProto, output: str) -> npt.NDArray[np.float64]:
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(output))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = [session.run([output], {INPUT: photo[np.newaxis]})[0] for photo in PHOTOS]
+    means: npt.NDArray[np.float64] = np.concatenate(found).mean((0, 2, 3), dtype=np.float64)
+    return means
 
 
 def test_rounding_does_not_move_the_answers_on_average(exported: onnx.ModelProto, quantized: onnx.ModelProto) -> None:

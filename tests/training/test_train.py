@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from training import fit as fitting
-from training import labels, models, train
+from training import labels, models, tracking, train
 from training.augmentation import degrade
 from training.fit import greedy_soup
 from training.labels import Decision
@@ -184,6 +184,18 @@ def test_the_run_is_in_mlflow_with_its_data(prepared: Path, section: Train, in_f
     assert parent.inputs is not None
     inputs = {source.dataset.name: source.dataset.digest for source in parent.inputs.dataset_inputs}
     assert inputs == {f"cats-dogs {side}": "digest" for side in ("train", "val", "test")}
+
+
+def test_a_run_that_this_store_does_not_know_is_gone_on_with_in_a_new_one(in_folder: Path) -> None:
+    import mlflow
+
+    elsewhere = "0" * 32
+    with tracking.run(elsewhere, "export") as run_id:
+        mlflow.log_metric("val_loss", 0.02)
+    assert run_id != elsewhere
+    assert mlflow.MlflowClient().get_run(run_id).data.tags["continues"] == elsewhere
+    with tracking.run(run_id) as again:
+        assert again == run_id
 
 
 def test_without_pictures_it_says_what_to_run(tmp_path: Path, section: Train) -> None:
