@@ -1,7 +1,6 @@
 """The outermost layer: gives every request an id, counts it, times it, logs it, and answers what nobody else caught."""
 
 import asyncio
-import os
 import re
 import time
 from typing import Final
@@ -10,6 +9,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import problems, security
+from serving.ids import Ids
 from serving.logs import ACCESS, SERVICE
 from serving.metrics import Metrics
 
@@ -26,23 +26,24 @@ class Observe:
         """Wrap ``app``."""
         self.app = app
         self.metrics = metrics
+        self.ids = Ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is not HTTP; observe what is."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        await _Observation(self.metrics, scope, send).run(self.app, receive)
+        await _Observation(self, scope, send).run(self.app, receive)
 
 
 class _Observation:
-    def __init__(self, metrics: Metrics, scope: Scope, send: Send) -> None:
-        self.metrics = metrics
+    def __init__(self, layer: Observe, scope: Scope, send: Send) -> None:
+        self.metrics = layer.metrics
         self.scope = scope
         self.inner_send = send
         self.status = 0
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        self.id = given.decode() if GOOD_ID.fullmatch(given) else os.urandom(16).hex()
+        self.id = given.decode() if GOOD_ID.fullmatch(given) else layer.ids.new()
         scope.setdefault("state", {})["id"] = self.id
 
     async def run(self, app: ASGIApp, receive: Receive) -> None:
