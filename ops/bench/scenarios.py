@@ -17,7 +17,8 @@ QUEUE: Final = 64
 CROWD: Final = 256
 # A queue that takes seconds to work off: Retry-After is whole seconds, so a shorter wait says nothing about it.
 LONG_QUEUE: Final = 640
-BURST: Final = 768
+# So many more that some are refused even where the service works off a picture for every two that arrive.
+BURST: Final = 1_000
 # Neither a deadline nor the number of connections shall be what refuses.
 ROOMY: Final = {"CATSDOGS_DEADLINE_SECONDS": "60", "CATSDOGS_MAX_CONNECTIONS": "4096"}
 # What a client that was refused waits before it tries again: impatient, but no attack.
