@@ -137,8 +137,11 @@ def _delete_all_but(newest: int, folder: Path) -> None:
     for _, path in journal.files(folder)[:-newest]:
         with contextlib.suppress(OSError):
             fd = _locked(path, os.O_RDWR)
-            if fd >= 0:
+            if fd < 0:
+                continue
+            try:
                 path.unlink()
+            finally:
                 os.close(fd)
 
 

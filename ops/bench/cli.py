@@ -14,6 +14,7 @@ from ops.bench import machine, race, requests, scenarios, table
 from ops.bench.entrants import ENTRANTS, Programs, chosen, versions
 from ops.bench.errors import BenchError
 from ops.bench.processes import ROOT
+from ops.outputs import write_whole
 
 REPORT: Final = ROOT / "reports" / "bench-serve.json"
 SOAK: Final = ROOT / "reports" / "soak.json"
@@ -114,7 +115,7 @@ def run(  # noqa: PLR0913, PLR0917  # options are arguments
     out = out or (REPORT if whole else None)
     if out:
         machine.write_json(out, document)
-        machine.write_whole(out.with_suffix(".md"), table.report(document))
+        write_whole(out.with_suffix(".md"), table.report(document).encode())
 
 
 def measure(plan: race.Plan, photos: requests.Photos, parts: set[str], *, tune: bool) -> dict[str, Any]:
@@ -196,4 +197,4 @@ def readme() -> None:
     """Put the tables of the reports into README.md."""
     path = ROOT / "README.md"
     soaked = json.loads(SOAK.read_text()) if SOAK.exists() else None
-    machine.write_whole(path, table.into_readme(path.read_text(), json.loads(REPORT.read_text()), soaked))
+    write_whole(path, table.into_readme(path.read_text(), json.loads(REPORT.read_text()), soaked).encode())

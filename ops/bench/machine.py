@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ops.bench.processes import cores
+from ops.outputs import write_whole
 
 FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "i8mm")
 
@@ -25,23 +26,10 @@ def describe() -> dict[str, Any]:
     }
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file aside, sync it, and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        with aside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write ``document`` as indented JSON, whole or not at all; figures to four digits, since no more are meant."""
-    write_whole(path, json.dumps(rounded(document), indent=1, ensure_ascii=False) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(rounded(document), indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def rounded(part: Any) -> Any:
