@@ -73,7 +73,7 @@ class Door:
         self.seconds = seconds
         self.metrics = metrics
         self.lingering: set[Connection] = set()
-        self._short = False
+        self.short = False  # of file descriptors, when last looked
 
     @property
     def protocol(self) -> type[asyncio.Protocol]:
@@ -83,8 +83,8 @@ class Door:
     def sweep(self, connections: Iterable[object], now: float) -> None:
         """End what has overstayed. One sweep over all twice a second costs less than a timer for each request."""
         short = _out_of_descriptors()
-        if short != self._short:
-            self._short = short
+        if short != self.short:
+            self.short = short
             if short:
                 SERVICE.error("no file descriptor is left; idle connections are closed")
             else:

@@ -15,14 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+from serving.cores import settle
 from serving.logs import SERVICE
 from serving.problems import ProblemError
 from serving.turns import Turns
 
 T = TypeVar("T")
 
-# How much of the mean service time is the latest picture's: about the last 20 count.
-SMOOTHING: Final = 0.05
+# How much of a mean is the latest picture's: about the last 20 count for what pictures cost, 200 for how busy it is.
+LATELY: Final = 0.05
+LONG: Final = 0.005
+FIRST_GUESS_SECONDS: Final = 0.01
 # Most answers that are handed to the event loop together.
 MAX_GROUP: Final = 4
 # A lane that has been at one picture for so many deadlines is stuck in a decoder: its caller has long been answered.
@@ -66,6 +69,29 @@ class _Job:
         self.counted = True  # among the pending
 
 
+class _Pace:
+    """How long a picture keeps a lane, to tell how long those that wait will.
+
+    It is the processor time of the latest pictures, times how much longer pictures take than that. The second changes
+    slowly: while a burst arrives, lanes take up to four times their processor time, but no longer than that, whereas a
+    container's quota or a neighbour slows them for good.
+    """
+
+    def __init__(self) -> None:
+        self._pictures = 0
+        self._cost = self._long_cost = self._long_time = FIRST_GUESS_SECONDS
+
+    @property
+    def seconds(self) -> float:
+        return self._cost * self._long_time / self._long_cost
+
+    def add(self, processor_seconds: float, seconds: float) -> None:
+        self._pictures += 1
+        self._cost += max(LATELY, 1 / self._pictures) * (processor_seconds - self._cost)
+        self._long_cost += LONG * (processor_seconds - self._long_cost)
+        self._long_time += LONG * (seconds - self._long_time)
+
+
 class _Lane:
     """One worker thread, and what it is at."""
 
@@ -96,8 +122,8 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._queue: Turns[_Job] = Turns()
         self._pending = 0
-        self._finished: deque[tuple[_Job, object, Exception | None, float, float]] = deque()
-        self._mean_seconds = 0.02
+        self._finished: deque[tuple[_Job, object, Exception | None, float, tuple[float, float] | None]] = deque()
+        self._pace = _Pace()
         self._closed = False
         self._crew = [_Lane(number, self._work) for number in range(lanes)]
         self._stuck: list[_Lane] = []
@@ -138,8 +164,8 @@ class Engine:
             raise ProblemError("overloaded", f"{self.depth} pictures are waiting already", self.retry_after())
 
     def retry_after(self) -> int:
-        """Whole seconds until what waits now has been worked off, by the latest pictures' time; at least 1."""
-        return max(1, math.ceil(self._pending * self._mean_seconds / self.lanes))
+        """Whole seconds until what waits now has been worked off, at the lanes' pace; at least 1."""
+        return max(1, math.ceil(self._pending * self._pace.seconds / self.lanes))
 
     async def run(
         self, work: Callable[[bool], T], request: object = None, wanted: Callable[[], bool] = _always
@@ -198,11 +224,13 @@ class Engine:
             )
 
     def _work(self, lane: _Lane) -> None:
+        settle(lane.number, self.lanes)
         while not lane.replaced and (job := self._queue.get()) is not None:
             lane.job, lane.since = job, time.perf_counter()
             result: object = None
             error: Exception | None = None
             done = job.future.done()
+            processor = time.thread_time()
             try:
                 if not done and not job.wanted():
                     done, error = True, ClientGoneError()
@@ -215,10 +243,10 @@ class Engine:
             except BaseException:
                 error = LaneDiedError(f"lane {lane.number} ended in the middle of this picture")
                 lane.replaced = True
-            seconds = 0.0 if done else time.perf_counter() - lane.since
+            took = None if done else (time.thread_time() - processor, time.perf_counter() - lane.since)
             queued = lane.since - job.submitted
             lane.job = None
-            self._finished.append((job, result, error, queued, seconds))
+            self._finished.append((job, result, error, queued, took))
             # While many wait, answers are handed over in groups: a lane leaves the caches to the network, and waking
             # the event loop on that core costs more than what it then does. They wait for less than they queued.
             finished = len(self._finished)
@@ -229,10 +257,12 @@ class Engine:
         while self._finished:
             self._answer(*self._finished.popleft())
 
-    def _answer(self, job: _Job, result: object, error: Exception | None, queued: float, seconds: float) -> None:
+    def _answer(
+        self, job: _Job, result: object, error: Exception | None, queued: float, took: tuple[float, float] | None
+    ) -> None:
         self._leave(job)
-        if seconds:
-            self._mean_seconds += SMOOTHING * (seconds - self._mean_seconds)
+        if took is not None:
+            self._pace.add(*took)
         if job.future.done():
             return
         if error is not None:

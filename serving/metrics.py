@@ -78,6 +78,7 @@ class Metrics:
                 ("test_accuracy_low", "Lower end of its 95 % Wilson interval."),
                 ("test_accuracy_high", "Upper end of its 95 % Wilson interval."),
                 ("ready", "1 while /health/ready answers 200."),
+                ("descriptors_exhausted", "1 while no file descriptor is left for another connection; not ready then."),
                 ("model_refused", "1 while the model file that was read last is refused; the one before it may serve."),
                 ("model_fallback", "1 while the fp32 file serves because the int8 one fails its exam here."),
                 ("lanes", "Worker threads, each for one picture at a time."),

@@ -55,6 +55,7 @@ class Listener(uvicorn.Server):
         """Sweep twice a second: uvicorn ticks ten times."""
         if counter % 5 == 0:
             self.door.sweep(self.server_state.connections, asyncio.get_running_loop().time())
+            self.service.short_of_descriptors = self.door.short
         return await super().on_tick(counter)
 
 

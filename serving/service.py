@@ -58,6 +58,7 @@ class Service:
         self.engine: Engine | None = None
         self._loading = loading
         self.leaving = False
+        self.short_of_descriptors = False
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -130,6 +131,8 @@ class Service:
         """
         if self.leaving:
             raise _draining()
+        if self.short_of_descriptors:
+            raise ProblemError("not_ready", "no file descriptor is left for another connection")
         return self.model
 
     def admit(self) -> tuple[Model, Engine]:
@@ -234,6 +237,7 @@ class Service:
             served = None
         readings = self.ledger.readings() | {
             "ready": float(served is not None),
+            "descriptors_exhausted": float(self.short_of_descriptors),
             "model_refused": float(self.slot.refused),
             "model_fallback": float(served is not None and served.fallback is not None),
             "lanes_busy": 0,

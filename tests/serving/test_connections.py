@@ -284,18 +284,29 @@ def test_few_descriptors_mean_few_connections_and_having_none_left_passes(
     until(lambda: answers(url) == 200)
 
     # As if the rest of the process had them all: none is left even for the one connection that waits.
+    asking = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(2)]
+    for client, path in zip(asking, (b"/health/ready", b"/metrics"), strict=True):
+        client.sendall(b"GET %b HTTP/1.1\r\n" % path)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
         client.sendall(HEALTH)
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (5, 200))
         assert until_closed(client) in (b"", b'{"status":"ok"}')  # idle connections give theirs back
+    said_when_short = []
+    for client in asking:
+        with client:
+            client.sendall(b"Host: x\r\nConnection: close\r\n\r\n")
+            said_when_short.append(until_closed(client))
+    ready, metrics = said_when_short
+    assert ready.startswith(b"HTTP/1.1 503") and b"no file descriptor is left" in ready
+    assert b"\ndescriptors_exhausted 1" in metrics and b"\nready 0" in metrics
     waiting = socket.create_connection(("127.0.0.1", port), timeout=20)
     waiting.sendall(HEALTH)
     time.sleep(2)
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (200, 200))
     until(lambda: answers(url) == 200)
     waiting.close()
-    time.sleep(1.5)  # the next sweep says so
+    until(lambda: httpx.get(f"{url}/health/ready").status_code == 200)  # the next sweep says so
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=20)[0].splitlines()
     assert process.returncode == 0

@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -139,28 +140,79 @@ async def test_what_waits_too_long_is_given_up_and_never_done(make: Make) -> Non
     assert done == ["next"]
 
 
-async def test_retry_after_follows_the_measured_time_and_the_queue(make: Make) -> None:
-    engine = make(max_queue=4, deadline=60)
-    for _ in range(20):
-        await engine.run(lambda _: time.sleep(0.05))
+def calculate(seconds: float) -> Callable[[bool], None]:
+    """Work that takes so much processor time."""
+
+    def work(_: bool) -> None:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+
+    return work
+
+
+async def test_retry_after_follows_what_pictures_cost_and_the_queue(make: Make) -> None:
+    engine = make(max_queue=20, deadline=60)
     gate = threading.Event()
 
     async def refused() -> int:
-        tasks = [asyncio.ensure_future(engine.run(until(gate))) for _ in range(5)]
+        tasks = [asyncio.ensure_future(engine.run(until(gate))) for _ in range(21)]
         await asyncio.sleep(0.01)
         with pytest.raises(ProblemError) as problem:
             engine.admit()
+        for task in tasks[1:]:
+            task.cancel()
         gate.set()
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
         gate.clear()
         assert problem.value.code == "overloaded"
         assert problem.value.retry_after is not None
         return problem.value.retry_after
 
-    assert await refused() == 1  # five pictures of some 50 ms
+    for _ in range(20):
+        await engine.run(calculate(0.02))
+    assert await refused() == 1  # 21 pictures of some 20 ms
     engine.admit()
-    await engine.run(lambda _: time.sleep(5))  # the mean is now over a quarter of a second
-    assert await refused() > 1
+    for _ in range(20):
+        await engine.run(calculate(0.15))
+    assert 2 <= await refused() <= 5  # 21 of some 100 ms by now
+
+
+async def test_retry_after_hardly_follows_a_moment_in_which_all_is_slow(make: Make) -> None:
+    engine = make(lanes=2)
+    for _ in range(50):
+        await engine.run(calculate(0.005))
+    calm = engine._pace.seconds
+
+    def slowed(_: bool) -> None:
+        calculate(0.005)(_)
+        time.sleep(0.015)
+
+    for _ in range(30):
+        await engine.run(slowed)
+    assert calm < engine._pace.seconds < 2 * calm  # rather than four times
+    for _ in range(500):
+        await engine.run(slowed)
+    assert engine._pace.seconds > 2.5 * calm  # a quota, which lasts
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be kept to cores here")
+async def test_each_lane_keeps_to_a_core_of_its_own_if_there_are_as_many(make: Make) -> None:
+    cores = os.sched_getaffinity(0)
+
+    async def kept_to(lanes: int) -> list[set[int]]:
+        engine, met = make(lanes=lanes), threading.Barrier(lanes)
+
+        def where(_: bool) -> set[int]:
+            met.wait(20)  # so that each lane has one
+            return os.sched_getaffinity(0)
+
+        return [done.result for done in await asyncio.gather(*(engine.run(where) for _ in range(lanes)))]
+
+    assert sorted(min(core) for core in await kept_to(len(cores))) == sorted(cores)
+    assert all(len(core) == 1 for core in await kept_to(len(cores)))
+    assert await kept_to(len(cores) + 1) == [cores] * (len(cores) + 1)
+    assert os.sched_getaffinity(0) == cores  # the event loop's own are not touched
 
 
 def end_the_thread(_: bool) -> None:

@@ -40,6 +40,7 @@ METRICS = {
     "queue_depth": "gauge",
     "queue_limit": "gauge",
     "model_info": "gauge",
+    "descriptors_exhausted": "gauge",
     "model_refused": "gauge",
     "model_fallback": "gauge",
     "memory_limit_bytes": "gauge",
