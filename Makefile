@@ -34,6 +34,9 @@ test: install-dev
 	mypy
 	@echo "── tests ─────────────────────────────────────────────"
 	python -m pytest -ra --durations=10 --cov --cov-report=term:skip-covered --ignore=tests/containers
+	@coverage json --quiet --include='serving/*,shared/*' -o - | python -c "import json, sys; \
+		share = json.load(sys.stdin)['totals']['percent_branches_covered']; \
+		print(f'branches of serving/ and shared/ that tests take: {share:.1f} %, of at least 95'); sys.exit(share < 95)"
 	@$(MAKE) --no-print-directory test-containers
 
 test-containers: install-dev

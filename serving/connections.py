@@ -7,10 +7,13 @@ pipelines (`MAX_PIPELINED`), and the answer on its way out.
 """
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import os
 import resource
 import sys
+import termios
 import uuid
 import weakref
 from collections import deque
@@ -247,13 +250,21 @@ class Connection(HttpToolsProtocol):
         self.written_by = NEVER
 
     def _watch_writing(self, now: float) -> None:
-        self.unwritten = self.transport.get_write_buffer_size()
+        self.unwritten = self._unread()
         self.written_by = now + self.door.seconds
+
+    def _unread(self) -> int:
+        """Bytes of the answer that the client has yet to take, of which the system may hold megabytes."""
+        size: int = self.transport.get_write_buffer_size()
+        with contextlib.suppress(OSError):  # not every system tells
+            told = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
+            size += int.from_bytes(told, sys.byteorder)
+        return size
 
     def check(self, now: float) -> None:
         """End the connection if its client has overstayed."""
         if now > self.written_by:
-            if self.unwritten - self.transport.get_write_buffer_size() < READ_BYTES_PER_SECOND * self.door.seconds:
+            if self.unwritten - self._unread() < READ_BYTES_PER_SECOND * self.door.seconds:
                 SERVICE.info("a client that does not read its answer was dropped")
                 self.transport.abort()
             else:

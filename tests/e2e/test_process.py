@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import ROOT, blobs, encoded
+from tests.conftest import ROOT, blobs, encoded, measured
 
 CAT = (ROOT / "tests/cat.jpg").read_bytes()
 
@@ -27,7 +27,7 @@ class Process:
         self.process = subprocess.Popen(
             command,
             cwd=cwd,
-            env={k: v for k, v in os.environ.items() if not k.startswith("CATSDOGS_")} | environment,
+            env={k: v for k, v in os.environ.items() if not k.startswith("CATSDOGS_")} | measured() | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -80,3 +81,39 @@ def test_a_stage_s_error_is_one_line_and_exit_code_2(in_folder: Path) -> None:
     assert result.stderr.splitlines()[-1] == "Error: nowhere.zip: no such file or folder"
     assert not any(path.is_file() for path in in_folder.rglob("*"))
     assert "params.yaml: No such file" in catsdogs("audit").stderr
+
+
+class Absent:
+    """A command whose module wants a package that is not installed, or is broken itself."""
+
+    def __init__(self, name: str, wants: str) -> None:
+        self.name = name
+        self.wants = wants
+
+    def load(self) -> click.Command:
+        if self.name == "late":
+
+            @click.command("late")
+            def late() -> None:
+                raise ModuleNotFoundError(f"No module named {self.wants!r}", name=self.wants)
+
+            return late
+        raise ModuleNotFoundError(f"No module named {self.wants!r}", name=self.wants)
+
+
+@pytest.mark.parametrize("name", ["early", "late"])
+@pytest.mark.parametrize(("wants", "told"), [("torch.nn", True), ("training.gone", False)])
+def test_a_command_whose_extra_is_missing_says_which_pip_install_brings_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, wants: str, told: bool
+) -> None:
+    group = "catsdogs.commands.train"
+    assert group in cli.GROUPS
+    monkeypatch.setattr(
+        cli, "entry_points", lambda group: [Absent(name, wants)] if group == "catsdogs.commands.train" else []
+    )
+    result = CliRunner().invoke(cli.Commands("catsdogs"), [name, "--some", "option"][: 1 if name == "late" else 3])
+    if told:
+        assert result.exit_code == 2
+        assert "pip install 'cats-dogs[train]'" in result.stderr
+    else:  # our own fault, which no extra mends
+        assert isinstance(result.exception, ModuleNotFoundError)

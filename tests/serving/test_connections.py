@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import resource
 import signal
 import socket
@@ -16,6 +17,7 @@ import pytest
 
 from serving.connections import MAX_HEAD_BYTES, MAX_HEADERS, SPARE_DESCRIPTORS, affordable
 from serving.problems import CODES
+from tests.conftest import measured
 from tests.serving.conftest import PHOTO, Running, Start
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -195,6 +197,23 @@ def test_a_client_that_does_not_read_its_answer_is_dropped(start: Start) -> None
             assert len(until_closed(client)) < 8 * 1_000_000
 
 
+def test_a_client_that_reads_slowly_but_reads_gets_all_of_it(start: Start) -> None:
+    server = start(body_seconds=0.5)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.settimeout(20)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(b"GET /assets/swagger_bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 7)
+        client.sendall(b"GET /assets/swagger_bundle.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        said, began = 0, time.monotonic()
+        while data := client.recv(1 << 16):
+            said += len(data)
+            if time.monotonic() < began + 4:
+                time.sleep(0.05)
+    asset = server.http.get("/assets/swagger_bundle.js").content
+    assert said > 8 * len(asset)
+
+
 def test_one_connection_too_many_is_told_so_and_the_next_after_one_left_is_welcome(start: Start) -> None:
     server = start(max_connections=10, body_seconds=30)
     clients = [connect(server) for _ in range(9)]  # the tenth is `server.http`'s
@@ -259,7 +278,7 @@ def few_descriptors() -> Iterator[tuple[subprocess.Popen[str], int]]:
     process = subprocess.Popen(
         [sys.executable, "-c", "from serving.cli import main; main()", "serve", "--port", "0"],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)),  # noqa: PLW1509  # no threads here
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | measured(),
     )  # fmt: skip
     assert process.stderr is not None
     line = next(line for line in process.stderr if "http://" in line)

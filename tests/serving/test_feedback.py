@@ -192,6 +192,16 @@ def test_a_restart_knows_what_came_before_and_counts_a_second_feedback_in_place_
     assert second.metric("live_accuracy") == 1
 
 
+def test_lines_of_the_journal_that_cannot_be_read_are_passed_over(start: Start, tmp_path: Path) -> None:
+    first = start(journal=str(tmp_path))
+    ours = first.predict().json()
+    written(first, 1)
+    with (tmp_path / journal.name(1)).open("ab") as file:
+        file.write(b'{"type": "prediction"}\nnot JSON\n')
+    second = start(journal=str(tmp_path))
+    assert tell(second, ours["id"], ours["predicted_label"]).status_code == 200
+
+
 def test_feedback_right_after_the_start_waits_for_the_journal_to_be_read(start: Start, tmp_path: Path) -> None:
     first = start(journal=str(tmp_path))
     id_ = first.predict().json()["id"]

@@ -1,14 +1,16 @@
 import base64
 import json
 import math
+from typing import Any
 
 import httpx
 import pytest
 
+from serving.engine import MAX_STUCK
 from serving.messages import MAX_BATCH
 from serving.settings import Settings
 from tests.conftest import blobs, encoded
-from tests.serving.conftest import PHOTO, Running
+from tests.serving.conftest import PHOTO, Running, Start
 
 
 def b64(data: bytes) -> str:
@@ -131,3 +133,27 @@ def test_real_photographs_in_batches_answer_like_single_ones(server: Running, ph
 def test_json_is_all_that_is_read_of_a_batch(server: Running) -> None:
     body = json.dumps({"images": [{"data": b64(PHOTO)}]})
     assert server.http.post("/predict/batch", content=body).status_code == 200
+
+
+def test_a_lane_that_ends_over_a_picture_costs_that_one_answer(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr("serving.service.classify", end)
+        answer = server.predict()
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert [server.predict().status_code for _ in range(4)] == [200] * 4
+
+
+def test_a_process_whose_lanes_are_all_stuck_asks_to_be_replaced(start: Start) -> None:
+    server = start()
+    engine: Any = server.service.engine
+    engine._stuck = [engine._crew[0]] * MAX_STUCK * engine.lanes
+    answers = [server.http.get("/health/ready"), server.predict()]
+    assert [answer.status_code for answer in answers] == [503, 503]
+    assert "must be replaced" in answers[0].json()["detail"]
+    assert server.http.get("/health").status_code == 200

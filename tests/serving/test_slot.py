@@ -104,8 +104,10 @@ class Broken:
     def __init__(self, session: Any) -> None:
         self.session = session
         self.mended = False
+        self.tried = 0
 
     def run(self, *arguments: Any) -> Any:
+        self.tried += 1
         if not self.mended:
             raise RuntimeError("a kernel failed: /secret/path")
         return self.session.run(*arguments)
@@ -135,6 +137,21 @@ def test_a_session_that_throws_is_taken_out_and_comes_back_once_it_answers(
     until(lambda: server.http.get("/health/ready").status_code == 200)
     assert server.predict().status_code == 200
     assert "the model answers again" in caplog.text
+
+
+def test_a_session_that_goes_on_failing_stays_out(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.slot.EXAM_SECONDS", 0.0)
+    server = start()
+    model: Any = server.service.model
+    until(lambda: model._wide is not None or os.cpu_count() == 1)
+    broken = Broken(model._session)
+    model._session, model._wide = broken, None
+    for _ in range(3):
+        server.predict()
+    tried = broken.tried
+    until(lambda: broken.tried > tried + 2)  # its exam, again and again
+    assert server.http.get("/health/ready").status_code == 503
+    assert server.predict().status_code == 503
 
 
 def test_a_single_failure_takes_nothing_out(start: Start) -> None:

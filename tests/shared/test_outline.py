@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shared.outline import MAX_SEGMENTS
 from shared.pixels import Limits, RefusedImageError, pixels
 from tests.conftest import ROOT
 
@@ -112,3 +113,13 @@ def test_a_jpeg_in_parts_is_known_by_its_first_scan_even_if_it_is_not_progressiv
     parts = jpeg[: scan + 4] + b"\x01" + jpeg[scan + 5 :]
     with pytest.raises(RefusedImageError, match="would take 8 MB"):
         pixels(parts, Limits(max_bytes=5_000_000))
+
+
+def test_a_jpeg_of_nothing_but_segments_is_refused_for_their_number() -> None:
+    jpeg = save("JPEG")
+    many = jpeg[:2] + b"\xff\xfe\x00\x02" * (MAX_SEGMENTS + 1) + jpeg[2:]
+    with pytest.raises(RefusedImageError, match="too many segments") as refused:
+        pixels(many)
+    assert refused.value.code == "undecodable_image"
+    few = jpeg[:2] + b"\xff\xfe\x00\x02" * 100 + jpeg[2:]
+    assert pixels(few).shape == (224, 224, 3)
