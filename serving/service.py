@@ -153,7 +153,7 @@ class Service:
             RefusedImageError: the file is no picture that can be decoded within the limits.
             ProblemError: ``deadline_exceeded``, or ``not_ready`` if the model fails.
         """
-        done = await self._run(model, partial(classify, model, data, self.limits), asked)
+        done = await self._run(model, partial(classify, model, data, self.limits), asked, len(data))
         classified = done.result
         self.metrics.time_stages(queue=done.queued, decode=classified.decode, infer=classified.infer)
         message = classified.message(prediction_id or self.ids.new(), explain=asked.explain)
@@ -173,7 +173,7 @@ class Service:
             RefusedImageError: the file is no picture that can be decoded within the limits.
             ProblemError: ``deadline_exceeded``, or ``not_ready`` if the model fails.
         """
-        done = await self._run(model, partial(explain, model, data, self.limits), asked)
+        done = await self._run(model, partial(explain, model, data, self.limits), asked, len(data))
         explained = done.result
         classified = explained.classified
         self.metrics.time_stages(
@@ -189,18 +189,18 @@ class Service:
         """
         return (await self._in_a_lane(work, asked)).result
 
-    async def _run(self, model: Model, work: Callable[[bool], T], asked: Asked) -> Done[T]:
+    async def _run(self, model: Model, work: Callable[[bool], T], asked: Asked, size: int) -> Done[T]:
         try:
-            done = await self._in_a_lane(work, asked)
+            done = await self._in_a_lane(work, asked, size)
         except ModelFailedError as error:
             raise self.slot.failed(model, error) from error
         self.slot.answered()
         return done
 
-    async def _in_a_lane(self, work: Callable[[bool], T], asked: Asked) -> Done[T]:
+    async def _in_a_lane(self, work: Callable[[bool], T], asked: Asked, size: int = 0) -> Done[T]:
         assert self.engine is not None
         try:
-            return await self.engine.run(work, asked, asked.wanted)
+            return await self.engine.run(work, asked, asked.wanted, size)
         except LaneDiedError as error:
             raise ProblemError("not_ready", "a lane ended over this request", retry_after=1) from error
 

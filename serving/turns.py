@@ -1,7 +1,10 @@
 """A queue in which requests take turns, so that a single picture never waits for the whole of somebody's batch."""
 
+import heapq
+import itertools
 import queue
 import threading
+import time
 from collections import deque
 from typing import Generic, TypeVar
 
@@ -11,7 +14,8 @@ T = TypeVar("T")
 class Turns(Generic[T]):
     """Items of several owners: an owner's in the order they came, one of each owner's in turn. Any thread may use it.
 
-    An owner is any hashable object; owners with one item each are served first come, first served.
+    An owner is any hashable object; owners with one item each are served first come, first served, but for their head
+    starts: an item goes before those that came less than its head start earlier and have none.
     """
 
     def __init__(self) -> None:
@@ -19,16 +23,18 @@ class Turns(Generic[T]):
         # One entry for each item, so that waiting for one is the C queue's and takes the lock of neither side.
         self._there: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._items: dict[object, deque[T]] = {}
-        self._turns: deque[object] = deque()
+        self._items: dict[object, deque[tuple[T, float]]] = {}
+        # A heap of when each owner is due; the count keeps those that are due at once in order.
+        self._turns: list[tuple[float, int, object]] = []
+        self._count = itertools.count()
 
-    def put(self, item: T, owner: object) -> None:
-        """Append an item of ``owner``'s."""
+    def put(self, item: T, owner: object, head_start: float = 0.0) -> None:
+        """Append an item of ``owner``'s, to be taken ``head_start`` seconds before its turn."""
         with self._lock:
             if (items := self._items.get(owner)) is None:
                 items = self._items[owner] = deque()
-                self._turns.append(owner)
-            items.append(item)
+                self._line_up(owner, head_start)
+            items.append((item, head_start))
         self._there.put(True)
 
     def get(self) -> T | None:
@@ -36,11 +42,11 @@ class Turns(Generic[T]):
         if not self._there.get():
             return None
         with self._lock:
-            owner = self._turns.popleft()
+            _, _, owner = heapq.heappop(self._turns)
             items = self._items[owner]
-            item = items.popleft()
+            item, _ = items.popleft()
             if items:
-                self._turns.append(owner)
+                self._line_up(owner, items[0][1])
             else:
                 del self._items[owner]
         return item
@@ -49,3 +55,6 @@ class Turns(Generic[T]):
         """Have ``times`` calls of ``get`` return None after what is there now."""
         for _ in range(times):
             self._there.put(False)
+
+    def _line_up(self, owner: object, head_start: float) -> None:
+        heapq.heappush(self._turns, (time.monotonic() - head_start, next(self._count), owner))

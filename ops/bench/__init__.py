@@ -1,6 +1,6 @@
 """How fast the service answers, beside the limit of its machine and beside what others would have written.
 
-    python -m ops.bench                                   # `make bench-serve`: everything, about 15 minutes
+    python -m ops.bench                                   # `make bench-serve`: everything, about 25 minutes
     python -m ops.bench --quick --only ours,raw           # two minutes, while working on the service
     python -m ops.bench soak --requests 100000            # does it stay as it was?
     python -m ops.bench readme                            # puts the tables into README.md

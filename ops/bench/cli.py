@@ -45,7 +45,7 @@ def main() -> None:
     """Measure how fast the service answers. Without a command: run.
 
     \b
-    python -m ops.bench                                   everything, about 15 minutes
+    python -m ops.bench                                   everything, about 25 minutes
     python -m ops.bench --quick --only ours,raw           two minutes, while working on the service
     python -m ops.bench --scenario fairness
     python -m ops.bench soak --requests 100000
@@ -60,7 +60,7 @@ def main() -> None:
 @click.option("--only", default="", metavar="NAMES", help=f"Who takes part: {', '.join(e.name for e in ENTRANTS)}.")
 @click.option("--clients", default="1,8,32,128", show_default=True, metavar="NUMBERS", help="Levels of load.")
 @click.option("--rounds", type=click.IntRange(1), help="Turns of each at each level.  [3]")
-@click.option("--seconds", type=click.IntRange(1), help="Measured seconds of a turn.  [4]")
+@click.option("--seconds", type=click.IntRange(1), help="Measured seconds of a turn.  [8]")
 @click.option("--warm", default=1, show_default=True, type=click.IntRange(1), help="Seconds before, not measured.")
 @click.option("--scenario", multiple=True, type=click.Choice(SCENARIOS), help="Only these parts; may be repeated.")
 @click.option("--tune/--no-tune", default=None, help="Try the peers' variants first, and keep the best.")
@@ -99,7 +99,7 @@ def run(  # noqa: PLR0913, PLR0917  # options are arguments
                 entrants=chosen(only),
                 clients=[int(level) for level in clients.split(",")],
                 rounds=rounds or (1 if quick else 3),
-                seconds=seconds or (3 if quick else 4),
+                seconds=seconds or (3 if quick else 8),
                 warm=warm,
                 retakes=2 if whole else 0,
                 programs=Programs(service.absolute(), peers.absolute()),

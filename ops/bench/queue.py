@@ -1,4 +1,4 @@
-"""What a perfect queue would show: how far latencies lie apart where photos of all sizes wait behind each other."""
+"""What a queue that costs nothing would show: how far latencies lie apart where photos of all sizes wait in line."""
 
 import heapq
 from collections import Counter

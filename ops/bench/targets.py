@@ -58,7 +58,7 @@ def _rates(document: dict[str, Any]) -> list[Target]:
                 )
             spread = statistics.median(turn["p99_ms"] / turn["p50_ms"] for turn in level["turns"])
             perfect = speed.get(raw, {}).get(clients, {}).get("perfect_spread")
-            beside = f" (a perfect queue: {perfect:.2f})" if perfect else ""
+            beside = f" (first come, first served, at no cost: {perfect:.2f})" if perfect else ""
             found.append(Target(f"p99, of p50: {where}{beside}", spread, 1.3, unit="times"))
             wrong = sum(count for status, count in level["statuses"].items() if status != "200") + level["failures"]
             found.append(Target(f"errors: {where}", wrong, 0, digits=0))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.engine import MAX_STUCK, ClientGoneError, Engine, LaneDiedError
+from serving.engine import MAX_HEAD_START, MAX_STUCK, ClientGoneError, Engine, LaneDiedError, _Pace
 from serving.problems import ProblemError
 
 Make = Callable[..., Engine]
@@ -194,6 +194,35 @@ async def test_retry_after_hardly_follows_a_moment_in_which_all_is_slow(make: Ma
     for _ in range(500):
         await engine.run(slowed)
     assert engine._pace.seconds > 2.5 * calm  # a quota, which lasts
+
+
+async def test_of_those_that_came_together_the_one_that_will_take_long_starts_first(make: Make) -> None:
+    engine, gate, order = make(), threading.Event(), list[Any]()
+    for _ in range(20):  # it learns what sizes cost
+        await engine.run(calculate(0.001), size=10_000)
+        await engine.run(calculate(0.02), size=1_000_000)
+    first = asyncio.ensure_future(engine.run(until(gate)))
+    await asyncio.sleep(0)
+    small = [asyncio.ensure_future(engine.run(partial(note, order, n), size=10_000)) for n in range(5)]
+    large = asyncio.ensure_future(engine.run(partial(note, order, "large"), size=1_000_000))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(first, large, *small)
+    assert order == ["large", *range(5)]
+
+
+def test_the_head_start_is_what_a_size_costs_beyond_the_rest_and_has_an_end() -> None:
+    pace = _Pace()
+    assert pace.head_start(20_000_000) == 0  # it knows nothing yet
+    for size in [10_000, 50_000, 2_000_000] * 100:
+        pace.add(size, 0.003 + 1e-8 * size, 0.004 + 1e-8 * size)
+    assert pace.head_start(2_000_000) == pytest.approx(0.02, rel=0.2)
+    assert pace.head_start(0) == 0
+    assert pace.head_start(10**12) == MAX_HEAD_START
+    alike = _Pace()
+    for size in range(40_000, 40_300):  # sizes that say nothing, at costs that vary by themselves
+        alike.add(size, 0.002 + 0.002 * (size % 2), 0.004)
+    assert alike.head_start(2_000_000) < 0.05
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be kept to cores here")

@@ -1,4 +1,5 @@
 import threading
+import time
 
 from serving.turns import Turns
 
@@ -32,6 +33,26 @@ def test_who_comes_late_waits_for_one_item_of_each_other_owner() -> None:
     assert turns.get() == "batch 0"
     turns.put("single", "single")
     assert [turns.get(), turns.get()] == ["batch 1", "single"]
+
+
+def test_an_item_with_a_head_start_goes_before_those_that_came_no_longer_before_it() -> None:
+    turns: Turns[str] = Turns()
+    turns.put("long ago", "a")
+    time.sleep(0.3)
+    for name in "bc":
+        turns.put(name, name)
+    turns.put("large", "d", head_start=0.2)
+    turns.put("larger", "e", head_start=0.25)
+    assert taken(turns) == ["long ago", "larger", "large", "b", "c"]
+
+
+def test_a_head_start_is_an_item_s_own_and_not_its_owner_s() -> None:
+    turns: Turns[str] = Turns()
+    turns.put("a1", "a", head_start=10)
+    turns.put("a2", "a")
+    turns.put("b1", "b")
+    turns.put("b2", "b", head_start=10)
+    assert taken(turns) == ["a1", "b1", "b2", "a2"]
 
 
 def test_no_item_is_lost_or_given_twice_among_threads() -> None:
