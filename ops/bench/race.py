@@ -199,7 +199,7 @@ class Turns:
         }
 
     def _median(self, clients: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
-        """Medians over turns, and each turn's figures; for the raw limit, also what a plain queue before it shows at best."""
+        """Medians over turns, and each turn's figures; for the raw limit, also the spread of a queue before it."""
         found: dict[str, Any] = {
             name: statistics.median(turn[name] for turn in turns)
             for name in ("rate", "p50_ms", "p99_ms", "cpu_ms", "generator_share", "others_share")
