@@ -94,9 +94,13 @@ class Door:
                 SERVICE.info("there are file descriptors again")
         for connection in (*connections, *self.lingering):
             assert isinstance(connection, Connection)
-            connection.check(now)
-            if short:
-                connection.close_if_idle()
+            # What is odd about one of them must not end the server.
+            try:
+                connection.check(now)
+                if short:
+                    connection.close_if_idle()
+            except Exception:
+                SERVICE.exception("a connection could not be looked after")
 
     def problem(self, code: str, detail: str, headers: dict[str, str] | None) -> bytes:
         """Count and log one refusal; returns the whole answer as bytes."""
@@ -256,7 +260,7 @@ class Connection(HttpToolsProtocol):
     def _unread(self) -> int:
         """Bytes of the answer that the client has yet to take, of which the system may hold megabytes."""
         size: int = self.transport.get_write_buffer_size()
-        with contextlib.suppress(OSError):  # not every system tells
+        with contextlib.suppress(OSError, ValueError):  # not every system tells, nor a connection that is gone
             told = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
             size += int.from_bytes(told, sys.byteorder)
         return size

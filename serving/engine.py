@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from serving.cores import settle
+from serving.cores import Place
 from serving.logs import SERVICE
 from serving.problems import ProblemError
 from serving.turns import Turns
@@ -28,6 +28,8 @@ LONG: Final = 0.005
 FIRST_GUESS_SECONDS: Final = 0.01
 # Sizes that differ by less say nothing about what files cost.
 LEAST_SPREAD_BYTES: Final = 10_000
+# A picture that took more times its processor time was there when the machine, or this process, was suspended.
+MAX_STRETCH: Final = 20
 # The most that a file may be taken before its turn, whatever its size seems to say.
 MAX_HEAD_START: Final = 0.5
 # Most answers that are handed to the event loop together.
@@ -97,14 +99,16 @@ class _Pace:
         return min(MAX_HEAD_START, max(0.0, slope * size))
 
     def add(self, size: int, processor_seconds: float, seconds: float) -> None:
+        """Learn from a picture; ``size`` 0 is work of another kind, which keeps a lane as well."""
         self._pictures += 1
         self._cost += max(LATELY, 1 / self._pictures) * (processor_seconds - self._cost)
         larger, dearer = size - self._size, processor_seconds - self._long_cost
-        self._size += LONG * larger
-        self._variance += LONG * (larger**2 - self._variance)
-        self._covariance += LONG * (larger * dearer - self._covariance)
+        if size:
+            self._size += LONG * larger
+            self._variance += LONG * (larger**2 - self._variance)
+            self._covariance += LONG * (larger * dearer - self._covariance)
         self._long_cost += LONG * dearer
-        self._long_time += LONG * (seconds - self._long_time)
+        self._long_time += LONG * (min(seconds, MAX_STRETCH * processor_seconds) - self._long_time)
 
 
 class _Lane:
@@ -179,8 +183,8 @@ class Engine:
             raise ProblemError("overloaded", f"{self.depth} pictures are waiting already", self.retry_after())
 
     def retry_after(self) -> int:
-        """Whole seconds until what waits now has been worked off, at the lanes' pace; at least 1."""
-        return max(1, math.ceil(self._pending * self._pace.seconds / self.lanes))
+        """Whole seconds until what waits now has been worked off, at the lanes' pace, or given up; at least 1."""
+        return max(1, math.ceil(min(self._deadline, self._pending * self._pace.seconds / self.lanes)))
 
     async def run(
         self, work: Callable[[bool], T], request: object = None, wanted: Callable[[], bool] = _always, size: int = 0
@@ -242,11 +246,13 @@ class Engine:
             )
 
     def _work(self, lane: _Lane) -> None:
-        settle(lane.number, self.lanes)
+        place = Place(lane.number, self.lanes)
         while not lane.replaced and (job := self._queue.get()) is not None:
             lane.job, lane.since = job, time.perf_counter()
             result: object = None
             error: Exception | None = None
+            # A stuck thread has a core to itself, for all that anybody knows.
+            place.keep(kept=self._pending >= self.lanes and not self._stuck)
             done = job.future.done()
             processor = time.thread_time()
             try:
@@ -261,7 +267,10 @@ class Engine:
             except BaseException:
                 error = LaneDiedError(f"lane {lane.number} ended in the middle of this picture")
                 lane.replaced = True
-            took = None if done else (time.thread_time() - processor, time.perf_counter() - lane.since)
+            took = None
+            # What was refused, or given up, says nothing of what pictures cost.
+            if not done and error is None and not job.future.done():
+                took = (time.thread_time() - processor, time.perf_counter() - lane.since)
             queued = lane.since - job.submitted
             lane.job = None
             self._finished.append((job, result, error, queued, took))

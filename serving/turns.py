@@ -15,7 +15,8 @@ class Turns(Generic[T]):
     """Items of several owners: an owner's in the order they came, one of each owner's in turn. Any thread may use it.
 
     An owner is any hashable object; owners with one item each are served first come, first served, but for their head
-    starts: an item goes before those that came less than its head start earlier and have none.
+    starts: who has one goes before those that came less than that earlier and have none. Only an owner's first turn has
+    it, or one that has many would take others' turns again and again.
     """
 
     def __init__(self) -> None:
@@ -23,18 +24,18 @@ class Turns(Generic[T]):
         # One entry for each item, so that waiting for one is the C queue's and takes the lock of neither side.
         self._there: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._items: dict[object, deque[tuple[T, float]]] = {}
+        self._items: dict[object, deque[T]] = {}
         # A heap of when each owner is due; the count keeps those that are due at once in order.
         self._turns: list[tuple[float, int, object]] = []
         self._count = itertools.count()
 
     def put(self, item: T, owner: object, head_start: float = 0.0) -> None:
-        """Append an item of ``owner``'s, to be taken ``head_start`` seconds before its turn."""
+        """Append an item of ``owner``'s; its turn, if it has none yet, comes ``head_start`` seconds early."""
         with self._lock:
             if (items := self._items.get(owner)) is None:
                 items = self._items[owner] = deque()
                 self._line_up(owner, head_start)
-            items.append((item, head_start))
+            items.append(item)
         self._there.put(True)
 
     def get(self) -> T | None:
@@ -44,9 +45,9 @@ class Turns(Generic[T]):
         with self._lock:
             _, _, owner = heapq.heappop(self._turns)
             items = self._items[owner]
-            item, _ = items.popleft()
+            item = items.popleft()
             if items:
-                self._line_up(owner, items[0][1])
+                self._line_up(owner, 0.0)
             else:
                 del self._items[owner]
         return item

@@ -1,10 +1,12 @@
+import threading
 from pathlib import Path
 
 import pytest
 
-from serving.memory import fitted, memory_limit, usable_memory
+from serving.memory import fitted, memory_limit, resident_memory, trim, usable_memory
 from serving.settings import Settings
 from shared.pixels import MAX_PIXELS, Limits
+from tests.serving.conftest import Start
 
 MIB = 2**20
 
@@ -53,3 +55,22 @@ def test_what_is_set_wins_and_a_tiny_container_still_takes_photos() -> None:
     settings, limits = fitted(Settings(), 2, 64 * MIB)
     assert settings.max_batch_bytes == settings.max_body_bytes
     assert limits.max_bytes == 8_000_000
+
+
+def test_giving_memory_back_is_no_error_where_the_c_library_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    trim()
+    monkeypatch.setattr("serving.memory.ctypes.CDLL", lambda _: object())
+    trim()
+    monkeypatch.setattr("serving.memory.os.sysconf_names", {})
+    assert usable_memory(Path("/nowhere")) is None
+
+
+def test_close_to_its_limit_the_service_gives_back_what_lies_free(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = threading.Event()
+    monkeypatch.setattr("serving.service.trim", given.set)
+    server = start()
+    assert not given.wait(1.5)
+    server.service._memory_limit = resident_memory()
+    assert given.wait(20)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.model import Model
+from serving.model import Model, ModelFailedError
 from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
 from shared.pixels import pixels
 from tests.serving.conftest import PHOTO, Running, Start
@@ -164,6 +164,28 @@ def test_a_single_failure_takes_nothing_out(start: Start) -> None:
     broken.mended = True
     for _ in range(4):
         assert server.predict().status_code == 200
+
+
+def test_what_a_model_that_serves_no_more_fails_at_does_not_take_the_next_one_out(start: Start, tmp_path: Path) -> None:
+    path = place(SHIPPED_INT8, tmp_path / "model.onnx")
+    server = start(model=str(path))
+    before = server.service.model
+    place(SHIPPED_MODEL, path)
+    reload(server)
+    until(lambda: precision(server) == "fp32")
+    for _ in range(5):
+        answer = server.service.slot.failed(before, ModelFailedError("it failed"))
+        assert answer.code == "not_ready"
+    assert server.http.get("/health/ready").status_code == 200
+
+
+def test_a_reload_while_draining_is_passed_over(start: Start) -> None:
+    server = start()
+    server.service.drain()
+    tasks = set(server.service._tasks)
+    reload(server)
+    assert server.http.get("/health").status_code == 200  # by when the event loop has had its turn
+    assert server.service._tasks <= tasks
 
 
 def test_on_all_cores_the_model_answers_the_same() -> None:

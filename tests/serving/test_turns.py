@@ -46,13 +46,13 @@ def test_an_item_with_a_head_start_goes_before_those_that_came_no_longer_before_
     assert taken(turns) == ["long ago", "larger", "large", "b", "c"]
 
 
-def test_a_head_start_is_an_item_s_own_and_not_its_owner_s() -> None:
+def test_only_the_first_turn_of_an_owner_has_a_head_start() -> None:
     turns: Turns[str] = Turns()
-    turns.put("a1", "a", head_start=10)
-    turns.put("a2", "a")
+    for item in ("a1", "a2", "a3"):
+        turns.put(item, "a", head_start=10)
     turns.put("b1", "b")
-    turns.put("b2", "b", head_start=10)
-    assert taken(turns) == ["a1", "b1", "b2", "a2"]
+    turns.put("b2", "b")
+    assert taken(turns) == ["a1", "b1", "a2", "b2", "a3"]
 
 
 def test_no_item_is_lost_or_given_twice_among_threads() -> None:
