@@ -82,6 +82,7 @@ bench-serve: $(SERVE)/.installed $(BENCH)/.installed
 
 soak: $(SERVE)/.installed $(BENCH)/.installed
 	$(BENCH)/bin/python -m ops.bench soak
+	$(BENCH)/bin/python -m ops.bench readme
 
 install-dev: $(DEV)/.installed
 	@missing=""; for program in chromium haproxy prometheus prometheus-alertmanager; do \
