@@ -17,21 +17,12 @@ from typing import Any, Final, Generic, TypeVar
 
 from serving.cores import Place
 from serving.logs import SERVICE
+from serving.pace import Pace
 from serving.problems import ProblemError
 from serving.turns import Turns
 
 T = TypeVar("T")
 
-# How much of a mean is the latest picture's: about the last 20 count for what pictures cost, 200 for how busy it is.
-LATELY: Final = 0.05
-LONG: Final = 0.005
-FIRST_GUESS_SECONDS: Final = 0.01
-# Sizes that differ by less say nothing about what files cost.
-LEAST_SPREAD_BYTES: Final = 10_000
-# A picture that took more times its processor time was there when the machine, or this process, was suspended.
-MAX_STRETCH: Final = 20
-# The most that a file may be taken before its turn, whatever its size seems to say.
-MAX_HEAD_START: Final = 0.5
 # Most answers that are handed to the event loop together.
 MAX_GROUP: Final = 4
 # A lane that has been at one picture for so many deadlines is stuck in a decoder: its caller has long been answered.
@@ -76,41 +67,6 @@ class _Job:
         self.counted = True  # among the pending
 
 
-class _Pace:
-    """How long pictures keep a lane: to tell how long those that wait will, and which of them will take longer.
-
-    A picture takes the processor time of the latest ones, times how much longer pictures take than that. The second
-    changes slowly: while a burst arrives, lanes take up to four times their processor time, but no longer than that,
-    whereas a container's quota or a neighbour slows them for good.
-    """
-
-    def __init__(self) -> None:
-        self._pictures = 0
-        self._cost = self._long_cost = self._long_time = FIRST_GUESS_SECONDS
-        self._size = self._variance = self._covariance = 0.0
-
-    @property
-    def seconds(self) -> float:
-        return self._cost * self._long_time / self._long_cost
-
-    def head_start(self, size: int) -> float:
-        """How much more a file of ``size`` bytes costs than the smallest, by the line of least squares; seconds."""
-        slope = self._covariance / (self._variance + LEAST_SPREAD_BYTES**2)
-        return min(MAX_HEAD_START, max(0.0, slope * size))
-
-    def add(self, size: int, processor_seconds: float, seconds: float) -> None:
-        """Learn from a picture; ``size`` 0 is work of another kind, which keeps a lane as well."""
-        self._pictures += 1
-        self._cost += max(LATELY, 1 / self._pictures) * (processor_seconds - self._cost)
-        larger, dearer = size - self._size, processor_seconds - self._long_cost
-        if size:
-            self._size += LONG * larger
-            self._variance += LONG * (larger**2 - self._variance)
-            self._covariance += LONG * (larger * dearer - self._covariance)
-        self._long_cost += LONG * dearer
-        self._long_time += LONG * (min(seconds, MAX_STRETCH * processor_seconds) - self._long_time)
-
-
 class _Lane:
     """One worker thread, and what it is at."""
 
@@ -142,7 +98,7 @@ class Engine:
         self._queue: Turns[_Job] = Turns()
         self._pending = 0
         self._finished: deque[tuple[_Job, object, Exception | None, float, tuple[float, float] | None]] = deque()
-        self._pace = _Pace()
+        self._pace = Pace()
         self._closed = False
         self._crew = [_Lane(number, self._work) for number in range(lanes)]
         self._stuck: list[_Lane] = []
@@ -251,7 +207,7 @@ class Engine:
             lane.job, lane.since = job, time.perf_counter()
             result: object = None
             error: Exception | None = None
-            # A stuck thread has a core to itself, for all that anybody knows.
+            # A stuck thread may keep a core busy for good; then the others had better go where there is room.
             place.keep(kept=self._pending >= self.lanes and not self._stuck)
             done = job.future.done()
             processor = time.thread_time()

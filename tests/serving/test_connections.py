@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from serving.connections import MAX_HEAD_BYTES, MAX_HEADERS, SPARE_DESCRIPTORS, affordable
+from serving.connections import MAX_HEAD_BYTES, MAX_HEADERS, SPARE_DESCRIPTORS, Connection, affordable
 from serving.problems import CODES
 from tests.conftest import measured
 from tests.serving.conftest import PHOTO, Running, Start
@@ -184,13 +184,20 @@ def test_a_head_that_does_not_end_is_given_up(start: Start) -> None:
     assert server.metric('rejected_total{code="slow_request"}') == 3
 
 
+def asking_for_megabytes(server: Running, buffer: int) -> socket.socket:
+    """A client that has asked for a large asset eight times, and whose system holds hardly more than ``buffer``."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    client.settimeout(20)
+    client.connect(("127.0.0.1", server.port))
+    asset = b"GET /assets/swagger_bundle.js HTTP/1.1\r\nHost: x\r\n"
+    client.sendall(7 * (asset + b"\r\n") + asset + b"Connection: close\r\n\r\n")
+    return client
+
+
 def test_a_client_that_does_not_read_its_answer_is_dropped(start: Start) -> None:
     server = start(body_seconds=0.5)
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(20)
-        client.connect(("127.0.0.1", server.port))
-        client.sendall(b"GET /assets/swagger_bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
+    with asking_for_megabytes(server, buffer=4096) as client:
         until(lambda: server.metric('http_requests_total{method="GET",route="/assets/{name}",status="200"}') >= 1)
         time.sleep(3)
         with contextlib.suppress(ConnectionResetError):
@@ -199,12 +206,7 @@ def test_a_client_that_does_not_read_its_answer_is_dropped(start: Start) -> None
 
 def test_a_client_that_reads_slowly_but_reads_gets_all_of_it(start: Start) -> None:
     server = start(body_seconds=0.5)
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        client.settimeout(20)
-        client.connect(("127.0.0.1", server.port))
-        client.sendall(b"GET /assets/swagger_bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 7)
-        client.sendall(b"GET /assets/swagger_bundle.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    with asking_for_megabytes(server, buffer=65536) as client:
         said, began = 0, time.monotonic()
         while data := client.recv(1 << 16):
             said += len(data)
@@ -212,6 +214,19 @@ def test_a_client_that_reads_slowly_but_reads_gets_all_of_it(start: Start) -> No
                 time.sleep(0.05)
     asset = server.http.get("/assets/swagger_bundle.js").content
     assert said > 8 * len(asset)
+
+
+def test_a_connection_that_cannot_be_looked_after_does_not_end_the_server(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("odd")
+
+    server = start()
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "check", fail)
+        until(lambda: "a connection could not be looked after" in caplog.text)
+    assert server.predict().status_code == 200
 
 
 def test_one_connection_too_many_is_told_so_and_the_next_after_one_left_is_welcome(start: Start) -> None:

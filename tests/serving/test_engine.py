@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.engine import MAX_HEAD_START, MAX_STUCK, ClientGoneError, Engine, LaneDiedError, _Pace
+from serving.engine import MAX_STUCK, ClientGoneError, Engine, LaneDiedError
 from serving.problems import ProblemError
 
 Make = Callable[..., Engine]
@@ -220,15 +220,6 @@ async def test_what_is_refused_says_nothing_of_what_pictures_cost(make: Make) ->
     assert before[1] > 0.005
 
 
-def test_a_suspended_machine_is_not_a_slow_one() -> None:
-    pace = _Pace()
-    for _ in range(400):
-        pace.add(50_000, 0.005, 0.006)
-    before = pace.seconds
-    pace.add(50_000, 0.005, 3600)
-    assert pace.seconds < 1.2 * before
-
-
 async def test_of_those_that_came_together_the_one_that_will_take_long_starts_first(make: Make) -> None:
     engine, gate, order = make(), threading.Event(), list[Any]()
     for _ in range(20):  # it learns what sizes cost
@@ -242,20 +233,6 @@ async def test_of_those_that_came_together_the_one_that_will_take_long_starts_fi
     gate.set()
     await asyncio.gather(first, large, *small)
     assert order == ["large", *range(5)]
-
-
-def test_the_head_start_is_what_a_size_costs_beyond_the_rest_and_has_an_end() -> None:
-    pace = _Pace()
-    assert pace.head_start(20_000_000) == 0  # it knows nothing yet
-    for size in [10_000, 50_000, 2_000_000] * 100:
-        pace.add(size, 0.003 + 1e-8 * size, 0.004 + 1e-8 * size)
-    assert pace.head_start(2_000_000) == pytest.approx(0.02, rel=0.2)
-    assert pace.head_start(0) == 0
-    assert pace.head_start(10**12) == MAX_HEAD_START
-    alike = _Pace()
-    for size in range(40_000, 40_300):  # sizes that say nothing, at costs that vary by themselves
-        alike.add(size, 0.002 + 0.002 * (size % 2), 0.004)
-    assert alike.head_start(2_000_000) < 0.05
 
 
 async def places(engine: Engine, jobs: int) -> list[set[int]]:

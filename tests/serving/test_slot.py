@@ -113,15 +113,21 @@ class Broken:
         return self.session.run(*arguments)
 
 
+def break_session(server: Running) -> Broken:
+    """Put a session that throws in place of those that serve."""
+    model: Any = server.service.model
+    until(lambda: model._wide is not None or os.cpu_count() == 1)
+    broken = Broken(model._session)
+    model._session, model._wide = broken, None
+    return broken
+
+
 def test_a_session_that_throws_is_taken_out_and_comes_back_once_it_answers(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     server = start()
-    model: Any = server.service.model
-    until(lambda: model._wide is not None or os.cpu_count() == 1)
-    broken = Broken(model._session)
-    model._session, model._wide = broken, None
+    broken = break_session(server)
     for _ in range(3):
         answer = server.predict()
         assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
@@ -142,10 +148,7 @@ def test_a_session_that_throws_is_taken_out_and_comes_back_once_it_answers(
 def test_a_session_that_goes_on_failing_stays_out(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.slot.EXAM_SECONDS", 0.0)
     server = start()
-    model: Any = server.service.model
-    until(lambda: model._wide is not None or os.cpu_count() == 1)
-    broken = Broken(model._session)
-    model._session, model._wide = broken, None
+    broken = break_session(server)
     for _ in range(3):
         server.predict()
     tried = broken.tried
@@ -156,10 +159,7 @@ def test_a_session_that_goes_on_failing_stays_out(start: Start, monkeypatch: pyt
 
 def test_a_single_failure_takes_nothing_out(start: Start) -> None:
     server = start()
-    model: Any = server.service.model
-    broken = Broken(model._session)
-    until(lambda: model._wide is not None or os.cpu_count() == 1)
-    model._session, model._wide = broken, None
+    broken = break_session(server)
     assert server.predict().status_code == 503
     broken.mended = True
     for _ in range(4):
