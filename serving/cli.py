@@ -113,13 +113,13 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
     if not settings.model_path.is_file():
         raise click.UsageError(f"{settings.model_path}: no such model file")
 
-    from serving import model as models
+    from serving.model import session as models
 
     # Loading is mostly native code, importing mostly Python: together they take the time of the longer of the two.
     loader = ThreadPoolExecutor(1)
     loading = loader.submit(models.load, settings.model_path)
     loader.shutdown(wait=False)
-    from serving.server import run
+    from serving.http.server import run
 
     sys.exit(run(settings, loading))
 
@@ -135,9 +135,9 @@ def key() -> None:
     CATSDOGS_API_KEYS=DIGEST catsdogs serve
     curl -H "Authorization: Bearer KEY" -F file=@photo.jpg localhost:8000/predict
     """
-    from serving import keys
+    from serving.http import auth
 
-    made, digest = keys.make()
+    made, digest = auth.make()
     click.echo(f"key     {made}\ndigest  {digest}\n")
     click.echo("Give the digest to the service (several with commas between):")
     click.echo(f"  CATSDOGS_API_KEYS={digest} catsdogs serve\n")
@@ -158,8 +158,8 @@ def predict(files: tuple[Path, ...], as_json: bool, model: str | None) -> None:
     catsdogs predict cat.jpg dog.jpg
     catsdogs predict --json *.jpg | jq .verdict
     """
-    from serving import model as models
-    from serving.classify import classify
+    from serving.model import session as models
+    from serving.model.classify import classify
     from serving.settings import from_environment
     from shared.pixels import Limits, RefusedImageError
 

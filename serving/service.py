@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from serving.classify import classify, explain
-from serving.cores import usable_cores
-from serving.engine import Done, Engine, LaneDiedError
-from serving.feedback import Ledger
+from serving.engine.budget import Pool
+from serving.engine.cores import usable_cores
+from serving.engine.engine import Done, Engine, LaneDiedError
+from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, resident_memory, trim
+from serving.errors import ProblemError
 from serving.ids import Ids
-from serving.logs import SERVICE
-from serving.memory import EASE_ABOVE, fitted, memory_limit, resident_memory, trim
 from serving.messages import Prediction
-from serving.metrics import Metrics
-from serving.model import Model, ModelFailedError
-from serving.pool import Pool
-from serving.problems import ProblemError
+from serving.model.classify import classify, explain
+from serving.model.manager import Slot
+from serving.model.session import Model, ModelFailedError
 from serving.settings import Settings
-from serving.slot import Slot
+from serving.telemetry.feedback import Ledger
+from serving.telemetry.logs import SERVICE
+from serving.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 

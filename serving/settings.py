@@ -12,7 +12,7 @@ from shared.pixels import MAX_PIXELS
 
 PREFIX: Final = "CATSDOGS_"
 SHIPPED_MODEL: Final = Path(__file__).parent / "models" / "cats-dogs.fp32.onnx"
-# The same network in whole numbers, and the one to serve where it is there: `serving.model` falls back to the other.
+# The same network in int8, served where it is there; `serving.model.manager` falls back to the other.
 SHIPPED_INT8: Final = SHIPPED_MODEL.with_name("cats-dogs.int8.onnx")
 # A form wraps its file in a few hundred bytes, so the two limits are one to a person.
 MEGABYTE: Final = 1_000_000

@@ -67,10 +67,10 @@ class Block:
         if name.split(".")[0] in {"torch", "torchvision", "onnx", "mlflow", "dvc", "training", "sklearn", "matplotlib"}:
             raise ImportError(f"{name} must not be imported by the service")
 sys.meta_path.insert(0, Block())
-from serving.app import create_app
+from serving.http.app import create_app
 from serving.cli import main
-from serving.model import load
-from serving.server import run
+from serving.model.session import load
+from serving.http.server import run
 from serving.settings import Settings
 create_app(Settings())
 print(load(Settings().model_path).contract.version)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from serving import evidence
+from serving.model import evidence
 from tests.e2e.conftest import CAT
 
 # A map that speaks for a cat in its left half, for a dog at its lower right, and for neither at its upper right.

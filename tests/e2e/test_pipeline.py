@@ -14,8 +14,8 @@ import onnx
 import pytest
 from ruamel.yaml import YAML
 
-from serving import model as models
-from serving.classify import classify
+from serving.model import session as models
+from serving.model.classify import classify
 from shared import contract
 from shared.pixels import Limits
 from tests.conftest import ROOT, draw_photos

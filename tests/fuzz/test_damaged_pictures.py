@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.problems import CODES
+from serving.errors import CODES
 from shared.pixels import SIZE, RefusedImageError, pixels
 from tests.fuzz import SCALE, SECONDS
 from tests.fuzz.pictures import damaged, good

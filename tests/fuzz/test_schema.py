@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serving.keys import make
+from serving.http.auth import make
 from tests.fuzz import SCALE
 from tests.serving.conftest import Running, Start
 

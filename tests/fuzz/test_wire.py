@@ -1,6 +1,6 @@
 """What comes out of a socket when anything at all goes in: documented answers or a closed connection, and no waiting.
 
-Single cases, each with its own claim, are in ``tests/serving/test_connections.py``.
+Single cases, each with its own claim, are in ``tests/serving/http/test_connections.py``.
 """
 
 import json
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.problems import CODES
+from serving.errors import CODES
 from serving.settings import Settings
 from tests.fuzz import SECONDS, examples
 from tests.serving.conftest import PHOTO, Running, start_server

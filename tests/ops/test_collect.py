@@ -20,13 +20,13 @@ from ops import served
 from ops.cli import collect as command
 from ops.collect import CollectError
 from ops.served import ServedError
-from serving import keys
+from serving.http import auth
 from shared import journal
 from shared.contract import Histogram, Reference
 from shared.intervals import wilson
 from tests.conftest import ROOT, draw_photos
 from tests.serving.conftest import Start
-from tests.serving.test_journal import until
+from tests.serving.telemetry.test_journal import until
 
 
 def test_photos_are_found_at_any_depth_by_the_nearest_folder_s_name(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_candidate_that_refuses_nearly_all_is_below_its_test() -> None:
 
 
 def test_a_service_that_wants_a_key_is_given_it(start: Start, tmp_path: Path) -> None:
-    key, digest = keys.make()
+    key, digest = auth.make()
     server = start(api_keys=digest)
     photos = draw_photos(tmp_path / "photos", 1)
     url = f"http://127.0.0.1:{server.port}"

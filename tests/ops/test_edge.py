@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving import security
+from serving.http import headers
 from tests.conftest import encoded
 from tests.e2e.test_process import CAT, Process, serve
 from tests.ops.edge import CLIENTS, CONFIG, PATIENCE, Edge, Load, Names, until
@@ -89,7 +89,7 @@ def noise(side: int) -> bytes:
 
 
 def protected(answer: httpx.Response) -> bool:
-    return all(answer.headers.get_list(name.decode()) == [value.decode()] for name, value in security.API)
+    return all(answer.headers.get_list(name.decode()) == [value.decode()] for name, value in headers.API)
 
 
 def problem(answer: httpx.Response, code: str) -> dict[str, object]:

@@ -17,7 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from serving.server import DRAIN_SECONDS
+from serving.http.server import DRAIN_SECONDS
 from serving.settings import PREFIX, Settings, from_environment
 from tests.conftest import ROOT
 from tests.e2e.test_process import CAT, serve

@@ -9,8 +9,8 @@ import httpx
 import msgspec
 import pytest
 
-from serving.app import create_app
-from serving.server import Server
+from serving.http.app import create_app
+from serving.http.server import Server
 from serving.service import Service
 from serving.settings import Settings
 from tests.conftest import blobs, encoded

@@ -2,7 +2,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from serving.model import Model
+from serving.model.session import Model
 from shared import contract
 from shared.contract import Contract, ContractError
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from serving.model import Model
+from serving.model.session import Model
 from shared import exam
 from shared.exam import Exam, Outputs
 from shared.pixels import Pixels

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from serving.model import Model
+from serving.model.session import Model
 from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
 from shared.exam import Outputs
 from shared.pixels import SIZE, Pixels, pixels

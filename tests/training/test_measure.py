@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from serving.model import Model
+from serving.model.session import Model
 from shared.exam import Outputs
 from training import measure
 

@@ -26,7 +26,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 from PIL import Image
 
-from serving import model as serving
+from serving.model import session as serving
 from shared import contract, exam
 from shared.contract import Contract, Histogram, Precision, Provenance, Reference, Unsure
 from shared.intervals import wilson

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.model import Model
+from serving.model.session import Model
 from shared.exam import Outputs
 from shared.pixels import Pixels
 from tests.conftest import blobs, encoded

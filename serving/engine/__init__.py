@@ -1,0 +1,1 @@
+"""The engine: admission, the queue, lanes and their budgets."""

@@ -1,0 +1,1 @@
+"""HTTP: connections, routes, pages, and what they are made of."""

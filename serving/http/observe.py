@@ -1,0 +1,94 @@
+"""The outermost layer: gives every request an id, counts it, times it, logs it, and answers what nobody else caught."""
+
+import asyncio
+import re
+import time
+from typing import Final
+
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving import errors
+from serving.http.headers import API, PAGES
+from serving.ids import Ids
+from serving.telemetry.logs import ACCESS, SERVICE
+from serving.telemetry.metrics import Metrics
+
+GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+# What the load balancer asks every second is not worth a line each.
+QUIET: Final = ("/health", "/health/ready", "/metrics")
+
+
+class Observe:
+    """ASGI middleware; each request is observed by an object of its own."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        """Wrap ``app``."""
+        self.app = app
+        self.metrics = metrics
+        self.ids = Ids()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is not HTTP; observe what is."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        await _Observation(self, scope, send).run(self.app, receive)
+
+
+class _Observation:
+    def __init__(self, layer: Observe, scope: Scope, send: Send) -> None:
+        self.metrics = layer.metrics
+        self.scope = scope
+        self.inner_send = send
+        self.status = 0
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        self.id = given.decode() if GOOD_ID.fullmatch(given) else layer.ids.new()
+        scope.setdefault("state", {})["id"] = self.id
+
+    async def run(self, app: ASGIApp, receive: Receive) -> None:
+        started = time.perf_counter()
+        try:
+            await app(self.scope, receive, self.send)
+        # The last line of defence: a fault of ours is logged with its trace, and the client is told in the usual form.
+        except Exception:
+            SERVICE.exception("a request failed", extra={"fields": {"request_id": self.id}})
+            if not self.status:
+                answer = errors.response("internal_error", "the fault is logged under the request id", self.id)
+                await answer(self.scope, receive, self.send)
+        # The server cancels what a second signal, or a stop that took too long, leaves no time for.
+        except asyncio.CancelledError:
+            if not self.status:
+                answer = errors.response("draining", "the service was stopped", self.id)
+                await answer(self.scope, receive, self.send)
+        finally:
+            self.observe(time.perf_counter() - started)
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            protection = PAGES.get(self.scope["path"], API)
+            headers = [*message["headers"], (b"x-request-id", self.id.encode()), *protection]
+            if self.scope["app"].state.service.leaving:
+                headers.append((b"connection", b"close"))  # whoever keeps connections open has the next one elsewhere
+            message["headers"] = headers
+        await self.inner_send(message)
+
+    def observe(self, seconds: float) -> None:
+        route = self.scope.get("route")
+        path = route.path if isinstance(route, Route) else "unmatched"
+        method = self.scope["method"] if self.scope["method"] in METHODS else "other"
+        # A client that left before its answer gets what nginx logs for it.
+        status = self.status or 499
+        self.metrics.count_request(method, path, status, seconds)
+        if path in QUIET and status < 400:
+            return
+        fields = {
+            "request_id": self.id,
+            "method": method,
+            "route": path,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 2),
+        }
+        ACCESS.info("request", extra={"fields": fields})

@@ -1,0 +1,197 @@
+"""Request bodies: read under a limit of bytes and of time, both enforced while reading."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
+from starlette.requests import Request
+
+from serving.engine.budget import Lease
+from serving.errors import ProblemError
+
+FIELD = "file"
+MAX_PARTS = 20
+MAX_HEADER_BYTES = 4096
+# Blanks between a boundary and the end of its line, each of which the parser looks at by itself.
+MAX_PADDING_BYTES = 1000
+
+# It warns of every form that is not well made, which is for its client to hear and no news here.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Most bytes of a body, and most seconds that its client may take to send them."""
+
+    size: int
+    seconds: float
+
+
+async def read(request: Request, limits: BodyLimits, lease: Lease, take: Callable[[bytes], object]) -> None:
+    """Give ``take`` each piece of the body as it arrives, once there is room in memory for it.
+
+    Raises:
+        ProblemError: ``body_too_large``, from the header alone where there is one; ``slow_request``; ``overloaded``.
+        ClientDisconnect: the client left.
+    """
+    length = request.headers.get("content-length", "0")
+    declared = int(length) if length.isdecimal() else 0
+    if declared > limits.size:
+        raise _too_large(limits.size)
+    size = 0
+    try:
+        async with asyncio.timeout(limits.seconds) as time_left:
+            async for piece in request.stream():
+                size += len(piece)
+                if size > limits.size:
+                    raise _too_large(limits.size)
+                await lease.take(len(piece), declared, time_left)
+                take(piece)
+    except TimeoutError as error:
+        raise _slow(limits.seconds) from error
+    lease.complete()
+
+
+async def body(request: Request, limits: BodyLimits, lease: Lease) -> bytes:
+    """Read the whole body; raises what :func:`read` does."""
+    pieces: list[bytes] = []
+    await read(request, limits, lease, pieces.append)
+    return b"".join(pieces)
+
+
+async def file(request: Request, limits: BodyLimits, lease: Lease) -> bytes:
+    """Read the one ``file`` of a multipart form; other fields are passed over.
+
+    Raises:
+        ProblemError: ``malformed_request``, and what :func:`read` raises.
+        ClientDisconnect: the client left.
+    """
+    form = Form(request.headers.get("content-type", ""))
+    try:
+        await read(request, limits, lease, form.feed)
+        return form.finish()
+    finally:
+        form.close()
+
+
+# Made where it is raised: an error kept in a local variable of the frame that raises it is a cycle, and would hold the
+# body's megabytes until the garbage collector comes by.
+def _too_large(max_bytes: int) -> ProblemError:
+    return ProblemError("body_too_large", f"the body is larger than {max_bytes:,} bytes")
+
+
+def _slow(seconds: float) -> ProblemError:
+    return ProblemError(
+        "slow_request", f"the body did not arrive within {seconds:g} seconds, or stopped while others waited"
+    )
+
+
+class Form:
+    """A multipart form on its way in. It keeps the bytes of the field ``file`` in memory and nothing else."""
+
+    def __init__(self, content_type: str) -> None:
+        """Take the request's Content-Type.
+
+        Raises:
+            ProblemError: it is not a multipart form.
+        """
+        kind, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary")
+        if kind != b"multipart/form-data" or not boundary:
+            raise ProblemError("malformed_request", f'send a multipart form with the picture in its field "{FIELD}"')
+        self._header: tuple[bytearray, bytearray] = (bytearray(), bytearray())
+        self._disposition = b""
+        self._delimiter = b"\r\n--" + boundary
+        self._delimiters = 0
+        self._padding = 0
+        self._parts = 0
+        self._files = 0
+        self._wanted = False
+        self._ended = False
+        self._data: list[bytes] = []
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+                    "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_part_data,
+                    "on_end": self._on_end,
+                },
+                max_header_count=8,
+                max_header_size=MAX_HEADER_BYTES,
+            )
+        except FormParserError as error:
+            raise _malformed(error) from error
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next piece of the body.
+
+        The parser goes byte by byte over what only looks like the end of a part: 20 MB of that would keep the event
+        loop for seconds. No content may hold its form's delimiter (RFC 2046, section 5.1.1).
+        """
+        self._delimiters += chunk.count(self._delimiter)
+        if self._delimiters > MAX_PARTS + 1:
+            raise _too_many_parts()
+        padded = self._parser.state == MultipartState.BOUNDARY_PADDING
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise _malformed(error) from error
+        if padded and self._parser.state == MultipartState.BOUNDARY_PADDING:
+            self._padding += len(chunk)
+            if self._padding > MAX_PADDING_BYTES:
+                raise ProblemError("malformed_request", "the form has a boundary with too many blanks behind it")
+
+    def finish(self) -> bytes:
+        """Return the file once the body has ended."""
+        if not self._ended:
+            raise ProblemError("malformed_request", "the form ends in the middle")
+        if self._files == 0:
+            raise ProblemError("malformed_request", f'the form has no field "{FIELD}" with a file in it')
+        return b"".join(self._data)
+
+    def close(self) -> None:
+        """Let go of the body: form and parser refer to each other, and the garbage collector may be long in coming."""
+        self._parser.callbacks = {}
+        self._data = []
+
+    def _on_part_begin(self) -> None:
+        self._parts += 1
+        self._disposition = b""
+        if self._parts > MAX_PARTS:
+            raise _too_many_parts()
+
+    def _on_header_end(self) -> None:
+        field, value = self._header
+        if field.lower() == b"content-disposition":
+            self._disposition = bytes(value)
+        self._header = (bytearray(), bytearray())
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._wanted = options.get(b"name") == FIELD.encode()
+        self._files += self._wanted
+        if self._files > 1:
+            raise ProblemError("malformed_request", f'the form has more than one field "{FIELD}"; send one, or a batch')
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._wanted:
+            self._data.append(data[start:end])
+
+    def _on_end(self) -> None:
+        self._ended = True
+
+
+def _too_many_parts() -> ProblemError:
+    return ProblemError("malformed_request", f"the form has more than {MAX_PARTS} parts")
+
+
+def _malformed(error: FormParserError) -> ProblemError:
+    return ProblemError("malformed_request", f"the form cannot be read: {error}")

@@ -1,0 +1,163 @@
+"""The service's Prometheus metrics. Touch them on the event loop only: aioprometheus does not lock."""
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import Final
+
+from aioprometheus.collectors import Counter, Gauge, Histogram, Registry
+from aioprometheus.renderer import render
+
+from serving.engine.memory import resident_memory, usable_memory
+from shared import drift
+from shared.contract import Contract, Label, Verdict
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, float("inf"))
+CONFIDENCE: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, float("inf"))
+SHARE: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, float("inf"))
+# Drift is that of the last so many pictures of the model in service, and not told before there are so many.
+DRIFT_WINDOW: Final = 1_000
+DRIFT_LEAST: Final = 200
+
+
+class Metrics:
+    """All metrics of one application, in a registry of its own."""
+
+    def __init__(self, readings: Callable[[], dict[str, float]]) -> None:
+        """Make them; ``readings`` gives values of the metrics without labels when asked."""
+        self._readings = readings
+        self._started = time.time()
+        self._registry = Registry()
+
+        self.requests = Counter("http_requests_total", "HTTP requests answered.", registry=self._registry)
+        self.duration = Histogram(
+            "http_request_duration_seconds",
+            "Time from the request's head to the end of its answer.",
+            registry=self._registry,
+            buckets=SECONDS,
+        )
+        self.stages = Histogram(
+            "prediction_stage_seconds",
+            "Time a picture spent in the queue, in decoding, in the network and, if asked for, in drawing.",
+            registry=self._registry,
+            buckets=SECONDS,
+        )
+        self.predictions = Counter("predictions_total", "Pictures answered.", registry=self._registry)
+        self.confidence = Histogram(
+            "prediction_confidence", "The larger probability.", registry=self._registry, buckets=CONFIDENCE
+        )
+        self.familiarity = Histogram(
+            "prediction_familiarity",
+            "How much pictures look like training's.",
+            registry=self._registry,
+            buckets=SHARE,
+        )
+        self.rejected = Counter("rejected_total", "Requests and pictures refused.", registry=self._registry)
+        self.feedback = Counter(
+            "feedback_total", "Feedback taken, by what was answered and what it was.", registry=self._registry
+        )
+        self.drift = Gauge(
+            "drift_psi",
+            f"Population stability index of the last {DRIFT_WINDOW:,} pictures against the validation set.",
+            registry=self._registry,
+        )
+        self._drift: drift.Window | None = None
+        self.model_info = Gauge("model_info", "The model in service; always 1.", registry=self._registry)
+        self._gauges = {
+            name: (Counter if name.endswith("_total") else Gauge)(name, doc, registry=self._registry)
+            for name, doc in (
+                ("live_accuracy", "Share of right answers among the last 1,000 that feedback came for."),
+                ("live_accuracy_low", "Lower end of its 95 % Wilson interval."),
+                ("live_accuracy_high", "Upper end of its 95 % Wilson interval."),
+                ("journal_lines_total", "Lines of the journal that are on disk."),
+                ("journal_dropped_total", "Lines of the journal that were lost, because the disk took none."),
+                ("journal_failing", "1 while the journal cannot be written."),
+                ("live_feedback", "Feedbacks that live_accuracy is of, at most 1,000."),
+                ("test_accuracy", "Share right of the test photos, by the contract of the model in service."),
+                ("test_accuracy_low", "Lower end of its 95 % Wilson interval."),
+                ("test_accuracy_high", "Upper end of its 95 % Wilson interval."),
+                ("ready", "1 while /health/ready answers 200."),
+                ("descriptors_exhausted", "1 while no file descriptor is left for another connection; not ready then."),
+                ("model_refused", "1 while the model file that was read last is refused; the one before it may serve."),
+                ("model_fallback", "1 while the fp32 file serves because the int8 one fails its exam here."),
+                ("lanes", "Worker threads, each for one picture at a time."),
+                ("lanes_busy", "Lanes at work."),
+                ("queue_depth", "Pictures that wait for a lane."),
+                ("queue_limit", "Pictures that may wait; more are refused as overloaded."),
+                ("lanes_stuck", "Threads that did not come back from a picture and were replaced."),
+                ("lanes_replaced_total", "Lanes that died or were stuck, and were replaced."),
+                ("body_bytes", "Bytes of large request bodies that are in memory or may be sent."),
+                ("process_start_time_seconds", "Start of the process, in seconds since 1970."),
+                ("process_cpu_seconds_total", "User and system time used."),
+                ("process_resident_memory_bytes", "Resident memory."),
+                (
+                    "memory_limit_bytes",
+                    "Memory the process may use: the container's or, if that is less, the machine's.",
+                ),
+                ("process_open_fds", "Open file descriptors."),
+                ("process_max_fds", "Most file descriptors that may be open."),
+            )
+        }
+        self._gauges["process_start_time_seconds"].set({}, self._started)
+        if limit := usable_memory():
+            self._gauges["memory_limit_bytes"].set({}, limit)
+
+    def set_model(self, contract: Contract) -> None:
+        """Say which model answers from now on."""
+        self.model_info.values.clear()
+        self.model_info.set(
+            {"version": contract.version, "precision": contract.precision, "architecture": contract.architecture}, 1
+        )
+
+        measured = contract.test.accuracy if contract.test else None
+        for end in ("value", "low", "high"):
+            gauge = self._gauges["test_accuracy" if end == "value" else f"test_accuracy_{end}"]
+            gauge.values.clear()
+            if measured:
+                gauge.set({}, getattr(measured, end))
+
+        self._drift = drift.Window(contract.reference, DRIFT_WINDOW, DRIFT_LEAST)
+        self.drift.values.clear()
+
+    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request answered, and its time."""
+        self.requests.inc({"method": method, "route": route, "status": str(status)})
+        self.duration.observe({"route": route}, seconds)
+
+    def time_stages(self, **seconds: float) -> None:
+        """Record how long one picture spent in each stage."""
+        for stage, value in seconds.items():
+            self.stages.observe({"stage": stage}, value)
+
+    def count_prediction(self, verdict: Verdict, confidence: float, familiarity: float, brightness: float) -> None:
+        """Count one answer."""
+        if self._drift:
+            self._drift.add(confidence, brightness, familiarity)
+        self.predictions.inc({"label": verdict.label, "verdict": verdict.verdict})
+        self.confidence.observe({}, confidence)
+        self.familiarity.observe({}, familiarity)
+
+    def count_feedback(self, predicted: Label, actual: Label) -> None:
+        """Count one feedback."""
+        self.feedback.inc({"predicted": predicted, "actual": actual})
+
+    def page(self, accept: list[str]) -> tuple[bytes, dict[str, str]]:
+        """Render everything for a scrape: the body and its headers."""
+        for name, value in (self._readings() | _process()).items():
+            self._gauges[name].set({}, value)
+        for signal, psi in (self._drift.psi() if self._drift else {}).items():
+            self.drift.set({"signal": signal}, psi)
+        return render(self._registry, accept)
+
+
+def _process() -> dict[str, float]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    readings: dict[str, float] = {
+        "process_cpu_seconds_total": usage.ru_utime + usage.ru_stime,
+        "process_max_fds": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    }
+    if resident := resident_memory():
+        readings["process_resident_memory_bytes"] = resident
+        readings["process_open_fds"] = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # a virtual folder
+    return readings

@@ -1,0 +1,367 @@
+"""What a connection may do before and after its request: real sockets, a real server, clients that mean no good."""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from serving.errors import CODES
+from serving.http.connections import MAX_HEAD_BYTES, MAX_HEADERS, SPARE_DESCRIPTORS, Connection, affordable
+from tests.conftest import measured
+from tests.serving.conftest import PHOTO, Running, Start
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+FORM = PART + PHOTO + b"\r\n--x--\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(PART), PART)
+
+
+def connect(server: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+
+
+def until_closed(client: socket.socket) -> bytes:
+    """Everything the server says until it closes the connection, which it must within the socket's timeout."""
+    said = b""
+    while data := client.recv(1 << 16):
+        said += data
+    return said
+
+
+def tell(server: Running, *pieces: bytes) -> bytes:
+    """What the server answers to these bytes, however many of them it takes, until it closes."""
+    with connect(server) as client:
+        for piece in pieces:
+            try:
+                client.sendall(piece)
+            except OSError:
+                break
+        return until_closed(client)
+
+
+def assert_refused(said: bytes, code: str) -> dict[str, str]:
+    """The bytes are one whole answer with the problem ``code``, after which the connection closes."""
+    head, _, body = said.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert status.startswith(f"HTTP/1.1 {CODES[code][0]} ")
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["connection"] == "close"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "server" not in headers
+    problem = json.loads(body)
+    assert set(problem) == {"type", "title", "status", "detail", "code", "request_id"}
+    assert (problem["code"], problem["status"]) == (code, CODES[code][0])
+    assert problem["request_id"] == headers["x-request-id"]
+    return headers
+
+
+def statuses(said: bytes) -> list[int]:
+    return [int(piece[:3]) for piece in said.split(b"HTTP/1.1 ")[1:]]
+
+
+MALFORMED: dict[str, bytes] = {
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a field without a colon": b"GET /health HTTP/1.1\r\nHost x\r\n\r\n",
+    "a space before the colon": b"GET /health HTTP/1.1\r\nHost : x\r\n\r\n",
+    "two lengths": b"POST /predict HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "a length and chunks": b"POST /predict HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "a length below zero": b"POST /predict HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    "a length beyond counting": b"POST /predict HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+    "CONNECT": b"CONNECT example.org:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a path that is no path": b"GET \xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a chunk of size zz": CHUNKED + b"zz\r\n",
+    "a head without end": b"GET /health HTTP/1.1\r\nA: " + b"a" * 10 * MAX_HEAD_BYTES,
+    "an address without end": b"GET /" + b"a" * 10 * MAX_HEAD_BYTES,
+    "a head one byte too large": b"GET /health HTTP/1.1\r\nA: " + b"a" * (MAX_HEAD_BYTES - 28) + b"\r\n\r\n",
+    "too many fields": b"GET /health HTTP/1.1\r\n" + b"a:b\r\n" * (MAX_HEADERS + 1) + b"\r\n",
+    "fields without end": b"GET /health HTTP/1.1\r\n" + b"a:\r\n" * 10_000,
+    "chunks of one byte without end": CHUNKED + b"1\r\na\r\n" * 500_000,
+    "a chunk extension without end": CHUNKED + b"1;" + b"a" * 1_000_000,
+    "a trailer without end": CHUNKED + b"1\r\na\r\n0\r\n" + b"a: b\r\n" * 200_000,
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_what_is_no_request_is_refused_in_the_one_form_of_all_errors(server: Running, case: str) -> None:
+    before = server.metric('rejected_total{code="malformed_request"}')
+    assert_refused(tell(server, MALFORMED[case]), "malformed_request")
+    assert server.metric('rejected_total{code="malformed_request"}') == before + 1
+    assert server.http.get("/health").status_code == 200
+
+
+def test_a_head_as_large_as_may_be_is_read_in_one_piece_or_many(server: Running) -> None:
+    head = b"GET /health HTTP/1.1\r\nConnection: close\r\nA: " + b"a" * (MAX_HEAD_BYTES - 50) + b"\r\n\r\n"
+    assert len(head) < MAX_HEAD_BYTES
+    assert statuses(tell(server, head)) == [200]
+    assert statuses(tell(server, *(head[start : start + 1000] for start in range(0, len(head), 1000)))) == [200]
+
+
+def test_what_was_asked_before_the_nonsense_is_answered(server: Running) -> None:
+    assert statuses(tell(server, HEALTH + b"nonsense\r\n\r\n")) == [200]
+
+
+def test_requests_may_be_sent_ahead_but_not_without_end(server: Running) -> None:
+    with connect(server) as client:
+        client.sendall(HEALTH * 5)
+        said = b""
+        while said.count(b'{"status":"ok"}') < 5:
+            said += client.recv(1 << 16)
+    assert statuses(said) == [200] * 5
+    answered = statuses(tell(server, HEALTH * 100_000))
+    assert set(answered) == {200}
+    assert len(answered) < 20
+
+
+def test_an_old_client_and_one_that_closes_are_answered(server: Running) -> None:
+    assert statuses(tell(server, b"GET /health HTTP/1.0\r\n\r\n")) == [200]
+    assert statuses(tell(server, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) == [200]
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
+def test_a_wish_for_another_protocol_is_passed_over(server: Running, protocol: bytes) -> None:
+    wish = (
+        b"Connection: close, Upgrade\r\nUpgrade: "
+        + protocol
+        + b"\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n"
+    )
+    assert statuses(tell(server, HEALTH[:-2] + wish + b"\r\n")) == [200]
+    assert statuses(tell(server, POST + wish + b"Content-Length: %d\r\n\r\n" % len(FORM), FORM)) == [200]
+
+
+def test_a_client_that_asks_for_leave_to_send_gets_it_where_its_body_is_wanted(server: Running) -> None:
+    head = POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(FORM)
+    with connect(server) as client:
+        client.sendall(head)
+        assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(FORM)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+    # Nothing but the answer, and the end: the client sends no body, so the next request would be taken for one.
+    assert statuses(tell(server, head.replace(b"/predict", b"/nowhere"))) == [404]
+
+
+@pytest.mark.parametrize("request_line", [b"GET /health", b"POST /nowhere", b"GET /predict"])
+def test_a_body_that_nobody_reads_holds_nothing(server: Running, request_line: bytes) -> None:
+    head = request_line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+    with connect(server) as client:
+        client.sendall(head)
+        started = time.monotonic()
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 ")
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):  # whichever send meets the end
+            while time.monotonic() - started < 20:
+                client.sendall(b"drip")
+                time.sleep(0.05)
+
+
+def test_a_body_that_comes_after_its_answer_is_passed_over_and_the_next_request_answered(server: Running) -> None:
+    with connect(server) as client:
+        client.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 404")
+        client.sendall(bytes(100_000) + HEALTH)
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_a_head_that_does_not_end_is_given_up(start: Start) -> None:
+    server = start(body_seconds=0.5)
+    assert_refused(tell(server, HEALTH[:-2]), "slow_request")
+    assert_refused(tell(server, HEALTH + HEALTH[:5]).split(b'{"status":"ok"}')[1], "slow_request")
+    assert_refused(tell(server, HEALTH, HEALTH[:5]).split(b'{"status":"ok"}')[1], "slow_request")
+    # A connection on which nothing was asked is closed without a word: nobody would know what it is the answer to.
+    assert tell(server) == b""
+    assert tell(server, b"\r\n\r\n") == b""
+    assert server.metric('rejected_total{code="slow_request"}') == 3
+
+
+def asking_for_megabytes(server: Running, buffer: int) -> socket.socket:
+    """A client that has asked for a large asset eight times, and whose system holds hardly more than ``buffer``."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    client.settimeout(20)
+    client.connect(("127.0.0.1", server.port))
+    asset = b"GET /assets/swagger_bundle.js HTTP/1.1\r\nHost: x\r\n"
+    client.sendall(7 * (asset + b"\r\n") + asset + b"Connection: close\r\n\r\n")
+    return client
+
+
+def test_a_client_that_does_not_read_its_answer_is_dropped(start: Start) -> None:
+    server = start(body_seconds=0.5)
+    with asking_for_megabytes(server, buffer=4096) as client:
+        until(lambda: server.metric('http_requests_total{method="GET",route="/assets/{name}",status="200"}') >= 1)
+        time.sleep(3)
+        with contextlib.suppress(ConnectionResetError):
+            assert len(until_closed(client)) < 8 * 1_000_000
+
+
+def test_a_client_that_reads_slowly_but_reads_gets_all_of_it(start: Start) -> None:
+    server = start(body_seconds=0.5)
+    with asking_for_megabytes(server, buffer=65536) as client:
+        said, began = 0, time.monotonic()
+        while data := client.recv(1 << 16):
+            said += len(data)
+            if time.monotonic() < began + 4:
+                time.sleep(0.05)
+    asset = server.http.get("/assets/swagger_bundle.js").content
+    assert said > 8 * len(asset)
+
+
+def test_a_connection_that_cannot_be_looked_after_does_not_end_the_server(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("odd")
+
+    server = start()
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "check", fail)
+        until(lambda: "a connection could not be looked after" in caplog.text)
+    assert server.predict().status_code == 200
+
+
+def test_one_connection_too_many_is_told_so_and_the_next_after_one_left_is_welcome(start: Start) -> None:
+    server = start(max_connections=10, body_seconds=30)
+    clients = [connect(server) for _ in range(9)]  # the tenth is `server.http`'s
+    headers = assert_refused(tell(server, HEALTH), "overloaded")
+    assert int(headers["retry-after"]) >= 1
+    assert server.metric('rejected_total{code="overloaded"}') == 1
+    for client in clients[:2]:
+        client.close()
+    until(lambda: tell(server, HEALTH[:-2] + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200"))
+    for client in clients:
+        client.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_five_hundred_slow_clients_keep_nobody_from_an_answer_and_are_cut_off(start: Start) -> None:
+    server = start(body_seconds=6)
+
+    async def drip(number: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        # Half of them never end their head, half of them never end their body.
+        said = POST + (b"A: " if number % 2 else b"Content-Length: 1000000\r\n\r\n" + PART)
+        writer.write(said)
+        answer = asyncio.ensure_future(reader.read())
+        while not answer.done():
+            writer.write(b"a")
+            await asyncio.wait((answer,), timeout=0.3)
+        writer.close()
+        try:
+            return answer.result()
+        except ConnectionResetError:  # it was cut off in the middle of a write, which may cost the answer
+            return b"reset"
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=20) as http:
+            await asyncio.sleep(1)
+            return [(await http.post("/predict", files={"file": PHOTO})).status_code for _ in range(10)]
+
+    async def all_of_them() -> tuple[list[bytes], list[int]]:
+        slow = asyncio.gather(*(drip(number) for number in range(500)))
+        answers = await ask()
+        assert not slow.done()
+        return await slow, answers
+
+    cut_off, answers = asyncio.run(asyncio.wait_for(all_of_them(), 60))
+    assert answers == [200] * 10
+    lines = [said.partition(b"\r\n")[0] for said in cut_off]
+    assert set(lines) <= {b"HTTP/1.1 408 Request Timeout", b"reset"}
+    assert b"HTTP/1.1 408 Request Timeout" in lines
+    assert server.metric('rejected_total{code="slow_request"}') == 500
+    assert server.predict().status_code == 200
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The service as a process that may have 200 descriptors, and its port."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from serving.cli import main; main()", "serve", "--port", "0"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)),  # noqa: PLW1509  # no threads here
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | measured(),
+    )  # fmt: skip
+    assert process.stderr is not None
+    line = next(line for line in process.stderr if "http://" in line)
+    yield process, int(line.split("localhost:")[1].split("/")[0])
+    process.terminate()
+    process.wait(20)
+    process.stdout.close()  # type: ignore[union-attr]
+    process.stderr.close()
+
+
+def test_few_descriptors_mean_few_connections_and_having_none_left_passes(
+    few_descriptors: tuple[subprocess.Popen[str], int],
+) -> None:
+    process, port = few_descriptors
+    url = f"http://127.0.0.1:{port}"
+    page = httpx.get(f"{url}/metrics").text
+    assert "process_max_fds 200" in page
+    clients = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(150)]
+    until(lambda: answers(url) == 503)  # there are 100 already, in our form and not by a reset
+    for client in clients:
+        client.close()
+    until(lambda: answers(url) == 200)
+
+    # As if the rest of the process had them all: none is left even for the one connection that waits.
+    asking = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(2)]
+    for client, path in zip(asking, (b"/health/ready", b"/metrics"), strict=True):
+        client.sendall(b"GET %b HTTP/1.1\r\n" % path)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(HEALTH)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (5, 200))
+        assert until_closed(client) in (b"", b'{"status":"ok"}')  # idle connections give theirs back
+    said_when_short = []
+    for client in asking:
+        with client:
+            client.sendall(b"Host: x\r\nConnection: close\r\n\r\n")
+            said_when_short.append(until_closed(client))
+    ready, metrics = said_when_short
+    assert ready.startswith(b"HTTP/1.1 503") and b"no file descriptor is left" in ready
+    assert b"\ndescriptors_exhausted 1" in metrics and b"\nready 0" in metrics
+    waiting = socket.create_connection(("127.0.0.1", port), timeout=20)
+    waiting.sendall(HEALTH)
+    time.sleep(2)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (200, 200))
+    until(lambda: answers(url) == 200)
+    waiting.close()
+    until(lambda: httpx.get(f"{url}/health/ready").status_code == 200)  # the next sweep says so
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=20)[0].splitlines()
+    assert process.returncode == 0
+    assert sum("fewer connections than the setting allows" in line for line in said) == 1
+    assert sum("no file descriptor is left" in line for line in said) == 1
+    assert sum("there are file descriptors again" in line for line in said) == 1
+
+
+def answers(url: str) -> int | None:
+    try:
+        return httpx.get(f"{url}/health").status_code
+    except httpx.TransportError:
+        return None
+
+
+def test_the_limit_of_descriptors_is_raised_as_far_as_it_goes() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
+        assert affordable(1000) == 1000
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1000 + SPARE_DESCRIPTORS
+        assert affordable(before[1]) == before[1] - SPARE_DESCRIPTORS
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

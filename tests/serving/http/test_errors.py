@@ -1,0 +1,314 @@
+"""Each row of the error table, one form for all of them, and a service that goes on after each."""
+
+import base64
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from serving.errors import CODES
+from tests.conftest import encoded
+from tests.serving.conftest import PHOTO, Running, Start
+
+FORM = "multipart/form-data; boundary=x"
+BOMB = encoded(Image.new("1", (9000, 9000)), "PNG", optimize=True)
+
+
+def part(name: str, data: bytes = PHOTO) -> bytes:
+    return b'--x\r\nContent-Disposition: form-data; name="%s"; filename="f"\r\n\r\n%s\r\n' % (name.encode(), data)
+
+
+def batch_of(count: int, data: str = "aGk=") -> bytes:
+    return json.dumps({"images": [{"data": data}] * count}).encode()
+
+
+def assert_problem(answer: httpx.Response, code: str) -> None:
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert set(body) == {"type", "title", "status", "detail", "code", "request_id"}
+    assert (body["code"], body["status"]) == (code, CODES[code][0])
+    assert answer.status_code == body["status"]
+    assert body["request_id"] == answer.headers["x-request-id"]
+    assert body["detail"]
+    assert "Traceback" not in answer.text
+    assert "/site-packages" not in answer.text
+
+
+def post(path: str, content: bytes, kind: str = FORM) -> Callable[[Running], httpx.Response]:
+    return lambda server: server.http.post(path, content=content, headers={"content-type": kind})
+
+
+def form(data: bytes) -> bytes:
+    return part("file", data) + b"--x--\r\n"
+
+
+def file(data: bytes) -> Callable[[Running], httpx.Response]:
+    return post("/predict", form(data))
+
+
+# What is wrong with a form, for every address that takes one.
+FORMS: dict[str, tuple[str, bytes, str]] = {
+    "wrong field": ("malformed_request", part("photo") + b"--x--\r\n", FORM),
+    "two files": ("malformed_request", part("file") * 2 + b"--x--\r\n", FORM),
+    "no parts": ("malformed_request", b"--x--\r\n", FORM),
+    "no body": ("malformed_request", b"", FORM),
+    "no form": ("malformed_request", PHOTO, "image/jpeg"),
+    "no boundary": ("malformed_request", PHOTO, "multipart/form-data"),
+    "long boundary": ("malformed_request", PHOTO, f"multipart/form-data; boundary={'x' * 300}"),
+    "form cut short": ("malformed_request", part("file"), FORM),
+    "broken form": ("malformed_request", b"--y\r\nnonsense", FORM),
+    "endless part header": ("malformed_request", b"--x\r\nA: " + b"a" * 10_000 + b"\r\n\r\n", FORM),
+    "many part headers": ("malformed_request", b"--x\r\n" + b"A: b\r\n" * 100 + b"\r\n", FORM),
+    "many parts": ("malformed_request", part("other", b"") * 100 + b"--x--\r\n", FORM),
+    "urlencoded": ("malformed_request", b"file=x", "application/x-www-form-urlencoded"),
+    "empty file": ("undecodable_image", form(b""), FORM),
+    "text named .jpg": ("unsupported_format", form(b"I am a cat"), FORM),
+    "truncated JPEG": ("undecodable_image", form(PHOTO[: len(PHOTO) // 2]), FORM),
+    "81 megapixels in 76 kB": ("image_too_large", form(BOMB), FORM),
+    "TIFF": ("unsupported_format", form(encoded(Image.new("RGB", (9, 9)), "TIFF")), FORM),
+}
+
+CASES: dict[str, tuple[str, Callable[[Running], httpx.Response]]] = {
+    **{
+        f"{name} for {path}": (code, post(path, content, kind))
+        for path in ("/predict", "/explain")
+        for name, (code, content, kind) in FORMS.items()
+    },
+    "explain=maybe": ("malformed_request", post("/predict?explain=maybe", form(PHOTO))),
+    "broken JSON": ("malformed_request", post("/predict/batch", b'{"images": [')),
+    "no JSON": ("malformed_request", post("/predict/batch", b"\xff\xfe")),
+    "JSON of another shape": ("malformed_request", post("/predict/batch", b'["images"]')),
+    "no images": ("malformed_request", post("/predict/batch", b"{}")),
+    "data is a number": ("malformed_request", post("/predict/batch", b'{"images": [{"data": 7}]}')),
+    "no data": ("malformed_request", post("/predict/batch", b'{"images": [{"id": "a"}]}')),
+    "broken base64": ("malformed_request", post("/predict/batch", batch_of(1, "%%%not base64%%%"))),
+    "65 images": ("malformed_request", post("/predict/batch", batch_of(65))),
+    "JSON a million deep": ("malformed_request", post("/predict/batch", b"[" * 1_000_000)),
+    "unknown fields, a million deep": (
+        "malformed_request",
+        post("/predict/batch", b'{"x": ' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"),
+    ),
+    "nothing there": ("not_found", lambda server: server.http.get("/nothing")),
+    "no such asset": ("not_found", lambda server: server.http.get("/assets/passwd")),
+    "wrong method": ("method_not_allowed", lambda server: server.http.get("/predict")),
+    "wrong method for a drawing": ("method_not_allowed", lambda server: server.http.get("/explain")),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_answer_is_the_documented_problem_and_the_service_goes_on(server: Running, case: str) -> None:
+    code, send = CASES[case]
+    assert_problem(send(server), code)
+    assert server.predict().status_code == 200
+
+
+def test_every_documented_code_has_a_test() -> None:
+    tested_below = {
+        "body_too_large", "slow_request", "overloaded", "deadline_exceeded", "draining", "not_ready", "internal_error",
+        "unauthorized", "unknown_prediction",  # test_keys.py, test_feedback.py
+    }  # fmt: skip
+    assert {code for code, _ in CASES.values()} | tested_below == set(CODES)
+
+
+def test_what_was_refused_is_counted(server: Running) -> None:
+    before = server.metric('rejected_total{code="unsupported_format"}')
+    file(b"I am a cat")(server)
+    server.http.post("/predict/batch", content=batch_of(2))
+    assert server.metric('rejected_total{code="unsupported_format"}') == before + 3
+
+
+def hundred_megabytes(declared: bool, port: int) -> tuple[int, bytes]:
+    """Send a form of 100 MB by hand; returns the status and body of the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+
+    def pieces() -> Iterator[bytes]:
+        yield head
+        for _ in range(100):
+            yield bytes(1_000_000)
+
+    headers = {"Content-Type": FORM}
+    if declared:
+        headers["Content-Length"] = str(len(head) + 100_000_000)
+    connection.request("POST", "/predict", pieces(), headers, encode_chunked=not declared)
+    with connection.getresponse() as answer:
+        result = answer.status, answer.read()
+    connection.close()
+    return result
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["with Content-Length", "without"])
+def test_a_body_of_a_hundred_megabytes_is_refused_and_not_kept(server: Running, declared: bool) -> None:
+    def memory() -> float:
+        return server.metric("process_resident_memory_bytes") / 1e6
+
+    hundred_megabytes(declared, server.port)
+    before = memory()
+    for _ in range(3):
+        status, body = hundred_megabytes(declared, server.port)
+        assert (status, json.loads(body)["code"]) == (413, "body_too_large")
+    assert memory() - before < 40
+    assert server.predict().status_code == 200
+
+
+def test_a_batch_has_a_limit_of_its_own(start: Start) -> None:
+    server = start(max_body_bytes=1000, max_batch_bytes=50_000)
+    assert_problem(server.predict(), "body_too_large")
+    assert_problem(server.explain(), "body_too_large")
+    image = base64.b64encode(PHOTO).decode()
+    assert server.http.post("/predict/batch", content=batch_of(1, image)).status_code == 200
+    assert_problem(server.http.post("/predict/batch", content=batch_of(60, image)), "body_too_large")
+
+
+def test_bombs_leave_no_memory_behind(server: Running) -> None:
+    file(BOMB)(server)
+    before = server.metric("process_resident_memory_bytes")
+    for _ in range(100):
+        assert_problem(file(BOMB)(server), "image_too_large")
+    assert server.metric("process_resident_memory_bytes") - before < 20e6
+
+
+def test_a_body_that_does_not_arrive_is_given_up(start: Start) -> None:
+    server = start(body_seconds=0.3)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: " + FORM.encode())
+        connection.sendall(b"\r\nContent-Length: 1000\r\n\r\n--x\r\n")
+        answer = connection.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'"code":"slow_request"' in answer
+    assert server.predict().status_code == 200
+
+
+class Gate:
+    """Holds every lane until it is opened."""
+
+    def __init__(self, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = threading.Event()
+        self.seen = 0
+        model = server.service.model
+        original = model.run
+
+        def run(batch: "object", *, alone: bool) -> "object":
+            self.seen += 1
+            self.opened.wait(20)
+            return original(batch, alone=alone)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(model, "run", run)
+
+
+def in_background(send: Callable[[], httpx.Response], count: int) -> list[threading.Thread]:
+    threads = [threading.Thread(target=send) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start(lanes=1, max_queue=3, deadline_seconds=30)
+    gate = Gate(server, monkeypatch)
+    answers: list[int] = []
+    url = f"http://127.0.0.1:{server.port}/predict"
+    threads = in_background(
+        lambda: answers.append(httpx.post(url, files={"file": PHOTO}, timeout=60).status_code),  # type: ignore[arg-type,return-value]
+        4,
+    )
+    until(lambda: server.metric("queue_depth") == 3)
+    assert server.metric("lanes_busy") == 1
+    refused = server.predict()
+    assert_problem(refused, "overloaded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 10
+    assert_problem(server.http.post("/predict/batch", content=batch_of(1)), "overloaded")
+    assert_problem(server.explain(), "overloaded")
+    assert server.http.get("/health").status_code == 200
+    gate.opened.set()
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 4
+    assert server.predict().status_code == 200
+
+
+def test_a_picture_that_waits_too_long_is_given_up_and_not_decoded(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start(lanes=1, deadline_seconds=1.5)
+    gate = Gate(server, monkeypatch)
+    answers: list[httpx.Response] = []
+    url = f"http://127.0.0.1:{server.port}"
+    threads = [
+        *in_background(lambda: answers.append(httpx.post(f"{url}/predict", files={"file": PHOTO})), 2),  # type: ignore[arg-type,return-value]
+        *in_background(lambda: answers.append(httpx.post(f"{url}/explain", files={"file": PHOTO})), 2),  # type: ignore[arg-type,return-value]
+    ]
+    for thread in threads:
+        thread.join()
+    for answer in answers:
+        assert_problem(answer, "deadline_exceeded")
+        assert int(answer.headers["retry-after"]) >= 1
+    gate.opened.set()
+    assert server.predict().status_code == 200
+    # The one that had been begun, and the last: the three that waited were skipped.
+    assert gate.seen == 2
+
+
+def test_a_client_that_left_is_skipped(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start(lanes=1)
+    gate = Gate(server, monkeypatch)
+    url = f"http://127.0.0.1:{server.port}/predict"
+    thread = in_background(lambda: httpx.post(url, files={"file": PHOTO}, timeout=60), 1)[0]
+    until(lambda: gate.seen == 1)
+    body = part("file") + b"--x--\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        until(lambda: server.metric("queue_depth") == 1)
+    gate.opened.set()
+    thread.join()
+    until(lambda: server.metric('http_requests_total{method="POST",route="/predict",status="499"}') == 1)
+    assert server.predict().status_code == 200
+    assert gate.seen == 2
+
+
+def test_while_draining_nothing_new_is_accepted(start: Start) -> None:
+    server = start()
+    server.service.drain()
+    assert_problem(server.predict(), "draining")
+    assert_problem(server.explain(), "draining")
+    assert_problem(server.http.get("/health/ready"), "draining")
+    assert server.http.get("/health").status_code == 200
+
+
+def test_a_file_that_is_no_model_is_never_ready(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    server = start(wait_ready=False, model=str(tmp_path / "model.onnx"))
+    until(lambda: "not a model" in server.http.get("/health/ready").text)
+    for answer in (server.http.get("/health/ready"), server.predict(), server.explain(), server.http.get("/model")):
+        assert_problem(answer, "not_ready")
+    assert server.http.get("/health").status_code == 200
+
+
+def test_a_fault_of_ours_is_a_problem_too_and_says_nothing_of_our_insides(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+
+    def run(_: "object") -> "object":
+        raise RuntimeError("secret of /site-packages")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.service.model, "run", run)
+        assert_problem(server.predict(), "internal_error")
+        assert_problem(server.explain(), "internal_error")
+    assert server.predict().status_code == 200

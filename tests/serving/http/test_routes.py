@@ -1,0 +1,159 @@
+import base64
+import json
+import math
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.engine.engine import MAX_STUCK
+from serving.messages import MAX_BATCH
+from serving.settings import Settings
+from tests.conftest import blobs, encoded
+from tests.serving.conftest import PHOTO, Running, Start
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def batch(server: Running, *images: dict[str, str], query: str = "") -> httpx.Response:
+    return server.http.post(f"/predict/batch{query}", json={"images": list(images)})
+
+
+def test_a_prediction_has_the_documented_form(server: Running) -> None:
+    answer = server.predict()
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert set(body) == {
+        "id", "predicted_label", "probabilities", "verdict", "unsure_because", "familiarity", "model",
+    }  # fmt: skip
+    assert set(body["probabilities"]) == {"cats", "dogs"}
+    assert math.isclose(sum(body["probabilities"].values()), 1, abs_tol=1e-6)
+    assert body["predicted_label"] == max(body["probabilities"], key=body["probabilities"].get)
+    assert (body["verdict"] == "unsure") == (body["unsure_because"] is not None)
+    assert 0 <= body["familiarity"] <= 1
+    assert body["model"] == server.http.get("/model").json()["version"]
+
+
+def test_every_prediction_has_an_id_of_its_own(server: Running) -> None:
+    assert server.predict().json()["id"] != server.predict().json()["id"]
+
+
+def test_evidence_on_request_speaks_for_the_answer(server: Running) -> None:
+    assert "evidence" not in server.predict().json()
+    body = server.predict(params={"explain": "true"}).json()
+    assert [len(row) for row in body["evidence"]] == [7] * 7
+    mean = sum(map(sum, body["evidence"])) / 49
+    temperature = server.http.get("/model").json()["temperature"]
+    odds = body["probabilities"]["dogs"] / body["probabilities"]["cats"]
+    assert mean / temperature == pytest.approx(math.log(odds), abs=1e-3)
+
+
+def test_any_file_name_and_content_type_will_do(server: Running) -> None:
+    for name, kind in (("x.txt", "text/plain"), ("katze.jpg", "image/png"), ("../../etc/passwd", "x/y"), ("", "a/b")):
+        assert server.http.post("/predict", files={"file": (name or "f", PHOTO, kind)}).status_code == 200
+
+
+def test_other_fields_are_passed_over(server: Running) -> None:
+    answer = server.http.post("/predict", files={"file": PHOTO}, data={"comment": "my cat", "tags": "x" * 5000})
+    assert answer.status_code == 200
+
+
+def test_the_answer_does_not_depend_on_the_container_of_the_pixels(server: Running) -> None:
+    answers = [server.predict(encoded(blobs(2), name)).json()["probabilities"]["dogs"] for name in ("PNG", "BMP")]
+    assert answers[0] == answers[1]
+
+
+def test_a_batch_answers_in_order_and_like_single_requests(server: Running) -> None:
+    pictures = [encoded(blobs(seed), "PNG") for seed in range(5)]
+    answer = batch(server, *({"id": f"p{n}", "data": b64(data)} for n, data in enumerate(pictures)))
+    body = answer.json()
+    assert [result["id"] for result in body["results"]] == ["p0", "p1", "p2", "p3", "p4"]
+    for data, result in zip(pictures, body["results"], strict=True):
+        assert server.predict(data).json()["probabilities"] == result["probabilities"]
+
+
+def test_one_bad_picture_does_not_spoil_the_others(server: Running) -> None:
+    answer = batch(
+        server,
+        {"id": "good", "data": b64(PHOTO)},
+        {"id": "bad", "data": b64(b"not a picture")},
+        {"data": b64(PHOTO[:500])},
+        {"data": b64(PHOTO)},
+    )
+    assert answer.status_code == 200
+    good, bad, cut, also_good = answer.json()["results"]
+    assert good["predicted_label"] == also_good["predicted_label"]
+    assert (bad["id"], bad["error"]["code"], bad["error"]["status"]) == ("bad", "unsupported_format", 415)
+    assert (cut["id"], cut["error"]["code"]) == (None, "undecodable_image")
+    assert also_good["id"]
+
+
+def test_a_batch_of_the_largest_size(server: Running) -> None:
+    answer = batch(server, *({"data": b64(PHOTO)} for _ in range(MAX_BATCH)), query="?explain=true")
+    assert len(answer.json()["results"]) == MAX_BATCH
+    assert all("evidence" in result for result in answer.json()["results"])
+
+
+def test_an_empty_batch(server: Running) -> None:
+    assert batch(server).json()["results"] == []
+
+
+def test_the_model_describes_itself_without_its_golden_pictures(server: Running) -> None:
+    body = server.http.get("/model").json()
+    assert body["classes"] == ["cats", "dogs"]
+    assert body["file"] == Settings().model_path.name
+    assert body["precision"] in body["file"]
+    assert body["fallback"] is None
+    assert body["test"]["accuracy"]["low"] < body["test"]["accuracy"]["value"] < body["test"]["accuracy"]["high"]
+    assert {question["picture"] for question in body["exam"]["questions"]} == {""}
+
+
+def test_health(server: Running) -> None:
+    assert server.http.get("/health").json() == {"status": "ok"}
+    assert server.http.get("/health/ready").json()["status"] == "ready"
+
+
+def test_real_photographs_get_their_animal(server: Running, photos: list[tuple[str, bytes]]) -> None:
+    answers = [(label, server.predict(data).json()) for label, data in photos]
+    right = sum(answer["predicted_label"] == label for label, answer in answers)
+    assert right >= len(photos) - 3
+    given = [(label, answer) for label, answer in answers if answer["verdict"] != "unsure"]
+    assert len(given) >= 0.9 * len(photos)
+
+
+def test_real_photographs_in_batches_answer_like_single_ones(server: Running, photos: list[tuple[str, bytes]]) -> None:
+    results = batch(server, *({"data": b64(data)} for _, data in photos[:20])).json()["results"]
+    for (_, data), result in zip(photos, results, strict=False):
+        assert server.predict(data).json()["probabilities"] == result["probabilities"]
+
+
+def test_json_is_all_that_is_read_of_a_batch(server: Running) -> None:
+    body = json.dumps({"images": [{"data": b64(PHOTO)}]})
+    assert server.http.post("/predict/batch", content=body).status_code == 200
+
+
+def test_a_lane_that_ends_over_a_picture_costs_that_one_answer(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr("serving.service.classify", end)
+        answer = server.predict()
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert [server.predict().status_code for _ in range(4)] == [200] * 4
+
+
+def test_a_process_whose_lanes_are_all_stuck_asks_to_be_replaced(start: Start) -> None:
+    server = start()
+    engine: Any = server.service.engine
+    engine._stuck = [engine._crew[0]] * MAX_STUCK * engine.lanes
+    answers = [server.http.get("/health/ready"), server.predict()]
+    assert [answer.status_code for answer in answers] == [503, 503]
+    assert "must be replaced" in answers[0].json()["detail"]
+    assert server.http.get("/health").status_code == 200

@@ -1,0 +1,328 @@
+"""Feedback over HTTP: which prediction it is about, what is counted, and what a restart keeps."""
+
+import json
+import os
+import re
+import uuid
+from base64 import b64encode
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.telemetry import feedback as feedbacks
+from serving.telemetry.feedback import Memory
+from shared import journal
+from shared.drift import SIGNALS
+from shared.journal import FeedbackLine, PredictionLine, Unreadable
+from tests.conftest import blobs, encoded
+from tests.serving.conftest import PHOTO, Running, Start
+from tests.serving.telemetry.test_journal import until
+
+
+def tell(server: Running, id_: str, label: str) -> httpx.Response:
+    return server.http.post("/feedback", json={"id": id_, "label": label})
+
+
+def batch(server: Running, *ids: str | None) -> list[dict[str, object]]:
+    data = b64encode(PHOTO).decode()
+    images = [{"data": data} | ({"id": id_} if id_ is not None else {}) for id_ in ids]
+    answer = server.http.post("/predict/batch", json={"images": images})
+    results: list[dict[str, object]] = answer.json()["results"]
+    return results
+
+
+def noted(folder: Path) -> list[PredictionLine | FeedbackLine]:
+    lines = list(journal.read(journal.gather([folder])))
+    assert not [line for line in lines if isinstance(line, Unreadable)]
+    return [line for line in lines if not isinstance(line, Unreadable)]
+
+
+def written(server: Running, lines: int) -> None:
+    until(lambda: server.metric("journal_lines_total") >= lines)
+
+
+def test_feedback_says_whether_the_answer_was_right_without_any_journal(server: Running) -> None:
+    prediction = server.predict().json()
+    said, other = prediction["predicted_label"], {"cats": "dogs", "dogs": "cats"}[prediction["predicted_label"]]
+    for label, correct in ((said, True), (other, False)):
+        answer = tell(server, prediction["id"], label)
+        assert answer.status_code == 200
+        expected = {"id": prediction["id"], "label": label, "predicted_label": said, "correct": correct}
+        assert answer.json() == expected
+
+
+def test_an_unknown_id_is_404_and_costs_nothing_however_many_there_are(start: Start, tmp_path: Path) -> None:
+    server = start(journal=str(tmp_path))
+    server.predict()
+    written(server, 1)
+    for _ in range(3000):
+        answer = tell(server, uuid.uuid4().hex, "cats")
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_prediction")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert server.metric('rejected_total{code="unknown_prediction"}') == 3000
+    assert server.metric("journal_lines_total") == 1
+    assert "feedback_total{" not in server.http.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'{"id": "x"}',
+        b'{"label": "cats"}',
+        b'{"id": "x", "label": "cat"}',
+        b'{"id": "x", "label": null}',
+        b'{"id": 7, "label": "cats"}',
+        b'{"id": ["x"], "label": "cats"}',
+        b'{"id": "%s", "label": "cats"}' % (b"x" * 201),
+        b'{"id": "\xff", "label": "cats"}',
+        b'{"id": "\\ud800", "label": "cats"}',
+        b'{"id": ' * 8_000,
+        b"[" * 60_000,
+    ],
+)
+def test_what_is_no_feedback_is_malformed(server: Running, body: bytes) -> None:
+    answer = server.http.post("/feedback", content=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+
+
+def test_a_body_larger_than_feedback_needs_is_refused(server: Running) -> None:
+    answer = server.http.post("/feedback", content=b" " * (feedbacks.MAX_BYTES + 1))
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+def test_feedback_is_counted_by_what_was_answered_and_live_accuracy_has_its_interval(start: Start) -> None:
+    server = start()
+    assert "live_accuracy 0" not in server.http.get("/metrics").text
+    predictions = [server.predict().json() for _ in range(4)]
+    said = predictions[0]["predicted_label"]
+    other = {"cats": "dogs", "dogs": "cats"}[said]
+    for prediction, label in zip(predictions, (said, said, said, other), strict=True):
+        tell(server, prediction["id"], label)
+    assert server.metric(f'feedback_total{{actual="{said}",predicted="{said}"}}') == 3
+    assert server.metric(f'feedback_total{{actual="{other}",predicted="{said}"}}') == 1
+    assert server.metric("live_accuracy") == 0.75
+    assert server.metric("live_feedback") == 4
+    assert server.metric("live_accuracy_low") == pytest.approx(0.3006, abs=1e-4)
+    assert server.metric("live_accuracy_high") == pytest.approx(0.9544, abs=1e-4)
+    tell(server, predictions[3]["id"], said)
+    assert server.metric("live_accuracy") == 1
+
+
+def test_the_journal_has_a_line_for_each_prediction_and_feedback(start: Start, tmp_path: Path) -> None:
+    server = start(journal=str(tmp_path))
+    prediction = server.predict().json()
+    tell(server, prediction["id"], "cats")
+    written(server, 2)
+    first, second = noted(tmp_path)
+    assert isinstance(first, PredictionLine)
+    assert isinstance(second, FeedbackLine)
+    assert (first.id, first.label, first.model) == (
+        prediction["id"],
+        prediction["predicted_label"],
+        prediction["model"],
+    )
+    assert (first.verdict, first.unsure_because) == (prediction["verdict"], prediction["unsure_because"])
+    assert first.probabilities == prediction["probabilities"]
+    assert first.familiarity == prediction["familiarity"]
+    assert first.bytes == len(PHOTO)
+    assert 0 < first.brightness < 1
+    assert min(first.decode_ms, first.infer_ms) > 0.05
+    assert first.queue_ms >= 0
+    assert first.time.utcoffset() is not None
+    assert (second.id, second.label) == (prediction["id"], "cats")
+
+
+def test_brightness_is_the_mean_pixel_as_the_reference_has_it(start: Start, tmp_path: Path) -> None:
+    server = start(journal=str(tmp_path))
+    for grey in (0, 51, 255):
+        server.predict(encoded(blobs(1).point([grey] * 768), "PNG"))
+    written(server, 3)
+    found = [line.brightness for line in noted(tmp_path) if isinstance(line, PredictionLine)]
+    assert found == [0, 0.2, 1]
+
+
+def test_neither_file_names_nor_ids_of_clients_get_into_the_journal(start: Start, tmp_path: Path) -> None:
+    server = start(journal=str(tmp_path))
+    server.http.post("/predict", files={"file": ("secret-name.jpg", PHOTO)}, headers={"x-request-id": "secret-id"})
+    batch(server, "secret/my cat.jpg", None, "")
+    assert tell(server, "secret/my cat.jpg", "cats").status_code == 200
+    written(server, 5)
+    text = "".join(path.read_text() for path in tmp_path.iterdir())
+    assert "secret" not in text
+    assert "my cat" not in text
+    assert "127.0.0.1" not in text
+    keys = [line.id for line in noted(tmp_path)]
+    assert keys.count(journal.key("secret/my cat.jpg")) == 2
+    assert len([key for key in keys if re.fullmatch("[0-9a-f]{32}", key)]) == 3
+
+
+def test_of_several_predictions_under_one_id_the_last_is_meant(start: Start) -> None:
+    server = start()
+    ours = server.predict().json()["id"]
+    batch(server, "again", "again", ours)
+    for id_ in ("again", ours):
+        assert tell(server, id_, "cats").status_code == 200
+    # Feedback on one, a new prediction under its id, feedback on that: two answers, so two in the live accuracy.
+    first = tell(server, "again", "cats").json()["correct"]
+    batch(server, "again")
+    tell(server, "again", "dogs")
+    assert server.metric("live_accuracy") == pytest.approx((1 + first) / 3)
+
+
+def test_a_restart_knows_what_came_before_and_counts_a_second_feedback_in_place_of_the_first(
+    start: Start, tmp_path: Path
+) -> None:
+    first = start(journal=str(tmp_path))
+    ours = first.predict().json()
+    batch(first, "theirs")
+    said = ours["predicted_label"]
+    other = {"cats": "dogs", "dogs": "cats"}[said]
+    tell(first, ours["id"], said)
+    tell(first, "theirs", other)
+    written(first, 4)
+    second = start(journal=str(tmp_path))
+    assert second.metric("live_accuracy") == 0.5
+    assert tell(second, "theirs", said).json()["correct"] is True
+    assert tell(second, ours["id"], said).status_code == 200
+    assert second.metric("live_accuracy") == 1
+
+
+def test_lines_of_the_journal_that_cannot_be_read_are_passed_over(start: Start, tmp_path: Path) -> None:
+    first = start(journal=str(tmp_path))
+    ours = first.predict().json()
+    written(first, 1)
+    with (tmp_path / journal.name(1)).open("ab") as file:
+        file.write(b'{"type": "prediction"}\nnot JSON\n')
+    second = start(journal=str(tmp_path))
+    assert tell(second, ours["id"], ours["predicted_label"]).status_code == 200
+
+
+def test_feedback_right_after_the_start_waits_for_the_journal_to_be_read(start: Start, tmp_path: Path) -> None:
+    first = start(journal=str(tmp_path))
+    id_ = first.predict().json()["id"]
+    written(first, 1)
+    path = tmp_path / journal.name(1)
+    line = path.read_bytes()
+    # So much that reading it takes longer than getting ready.
+    many = b"".join(line.replace(id_.encode(), uuid.uuid4().hex.encode()) for _ in range(40_000))
+    path.write_bytes(line + many)
+    assert tell(start(journal=str(tmp_path)), id_, "cats").status_code == 200
+
+
+def test_a_journal_that_hangs_keeps_nobody_from_an_answer_or_from_feedback_on_it(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feedbacks, "READ_BACK_SECONDS", 0.2)
+    # Opening a pipe to read it waits until somebody writes to it, as a network's disk waits for its server.
+    os.mkfifo(tmp_path / journal.name(1))
+    server = start(journal=str(tmp_path))
+    prediction = server.predict().json()
+    assert tell(server, prediction["id"], "cats").status_code == 200
+    answer = tell(server, "from before the start, perhaps", "cats")
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert int(answer.headers["retry-after"]) > 0
+    (tmp_path / journal.name(1)).open("wb").close()
+    until(lambda: tell(server, "from before the start, perhaps", "cats").status_code == 404)
+    (tmp_path / journal.name(1)).unlink()
+    written(server, 2)
+
+
+def test_a_journal_that_cannot_be_read_back_is_said_and_written_all_the_same(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / journal.name(1)).mkdir()
+    server = start(journal=str(tmp_path))
+    until(lambda: "the journal cannot be read back" in caplog.messages)
+    (tmp_path / journal.name(1)).rmdir()
+    server.predict()
+    written(server, 1)
+
+
+def test_a_journal_that_cannot_be_written_keeps_nobody_from_an_answer(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("a file where the folder should be")
+    server = start(journal=str(tmp_path / "journal"))
+    prediction = server.predict().json()
+    assert tell(server, prediction["id"], "cats").status_code == 200
+    assert tell(server, "unknown", "cats").status_code == 404
+    until(lambda: server.metric("journal_failing") == 1)
+    (tmp_path / "journal").unlink()
+    until(lambda: server.metric("journal_failing") == 0)
+    written(server, 2)
+    assert len(noted(tmp_path / "journal")) == 2
+
+
+def test_without_a_journal_nothing_is_said_of_one(server: Running) -> None:
+    page = server.http.get("/metrics").text
+    assert "\njournal_failing " not in page
+    assert "\njournal_lines_total " not in page
+
+
+def test_feedback_is_not_taken_while_draining(start: Start) -> None:
+    server = start()
+    id_ = server.predict().json()["id"]
+    server.service.drain()
+    answer = tell(server, id_, "cats")
+    assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+
+
+def test_drift_is_told_once_there_are_enough_pictures_and_begins_anew_with_a_model(start: Start) -> None:
+    server = start()
+    black = encoded(blobs(1, (32, 32)).point([0] * 768), "PNG")
+    data = b64encode(black).decode()
+    for _ in range(3):
+        server.http.post("/predict/batch", json={"images": [{"data": data}] * 64})
+    assert "drift_psi{" not in server.http.get("/metrics").text
+    server.http.post("/predict/batch", json={"images": [{"data": data}] * 8})
+    for signal in SIGNALS:
+        assert server.metric(f'drift_psi{{signal="{signal}"}}') > 0.25
+    server.service.metrics.set_model(server.service.model.contract)
+    assert "drift_psi{" not in server.http.get("/metrics").text
+
+
+def test_memory_is_bounded_and_keeps_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedbacks, "REMEMBERED", 100)
+    monkeypatch.setattr(feedbacks, "LIVE", 10)
+    memory = Memory()
+    for number in range(1000):
+        memory.predicted(str(number), "cats")
+    known = [number for number in range(1000) if memory.label(str(number))]
+    assert known == list(range(1000 - len(known), 1000))
+    assert 100 <= len(known) <= 200
+    assert memory.accuracy() is None
+    for number in range(980, 990):
+        memory.told(str(number), "dogs")
+    for number in range(990, 1000):
+        memory.told(str(number), "cats")
+    accuracy = memory.accuracy()
+    assert accuracy is not None
+    assert accuracy.value == 1
+    memory.told("unknown", "dogs")
+    assert memory.accuracy() == accuracy
+
+
+def test_what_came_while_the_journal_was_read_is_later_than_what_was_in_it() -> None:
+    before, later = Memory(), Memory()
+    before.predicted("a", "cats")
+    before.told("a", "dogs")
+    before.predicted("b", "cats")
+    later.predicted("b", "dogs")
+    later.told("b", "dogs")
+    before.follow(later)
+    assert (before.label("a"), before.label("b")) == ("cats", "dogs")
+    accuracy = before.accuracy()
+    assert accuracy is not None
+    assert accuracy.value == 0.5
+
+
+def test_the_example_of_the_documentation_is_what_is_answered(server: Running) -> None:
+    spec = server.http.get("/openapi.json").json()
+    operation = spec["paths"]["/feedback"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    assert set(example) == {"id", "label"}
+    assert {"200", "400", "404", "408", "413", "503"} <= set(operation["responses"])
+    assert json.dumps(spec).count("unknown_prediction")
