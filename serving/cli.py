@@ -4,18 +4,21 @@ Subcommands are entry points, so that this room need not import another: group `
 installation, ``catsdogs.commands.NAME`` needs the extra NAME.
 """
 
+import asyncio
 import os
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
 from serving import __version__
+
+if TYPE_CHECKING:
+    from serving.messages import Prediction
 
 GROUPS: Final = {"catsdogs.commands.ops": "ops", "catsdogs.commands": None, "catsdogs.commands.train": "train"}
 ROOMS: Final = ("shared", "training", "serving", "ops")
@@ -113,15 +116,13 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
     if not settings.model_path.is_file():
         raise click.UsageError(f"{settings.model_path}: no such model file")
 
-    from serving.model import session as models
+    from serving.engine.supervisor import Forker
 
-    # Loading is mostly native code, importing mostly Python: together they take the time of the longer of the two.
-    loader = ThreadPoolExecutor(1)
-    loading = loader.submit(models.load, settings.model_path)
-    loader.shutdown(wait=False)
+    # It imports what lanes need while this process imports what HTTP needs.
+    forker = Forker()
     from serving.http.server import run
 
-    sys.exit(run(settings, loading))
+    sys.exit(run(settings, forker))
 
 
 @click.command()
@@ -158,37 +159,38 @@ def predict(files: tuple[Path, ...], as_json: bool, model: str | None) -> None:
     catsdogs predict cat.jpg dog.jpg
     catsdogs predict --json *.jpg | jq .verdict
     """
-    from serving.model import session as models
-    from serving.model.classify import classify
+    from serving import local
     from serving.settings import from_environment
-    from shared.pixels import Limits, RefusedImageError
 
     settings = from_environment(model=model)
+
+    async def answer() -> bool:
+        failed = False
+        async with local.lanes(settings) as lanes:
+            assert lanes.model is not None
+            if reason := lanes.model.fallback:
+                click.echo(f"{lanes.model.file} answers in place of {settings.model_path.name}: {reason}", err=True)
+            if not as_json:
+                click.echo(f"{'verdict':<8} {'cats':>7} {'dogs':>7} {'familiar':>8}  file")
+            async for file, found in local.predict(lanes, files):
+                if isinstance(found, str):
+                    failed = True
+                    click.echo(f"{file}: {found}", err=True)
+                else:
+                    click.echo(msgspec.json.encode(found) if as_json else _line(found))
+        return failed
+
     try:
-        loaded = models.load(settings.model_path)
-    except models.ModelRefusedError as error:
+        failed = asyncio.run(answer())
+    except local.ModelError as error:
         raise click.UsageError(str(error)) from error
-    if loaded.fallback:
-        click.echo(f"{loaded.path.name} answers in place of {settings.model_path.name}: {loaded.fallback}", err=True)
-    if not as_json:
-        click.echo(f"{'verdict':<8} {'cats':>7} {'dogs':>7} {'familiar':>8}  file")
-    failed = False
-    for file in files:
-        try:
-            answer = classify(loaded, file.read_bytes(), Limits(max_pixels=settings.max_pixels))
-        except (OSError, RefusedImageError) as error:
-            failed = True
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            click.echo(f"{file}: {reason}", err=True)
-            continue
-        message = answer.message(str(file), explain=False)
-        if as_json:
-            click.echo(msgspec.json.encode(message))
-        else:
-            because = f"  ({message.unsure_because.replace('_', ' ')})" if message.unsure_because else ""
-            click.echo(
-                f"{message.verdict:<8} {message.probabilities.cats:>7.2%} {message.probabilities.dogs:>7.2%} "
-                f"{message.familiarity:>8.2f}  {file}{because}"
-            )
     if failed:
         sys.exit(1)
+
+
+def _line(found: "Prediction") -> str:
+    because = f"  ({found.unsure_because.replace('_', ' ')})" if found.unsure_because else ""
+    return (
+        f"{found.verdict:<8} {found.probabilities.cats:>7.2%} {found.probabilities.dogs:>7.2%} "
+        f"{found.familiarity:>8.2f}  {found.id}{because}"
+    )

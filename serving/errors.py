@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.messages import Problem
-from shared.pixels import RefusedImageError
 
 # code: (status, title)
 CODES: Final[dict[str, tuple[int, str]]] = {
@@ -21,6 +20,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "body_too_large": (413, "The body is too large"),
     "image_too_large": (413, "The picture has too many pixels"),
     "unsupported_format": (415, "The file is not a picture in an accepted format"),
+    "too_costly": (422, "The picture takes too much work to decode"),
     "undecodable_image": (422, "The picture cannot be decoded"),
     "internal_error": (500, "Something went wrong here"),
     "overloaded": (503, "Too many pictures or connections are waiting"),
@@ -59,17 +59,15 @@ def response(code: str, detail: str, request_id: str, headers: dict[str, str] | 
 
 async def answer(request: Request, error: Exception) -> Response:
     """Starlette's exception handler: the HTTP answer to an error that a request raised."""
-    if isinstance(error, ProblemError | RefusedImageError):
+    if isinstance(error, ProblemError):
         request.app.state.service.metrics.rejected.inc({"code": error.code})
     if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_request")
         error_headers = dict(error.headers or {})
         return response(code, CODES[code][1].lower(), request.state.id, error_headers)
-    if isinstance(error, ProblemError):
-        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        return response(error.code, error.detail, request.state.id, headers)
-    assert isinstance(error, RefusedImageError)
-    return response(error.code, str(error), request.state.id)
+    assert isinstance(error, ProblemError)
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return response(error.code, error.detail, request.state.id, headers)
 
 
-HANDLERS: Final = dict.fromkeys((HTTPException, ProblemError, RefusedImageError), answer)
+HANDLERS: Final = dict.fromkeys((HTTPException, ProblemError), answer)

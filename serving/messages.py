@@ -1,10 +1,11 @@
 """What goes in and out as JSON. The OpenAPI document is made from these types."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from serving.engine.wire import Answer, Unsure, Verdict
 from shared.contract import Contract, Label
 
 MAX_BATCH: Final = 64
@@ -25,10 +26,8 @@ class Prediction(msgspec.Struct, kw_only=True):
     id: Annotated[str, Meta(description="The id sent with the picture, or one made for it.")]
     predicted_label: Annotated[Label, Meta(description="The likelier animal, however unlikely.")]
     probabilities: Probabilities
-    verdict: Annotated[
-        Literal["cats", "dogs", "unsure"], Meta(description="The label, or `unsure` where it would be a guess.")
-    ]
-    unsure_because: Literal["close_call", "unfamiliar"] | None
+    verdict: Annotated[Verdict, Meta(description="The label, or `unsure` where it would be a guess.")]
+    unsure_because: Unsure | None
     familiarity: Annotated[
         float, Meta(ge=0, le=1, description="How much the picture looks like anything in training; low for a car.")
     ]
@@ -40,6 +39,22 @@ class Prediction(msgspec.Struct, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+
+    @classmethod
+    def of(cls, answer: Answer, prediction_id: str, model: str) -> Self:
+        """Make it of what a lane answered."""
+        prediction = cls(
+            id=prediction_id,
+            predicted_label=answer.label,
+            probabilities=Probabilities(cats=answer.cats, dogs=answer.dogs),
+            verdict=answer.verdict,
+            unsure_because=answer.unsure_because,
+            familiarity=answer.familiarity,
+            model=model,
+        )
+        if answer.evidence is not None:
+            prediction.evidence = answer.evidence
+        return prediction
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from shared.pixels import MAX_PIXELS
+from shared.spec import MAX_PIXELS
 
 PREFIX: Final = "CATSDOGS_"
 SHIPPED_MODEL: Final = Path(__file__).parent / "models" / "cats-dogs.fp32.onnx"
@@ -29,7 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="The address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 for any free one.")] = 8000
     lanes: Annotated[
-        int, Meta(ge=0, description="Worker threads; 0 for one per usable core (affinity and container quota).")
+        int, Meta(ge=0, description="Worker processes; 0 for one per usable core (affinity and container quota).")
     ] = 0
     max_queue: Annotated[
         int, Meta(ge=1, description="Pictures that may wait for a lane; beyond that requests are refused.")
@@ -41,6 +41,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(ge=0, description="Most memory that decoding a picture may take; 0 for what a container's limit leaves."),
     ] = 0
+    max_cpu_seconds: Annotated[
+        float, Meta(gt=0, description="Processor seconds that a picture may take, beside 0.1 for each megapixel.")
+    ] = 0.5
     max_memory_bytes: Annotated[
         int, Meta(ge=1, description="Most bytes of request bodies in memory; the senders of more wait their turn.")
     ] = 32 * MEGABYTE

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from concurrent.futures import Future
 
 import msgspec
 from starlette.applications import Starlette
@@ -11,22 +10,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving import errors
-from serving.engine.engine import ClientGoneError
+from serving.engine.supervisor import ClientGoneError, Forker
 from serving.http import auth
 from serving.http.observe import Observe
 from serving.http.openapi import document
 from serving.http.routes import METRICS_ROUTES, ROUTES
-from serving.model.session import Model
 from serving.service import Service
 from serving.settings import Settings
 
 
-def create_app(settings: Settings, loading: Future[Model] | None = None) -> Starlette:
+def create_app(settings: Settings, forker: Forker | None = None) -> Starlette:
     """Make the application; its lifespan starts and stops the service.
 
-    ``loading`` is a load of the model that has begun already, beside the imports of this module.
+    ``forker`` has been started already, beside the imports of this module.
     """
-    service = Service(settings, loading)
+    service = Service(settings, forker)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -10,8 +10,9 @@ from aioprometheus.collectors import Counter, Gauge, Histogram, Registry
 from aioprometheus.renderer import render
 
 from serving.engine.memory import resident_memory, usable_memory
+from serving.engine.wire import Answer
 from shared import drift
-from shared.contract import Contract, Label, Verdict
+from shared.contract import Contract, Label
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, float("inf"))
 CONFIDENCE: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, float("inf"))
@@ -43,6 +44,13 @@ class Metrics:
             registry=self._registry,
             buckets=SECONDS,
         )
+        self.lane_cpu = Histogram(
+            "lane_cpu_seconds",
+            "Processor time that a lane spent on one picture.",
+            registry=self._registry,
+            buckets=SECONDS,
+        )
+        self.restarts = Counter("lane_restarts_total", "Lanes that ended and were replaced.", registry=self._registry)
         self.predictions = Counter("predictions_total", "Pictures answered.", registry=self._registry)
         self.confidence = Histogram(
             "prediction_confidence", "The larger probability.", registry=self._registry, buckets=CONFIDENCE
@@ -85,8 +93,6 @@ class Metrics:
                 ("lanes_busy", "Lanes at work."),
                 ("queue_depth", "Pictures that wait for a lane."),
                 ("queue_limit", "Pictures that may wait; more are refused as overloaded."),
-                ("lanes_stuck", "Threads that did not come back from a picture and were replaced."),
-                ("lanes_replaced_total", "Lanes that died or were stuck, and were replaced."),
                 ("body_bytes", "Bytes of large request bodies that are in memory or may be sent."),
                 ("process_start_time_seconds", "Start of the process, in seconds since 1970."),
                 ("process_cpu_seconds_total", "User and system time used."),
@@ -130,13 +136,21 @@ class Metrics:
         for stage, value in seconds.items():
             self.stages.observe({"stage": stage}, value)
 
-    def count_prediction(self, verdict: Verdict, confidence: float, familiarity: float, brightness: float) -> None:
+    def count_prediction(self, answer: Answer) -> None:
         """Count one answer."""
         if self._drift:
-            self._drift.add(confidence, brightness, familiarity)
-        self.predictions.inc({"label": verdict.label, "verdict": verdict.verdict})
-        self.confidence.observe({}, confidence)
-        self.familiarity.observe({}, familiarity)
+            self._drift.add(answer.confidence, answer.brightness, answer.familiarity)
+        self.predictions.inc({"label": answer.label, "verdict": answer.verdict})
+        self.confidence.observe({}, answer.confidence)
+        self.familiarity.observe({}, answer.familiarity)
+
+    def observe_lane(self, seconds: float) -> None:
+        """Record the processor seconds that a lane spent on one picture."""
+        self.lane_cpu.observe({}, seconds)
+
+    def restarted(self, reason: str) -> None:
+        """Count the restart of a lane."""
+        self.restarts.inc({"reason": reason})
 
     def count_feedback(self, predicted: Label, actual: Label) -> None:
         """Count one feedback."""

@@ -160,7 +160,7 @@ def test_the_raw_limit_answers_as_the_model_does(server: Running, folder: Path, 
         turn = race.raw_turn(raw.ask(f"work {cores()} 1 1 0.5"))
     assert set(answers) == {f"{size}-{number}" for size in requests.MIX for number in range(3)}
     assert all(math.isfinite(turn[name]) and turn[name] > 0 for name in ("rate", "p50_ms", "p99_ms", "cpu_ms"))
-    if precision in server.service.model.path.name:
+    if precision in server.service.model.file:
         answer = server.predict((folder / "medium-0.jpg").read_bytes()).json()
         race.compare("ours", "medium-0", answers["medium-0"], answer)
 

@@ -1,16 +1,23 @@
 import base64
 import json
 import math
-from typing import Any
+import time
+from collections.abc import Callable
 
 import httpx
 import pytest
 
-from serving.engine.engine import MAX_STUCK
 from serving.messages import MAX_BATCH
 from serving.settings import Settings
 from tests.conftest import blobs, encoded
 from tests.serving.conftest import PHOTO, Running, Start
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def b64(data: bytes) -> str:
@@ -135,25 +142,21 @@ def test_json_is_all_that_is_read_of_a_batch(server: Running) -> None:
     assert server.http.post("/predict/batch", content=body).status_code == 200
 
 
-def test_a_lane_that_ends_over_a_picture_costs_that_one_answer(
-    server: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def end(*_: object) -> None:
-        raise SystemExit
-
-    with monkeypatch.context() as patched:
-        patched.setattr("serving.service.classify", end)
-        answer = server.predict()
+def test_a_lane_that_ends_over_a_picture_costs_that_one_answer(start: Start) -> None:
+    server = start(worker="tests.serving.engine.hostile")
+    answer = server.predict(b"crash")
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert int(answer.headers["retry-after"]) >= 1
     assert [server.predict().status_code for _ in range(4)] == [200] * 4
+    assert server.metric('lane_restarts_total{reason="crash"}') == 1
 
 
-def test_a_process_whose_lanes_are_all_stuck_asks_to_be_replaced(start: Start) -> None:
-    server = start()
-    engine: Any = server.service.engine
-    engine._stuck = [engine._crew[0]] * MAX_STUCK * engine.lanes
+def test_a_process_that_can_start_no_lane_asks_to_be_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine.engine.DEAD_SECONDS", 0.5)
+    server = start(worker="tests.serving.engine.dying", lanes=1)
+    assert server.predict(b"crash").status_code == 503
     answers = [server.http.get("/health/ready"), server.predict()]
     assert [answer.status_code for answer in answers] == [503, 503]
-    assert "must be replaced" in answers[0].json()["detail"]
     assert server.http.get("/health").status_code == 200
+    until(lambda: server.http.get("/health").status_code == 503)
+    assert "must be replaced" in server.http.get("/health").json()["detail"]
