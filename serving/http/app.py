@@ -10,9 +10,8 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving import errors
 from serving.engine.engine import ClientGoneError
-from serving.http import auth
+from serving.http import auth, problems
 from serving.http.observe import Observe
 from serving.http.openapi import document
 from serving.http.routes import METRICS_ROUTES, ROUTES
@@ -41,7 +40,7 @@ def create_app(settings: Settings, loading: Future[Model] | None = None) -> Star
     app = Starlette(
         routes=[route for route in ROUTES if route.path != elsewhere],
         middleware=middleware,
-        exception_handlers={**errors.HANDLERS, ClientDisconnect: _nobody_listens, ClientGoneError: _nobody_listens},
+        exception_handlers={**problems.HANDLERS, ClientDisconnect: _nobody_listens, ClientGoneError: _nobody_listens},
         lifespan=lifespan,
     )
     # A redirect to an address without its slash would repeat whatever Host the client named.
@@ -62,7 +61,7 @@ def create_metrics_app(service: Service) -> Starlette:
     app = Starlette(
         routes=list(METRICS_ROUTES),
         middleware=[Middleware(Observe, metrics=service.metrics)],
-        exception_handlers={**errors.HANDLERS, ClientDisconnect: _nobody_listens},
+        exception_handlers={**problems.HANDLERS, ClientDisconnect: _nobody_listens},
     )
     app.router.redirect_slashes = False
     app.state.service = service

@@ -10,7 +10,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import errors
+from serving.http import problems
 from serving.telemetry.metrics import Metrics
 
 # What an orchestrator asks, which has no key.
@@ -44,7 +44,7 @@ class Keys:
             await self.app(scope, receive, send)
             return
         self.metrics.rejected.inc({"code": "unauthorized"})
-        answer = errors.response(
+        answer = problems.response(
             "unauthorized",
             "send a key as Authorization: Bearer KEY, as X-API-Key: KEY, or as the password of HTTP Basic",
             scope["state"]["id"],

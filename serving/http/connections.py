@@ -28,7 +28,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from serving import errors
+from serving.http import problems
 from serving.http.headers import API
 from serving.telemetry.logs import ACCESS, SERVICE
 from serving.telemetry.metrics import Metrics
@@ -106,7 +106,7 @@ class Door:
     def problem(self, code: str, detail: str, headers: dict[str, str] | None) -> bytes:
         """Count and log one refusal; returns the whole answer as bytes."""
         request_id = uuid.uuid4().hex
-        answer: Response = errors.response(code, detail, request_id, headers)
+        answer: Response = problems.response(code, detail, request_id, headers)
         self.metrics.rejected.inc({"code": code})
         self.metrics.requests.inc({"method": "other", "route": "unmatched", "status": str(answer.status_code)})
         fields = {"request_id": request_id, "code": code, "status": answer.status_code}

@@ -8,7 +8,7 @@ from typing import Final
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import errors
+from serving.http import problems
 from serving.http.headers import API, PAGES
 from serving.ids import Ids
 from serving.telemetry.logs import ACCESS, SERVICE
@@ -55,12 +55,12 @@ class _Observation:
         except Exception:
             SERVICE.exception("a request failed", extra={"fields": {"request_id": self.id}})
             if not self.status:
-                answer = errors.response("internal_error", "the fault is logged under the request id", self.id)
+                answer = problems.response("internal_error", "the fault is logged under the request id", self.id)
                 await answer(self.scope, receive, self.send)
         # The server cancels what a second signal, or a stop that took too long, leaves no time for.
         except asyncio.CancelledError:
             if not self.status:
-                answer = errors.response("draining", "the service was stopped", self.id)
+                answer = problems.response("draining", "the service was stopped", self.id)
                 await answer(self.scope, receive, self.send)
         finally:
             self.observe(time.perf_counter() - started)

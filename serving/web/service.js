@@ -8,6 +8,7 @@ const IN_WORDS = {
   unsupported_format: "This is not a picture I can read. JPEG, PNG, WebP, GIF, BMP and AVIF work.",
   undecodable_image: "This picture is damaged or incomplete.",
   image_too_large: "This picture has too many pixels.",
+  too_costly: "This picture takes too much work to read.",
   body_too_large: "This file is too large.",
   unauthorized: "The service wants a key. Load this page again to give it.",
   overloaded: "Too many people are asking right now.",
