@@ -12,6 +12,18 @@ SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document keeps the
 BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
+class PictureForm(msgspec.Struct, frozen=True):
+    """A multipart form with one picture."""
+
+    file: Annotated[
+        str,
+        Meta(
+            description="A JPEG, PNG, WebP, GIF, BMP or AVIF file; its name and Content-Type do not matter.",
+            extra_json_schema={"contentMediaType": "application/octet-stream"},
+        ),
+    ]
+
+
 class Probabilities(msgspec.Struct, frozen=True):
     """How likely each animal is; the two add up to 1."""
 
@@ -112,7 +124,14 @@ class ModelInService(Contract, frozen=True, kw_only=True):
     ]
 
 
-class Health(msgspec.Struct, frozen=True):
+class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The process can answer."""
 
     status: Literal["ok"] = "ok"
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """The model has passed its exam and new work is accepted."""
+
+    status: Literal["ready"] = "ready"
+    model: Annotated[str, Meta(description="Version of the model that answers.")]

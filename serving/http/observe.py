@@ -16,8 +16,8 @@ from serving.telemetry.metrics import Metrics
 
 GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-# What the load balancer asks every second is not worth a line each.
-QUIET: Final = ("/health", "/health/ready", "/metrics")
+# Asked every few seconds by machines: not logged, and all that the metrics' own port answers.
+PROBES: Final = ("/health", "/health/ready", "/metrics")
 
 
 class Observe:
@@ -82,7 +82,7 @@ class _Observation:
         # A client that left before its answer gets what nginx logs for it.
         status = self.status or 499
         self.metrics.count_request(method, path, status, seconds)
-        if path in QUIET and status < 400:
+        if path in PROBES and status < 400:
             return
         fields = {
             "request_id": self.id,

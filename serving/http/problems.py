@@ -21,7 +21,7 @@ async def answer(request: Request, error: Exception) -> Response:
     """Starlette's exception handler: the HTTP answer to an error that a request raised."""
     if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_request")
-        return response(code, CODES[code][1].lower(), request.state.id, dict(error.headers or {}))
+        return response(code, CODES[code][1], request.state.id, dict(error.headers or {}))
     assert isinstance(error, ProblemError | RefusedImageError)
     request.app.state.service.metrics.rejected.inc({"code": error.code})
     retry_after = getattr(error, "retry_after", None)
