@@ -1,4 +1,4 @@
-"""The outermost layer: gives every request an id, counts it, times it, logs it, and answers what nobody else caught."""
+"""The outermost layer: request ids, metrics, the access log, and the answer to errors that nothing else handled."""
 
 import asyncio
 import re
@@ -71,7 +71,7 @@ class _Observation:
             protection = PAGES.get(self.scope["path"], API)
             headers = [*message["headers"], (b"x-request-id", self.id.encode()), *protection]
             if self.scope["app"].state.service.leaving:
-                headers.append((b"connection", b"close"))  # whoever keeps connections open has the next one elsewhere
+                headers.append((b"connection", b"close"))  # so that the client connects to another replica
             message["headers"] = headers
         await self.inner_send(message)
 
