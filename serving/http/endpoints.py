@@ -18,13 +18,14 @@ from serving.messages import FeedbackRequest, FeedbackResponse, Health, PictureF
 # By media type: an example of the body, its type where no example can be shown, None where no type describes it.
 Body = Mapping[str, object]
 
-PICTURE: Final[Body] = {"multipart/form-data": PictureForm}
+UPLOAD: Final[Body] = {"multipart/form-data": PictureForm}
 EXPLAIN: Final = {"explain": "Add the evidence map to each prediction."}
 
+# The problems of an endpoint that needs a model, reads a body, queues for a lane, has one picture decoded.
 SERVED: Final = ("draining", "not_ready")
-BODY: Final = ("malformed_request", "slow_request", "body_too_large", *SERVED)
-QUEUE: Final = (*BODY, "overloaded", "deadline_exceeded")
-DECODED: Final = (*QUEUE, "image_too_large", "unsupported_format", "undecodable_image", "too_costly")
+READ: Final = ("malformed_request", "slow_request", "body_too_large", *SERVED)
+QUEUED: Final = (*READ, "overloaded", "deadline_exceeded")
+DECODED: Final = (*QUEUED, "image_too_large", "unsupported_format", "undecodable_image", "too_costly")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -58,7 +59,7 @@ ENDPOINTS: Final = (
         routes.predict,
         "Classify one picture, sent as `file` in a multipart form",
         flags=EXPLAIN,
-        takes=PICTURE,
+        takes=UPLOAD,
         gives={JSON: examples.PREDICTION},
         problems=DECODED,
         commands=(
@@ -75,7 +76,7 @@ ENDPOINTS: Final = (
         flags=EXPLAIN,
         takes={JSON: examples.BATCH},
         gives={JSON: examples.RESULTS},
-        problems=QUEUE,
+        problems=QUEUED,
         commands=(
             """printf '{"images": [{"id": "chelsea", "data": "%s"}]}' "$(base64 -w0 tests/cat.jpg)" |
   curl -d @- localhost:8000/predict/batch""",
@@ -88,7 +89,7 @@ ENDPOINTS: Final = (
         "Draw the evidence over one picture, red for cats and blue for dogs; answers a PNG",
         description="Stronger colours are stronger evidence, relative to the strongest in the picture. The numbers are "
         "those of `/predict?explain=true`.",
-        takes=PICTURE,
+        takes=UPLOAD,
         gives={"image/png": None},
         problems=DECODED,
         commands=("curl -F file=@tests/cat.jpg localhost:8000/explain -o why.png",),
@@ -103,7 +104,7 @@ ENDPOINTS: Final = (
         gives={
             JSON: FeedbackResponse(id=examples.PREDICTION.id, label="dogs", predicted_label="cats", correct=False),
         },
-        problems=(*BODY, "unknown_prediction"),
+        problems=(*READ, "unknown_prediction"),
         commands=(
             """id=$(curl -F file=@tests/cat.jpg localhost:8000/predict | sed 's/^{"id":"//; s/".*//')
 curl -d '{"id": "'$id'", "label": "cats"}' localhost:8000/feedback""",

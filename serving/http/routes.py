@@ -146,7 +146,7 @@ def _asked(request: Request) -> Asked:
     if explained is None:
         allowed = ", ".join(filter(None, BOOLEANS))
         raise ProblemError("malformed_request", f"explain is {value[:40]!r}; allowed are {allowed}")
-    # The door says whether the client is still there; without it, in a test say, it is.
+    # The connection tells whether the client is still there; without it, as in a test, it is.
     wanted = request.scope.get("extensions", {}).get("catsdogs.wanted", _always)
     return Asked(wanted, explain=explained)
 

@@ -85,7 +85,7 @@ def _too_large(max_bytes: int) -> ProblemError:
 
 def _slow(seconds: float) -> ProblemError:
     return ProblemError(
-        "slow_request", f"the body took longer than {seconds:g} seconds, or stalled while other requests waited"
+        "slow_request", f"the body did not arrive within {seconds:g} seconds, or stalled while others waited"
     )
 
 

@@ -16,13 +16,14 @@ from shared.pixels import pixels
 from tests.serving.conftest import Running
 from tests.serving.http.test_endpoints import DOCUMENTS
 
+TEXT = "".join(DOCUMENTS.values())
 OPERATIONS: dict[str, dict[str, Any]] = {
     operation["operationId"]: operation for path in document()["paths"].values() for operation in path.values()
 }
 
 
 def test_every_command_of_the_documents_is_in_the_documentation_of_its_operation_and_none_other() -> None:
-    in_documents = {block.strip() for block in re.findall(r"```bash\n(.*?)```", DOCUMENTS, re.DOTALL)}
+    in_documents = {block.strip() for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)}
     in_docs = {
         command
         for operation in OPERATIONS.values()
@@ -35,7 +36,7 @@ def test_every_command_of_the_documents_is_in_the_documentation_of_its_operation
 
 
 def test_the_answer_in_the_documents_is_the_one_in_the_documentation() -> None:
-    (shown,) = re.findall(r"```json\n(.*?)```", DOCUMENTS, re.DOTALL)
+    (shown,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
     assert json.loads(shown) == OPERATIONS["predict"]["responses"]["200"]["content"]["application/json"]["example"]
 
 
