@@ -5,28 +5,19 @@ from typing import Final
 
 import msgspec
 
+from serving import messages
 from serving.errors import CODES, problem
-from serving.messages import (
-    BatchError,
-    BatchImage,
-    BatchRequest,
-    BatchResponse,
-    ModelInService,
-    Prediction,
-    Probabilities,
-    Problem,
-)
 
 
-def error(code: str) -> Problem:
+def error(code: str) -> messages.Problem:
     """Make an error of the kind, as it is answered."""
     return problem(code, CODES[code][1], "2c9d…")
 
 
-PREDICTION: Final = Prediction(
+PREDICTION: Final = messages.Prediction(
     id="8f0c…",
     predicted_label="cats",
-    probabilities=Probabilities(cats=0.9999, dogs=0.0001),
+    probabilities=messages.Probabilities(cats=0.9999, dogs=0.0001),
     verdict="cats",
     unsure_because=None,
     familiarity=0.95,
@@ -34,11 +25,13 @@ PREDICTION: Final = Prediction(
 )
 # One red pixel, so that "Try it out" in /docs gets an answer.
 PICTURE: Final = base64.b64decode("R0lGODlhAQABAIAAAMhVPQAAACwAAAAAAQABAAACAkQBADs=")
-BATCH: Final = BatchRequest([BatchImage(id="chelsea", data=PICTURE), BatchImage(id="notes", data=b"I am a cat")])
-RESULTS: Final = BatchResponse(
+BATCH: Final = messages.BatchRequest(
+    [messages.BatchImage(id="chelsea", data=PICTURE), messages.BatchImage(id="notes", data=b"I am a cat")]
+)
+RESULTS: Final = messages.BatchResponse(
     [
         msgspec.structs.replace(PREDICTION, id="chelsea"),
-        BatchError(id="notes", error=error("unsupported_format")),
+        messages.BatchError(id="notes", error=error("unsupported_format")),
     ],
     model=PREDICTION.model,
 )
@@ -74,7 +67,7 @@ MODEL: Final = msgspec.convert(
         "file": "cats-dogs.int8.onnx",
         "fallback": None,
     },
-    ModelInService,
+    messages.ModelInService,
 )
 METRICS: Final = """\
 # HELP predictions_total Predictions by label and verdict.
