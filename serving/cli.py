@@ -84,12 +84,12 @@ def _load(entry: EntryPoint, extra: str | None) -> click.Command:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def main() -> None:
-    """Tell cats from dogs: train a model, serve it, ask it.
+    """Tell cats from dogs: train a model, serve it, use it.
 
     \b
-    catsdogs serve                         answer on http://127.0.0.1:8000
-    catsdogs predict photo.jpg             answer here and now
-    catsdogs fetch photos.zip              the first stage of the pipeline; `dvc repro` runs them all
+    catsdogs serve                         serve the API and a web page on http://127.0.0.1:8000
+    catsdogs predict photo.jpg             classify without a server
+    catsdogs fetch photos.zip              run the first stage of the pipeline; `dvc repro` runs all
     """
 
 
@@ -98,7 +98,7 @@ def main() -> None:
 @click.option("--port", type=int, help="Port to listen on; 0 for any free one.  [CATSDOGS_PORT, or 8000]")
 @click.option("--model", help="Model file.  [CATSDOGS_MODEL, or the one that ships]")
 def serve(host: str | None, port: int | None, model: str | None) -> None:
-    """Answer over HTTP, with a web page on /.
+    """Serve predictions over HTTP, with a web page on /.
 
     \b
     catsdogs serve
@@ -129,7 +129,7 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
 def key() -> None:
     """Make an API key.
 
-    The service is told its digest alone; whoever asks sends the key. Neither is kept here.
+    The service is given only its digest; clients send the key. Neither is stored.
 
     \b
     catsdogs key
@@ -140,20 +140,20 @@ def key() -> None:
 
     made, digest = auth.make()
     click.echo(f"key     {made}\ndigest  {digest}\n")
-    click.echo("Give the digest to the service (several with commas between):")
+    click.echo("Give the digest to the service (several are separated by commas):")
     click.echo(f"  CATSDOGS_API_KEYS={digest} catsdogs serve\n")
-    click.echo("and the key to whoever may ask; a browser takes it as the password, with any name:")
+    click.echo("and the key to a client; in a browser it is the password, with any user name:")
     click.echo(f'  curl -H "Authorization: Bearer {made}" -F file=@photo.jpg localhost:8000/predict')
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per file and line, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file, each on a line.")
 @click.option("--model", help="Model file.  [CATSDOGS_MODEL, or the one that ships]")
 def predict(files: tuple[Path, ...], as_json: bool, model: str | None) -> None:
-    """Answer for each of FILES, without a server.
+    """Classify FILES without a server.
 
-    A file that cannot be answered is named on stderr, the others are answered, and the exit code is 1.
+    A file that cannot be classified is reported on stderr; the others are, and the exit code is 1.
 
     \b
     catsdogs predict cat.jpg dog.jpg

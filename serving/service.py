@@ -11,7 +11,7 @@ from serving.engine.cores import usable_cores
 from serving.engine.engine import Engine
 from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, resident_memory, trim
 from serving.engine.supervisor import Forker, Lanes
-from serving.engine.wire import Answer, Batch, Flags, Outcome, Ready
+from serving.engine.wire import Answer, Batch, Flags, Loaded, Outcome
 from serving.errors import ProblemError
 from serving.ids import Ids
 from serving.messages import Prediction
@@ -35,7 +35,7 @@ class Work:
     wanted: Callable[[], bool]
 
     @property
-    def model(self) -> Ready:
+    def model(self) -> Loaded:
         """The model that answers."""
         assert self.lanes.model is not None
         return self.lanes.model
@@ -172,7 +172,7 @@ class Service:
         return self.engine.admit()
 
     @property
-    def model(self) -> Ready:
+    def model(self) -> Loaded:
         """The model in service.
 
         Raises:
@@ -185,7 +185,7 @@ class Service:
         return model
 
     @property
-    def ready(self) -> Ready:
+    def ready(self) -> Loaded:
         """The model in service, while new requests should come here.
 
         Raises:
@@ -233,7 +233,7 @@ class Service:
 
     def _readings(self) -> dict[str, float]:
         try:
-            served: Ready | None = self.ready
+            served: Loaded | None = self.ready
         except ProblemError:
             served = None
         readings = self.ledger.readings() | {

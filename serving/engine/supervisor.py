@@ -16,7 +16,7 @@ from typing import Final, Self
 import msgspec
 
 from serving.engine.forker import PID
-from serving.engine.wire import ANSWER, REQUEST, Failed, Flags, Outcome, Problem, Ready, Refused, Start
+from serving.engine.wire import ANSWER, REQUEST, Flags, Loaded, LoadRefused, ModelFailed, Outcome, PictureRefused, Start
 from serving.errors import ProblemError
 from serving.telemetry.logs import SERVICE
 
@@ -27,7 +27,7 @@ RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 LATELY: Final = 0.05
 FIRST_GUESS_SECONDS: Final = 0.01
 
-_answers: Final = msgspec.msgpack.Decoder(Outcome | Ready | Refused)
+_answers: Final = msgspec.msgpack.Decoder(Outcome | Loaded | LoadRefused)
 
 
 class ClientGoneError(Exception):
@@ -133,11 +133,11 @@ class Job:
 class Lane(asyncio.Protocol):
     """One child process, as its connection."""
 
-    def __init__(self, pid: int, heard: "Callable[[Lane, Outcome | Ready | Refused | None], None]") -> None:
+    def __init__(self, pid: int, heard: "Callable[[Lane, Outcome | Loaded | LoadRefused | None], None]") -> None:
         """Call ``heard`` with each message, and with None once when the lane has ended."""
         self.pid = pid
         self.job: Job | None = None
-        self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self.ended_for: str | None = None  # why we ended it
         self._heard = heard
@@ -197,7 +197,7 @@ class Lanes:
         self, forker: Forker, start: Start, count: int, deadline: float, restarted: Callable[[str], None]
     ) -> None:
         """Make it; `load` starts it."""
-        self.model: Ready | None = None
+        self.model: Loaded | None = None
         self.queue: deque[Job] = deque()
         self.seconds = FIRST_GUESS_SECONDS  # mean time of a picture in a lane
         self.down_since: float | None = None  # when the last usable lane ended
@@ -236,7 +236,7 @@ class Lanes:
         """Pieces of work that wait or are worked on."""
         return len(self.queue) + self.busy
 
-    async def load(self) -> Ready:
+    async def load(self) -> Loaded:
         """Have a first lane load the model and sit its exam; then the others start too.
 
         Raises:
@@ -343,17 +343,17 @@ class Lanes:
                 SERVICE.error("a lane did not start", extra={"fields": {"lane": number, "reason": str(error)}})
             await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
 
-    def _heard(self, lane: Lane, message: Outcome | Ready | Refused | None) -> None:
+    def _heard(self, lane: Lane, message: Outcome | Loaded | LoadRefused | None) -> None:
         if message is None:
             task = asyncio.get_running_loop().create_task(self._bury(lane))
             self._burials.add(task)
             task.add_done_callback(self._burials.discard)
-        elif isinstance(message, Ready):
+        elif isinstance(message, Loaded):
             self.down_since = None
             if not lane.ready.done():
                 lane.ready.set_result(message)
             self._rest(lane)
-        elif isinstance(message, Refused):
+        elif isinstance(message, LoadRefused):
             if not lane.ready.done():
                 lane.ready.set_exception(LaneStartError(message.reason, again=message.again))
         else:
@@ -363,12 +363,12 @@ class Lanes:
         job, lane.job = lane.job, None
         assert job is not None
         self.seconds += LATELY * (time.perf_counter() - job.started - self.seconds)
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, ModelFailed):
             SERVICE.error("the model failed on a picture", extra={"fields": {"reason": outcome.reason}})
             job.fail(_PROBLEMS["model"]())
             lane.end("model")
             return
-        if isinstance(outcome, Problem):
+        if isinstance(outcome, PictureRefused):
             job.fail(ProblemError(outcome.code, outcome.detail))
         elif not job.future.done():
             job.future.set_result(outcome)

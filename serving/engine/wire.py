@@ -13,7 +13,7 @@ import msgspec
 from shared.contract import Contract, Label
 
 Verdict = Literal["cats", "dogs", "unsure"]
-Unsure = Literal["close_call", "unfamiliar"]
+Because = Literal["close_call", "unfamiliar"]
 # Of a request: bytes of the body, and flags. Of an answer: bytes of its MessagePack.
 REQUEST: Final = struct.Struct("<II")
 ANSWER: Final = struct.Struct("<I")
@@ -49,7 +49,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float
 
 
-class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The lane has the model, and the model has passed its exam in it. The contract's golden pictures are left out."""
 
     contract: Contract
@@ -58,7 +58,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     digest: str
 
 
-class Refused(msgspec.Struct, frozen=True, tag=True):
+class LoadRefused(msgspec.Struct, frozen=True, tag=True):
     """The model must not answer; ``again``: the file could not be read, which may pass."""
 
     reason: str
@@ -70,7 +70,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     label: Label
     verdict: Verdict
-    unsure_because: Unsure | None
+    unsure_because: Because | None
     cats: float
     dogs: float
     familiarity: float
@@ -89,14 +89,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         return max(self.cats, self.dogs)
 
 
-class Problem(msgspec.Struct, frozen=True, tag=True):
+class PictureRefused(msgspec.Struct, frozen=True, tag=True):
     """The picture or batch is refused, with a code of ``serving.errors``."""
 
     code: str
     detail: str
 
 
-class Failed(msgspec.Struct, frozen=True, tag=True):
+class ModelFailed(msgspec.Struct, frozen=True, tag=True):
     """The model failed on this picture."""
 
     reason: str
@@ -116,4 +116,4 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
     items: list[Item]
 
 
-Outcome = Answer | Problem | Failed | Batch
+Outcome = Answer | PictureRefused | ModelFailed | Batch

@@ -19,7 +19,19 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from serving.engine.wire import ANSWER, REQUEST, Batch, Failed, Flags, Item, Outcome, Problem, Ready, Refused, Start
+from serving.engine.wire import (
+    ANSWER,
+    REQUEST,
+    Batch,
+    Flags,
+    Item,
+    Loaded,
+    LoadRefused,
+    ModelFailed,
+    Outcome,
+    PictureRefused,
+    Start,
+)
 from serving.messages import MAX_BATCH
 from serving.model.classify import classify
 from serving.model.session import Model, ModelFailedError, ModelRefusedError, load
@@ -60,7 +72,7 @@ def main(start: Start, connection: socket.socket, memory: int) -> None:
     try:
         model = _model(start, memory)
     except ModelRefusedError as error:
-        _send(connection, Refused(str(error), error.again))
+        _send(connection, LoadRefused(str(error), error.again))
         return
     questions = tuple(msgspec.structs.replace(question, picture=b"") for question in model.contract.exam.questions)
     told = msgspec.structs.replace(
@@ -69,7 +81,7 @@ def main(start: Start, connection: socket.socket, memory: int) -> None:
     os.close(memory)
     limits = Limits(start.max_pixels, start.max_bytes)
     _confine(start)
-    _send(connection, Ready(contract=told, file=model.file, fallback=model.fallback, digest=model.digest))
+    _send(connection, Loaded(contract=told, file=model.file, fallback=model.fallback, digest=model.digest))
     while head := connection.recv(REQUEST.size, socket.MSG_WAITALL):
         length, number = REQUEST.unpack(head)
         data = connection.recv(length, socket.MSG_WAITALL) if length else b""
@@ -98,9 +110,9 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
         if Flags.BASE64 in flags:
             data = _base64(msgspec.json.decode(data, type=str))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        return Problem("malformed_request", str(error))
+        return PictureRefused("malformed_request", str(error))
     except MemoryError:
-        return Problem("body_too_large", "taking the batch apart takes more memory than there is")
+        return PictureRefused("body_too_large", "taking the batch apart takes more memory than there is")
     try:
         answer = classify(
             model,
@@ -110,11 +122,11 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
             lambda pixels: signal.setitimer(signal.ITIMER_PROF, seconds + pixels * CPU_SECONDS_PER_PIXEL),
         )
     except RefusedImageError as error:
-        return Problem(error.code, str(error))
+        return PictureRefused(error.code, str(error))
     except MemoryError:
-        return Problem("image_too_large", "decoding it takes more memory than there is")
+        return PictureRefused("image_too_large", "decoding it takes more memory than there is")
     except ModelFailedError as error:
-        return Failed(f"{error}: {error.__cause__}")
+        return ModelFailed(f"{error}: {error.__cause__}")
     return msgspec.structs.replace(answer, cpu=time.process_time() - processor)
 
 
@@ -148,7 +160,7 @@ def _address(data: bytes | msgspec.Raw) -> int:
     return int(np.frombuffer(memoryview(data), np.uint8).ctypes.data)
 
 
-def _send(connection: socket.socket, message: Ready | Refused | Outcome) -> None:
+def _send(connection: socket.socket, message: Loaded | LoadRefused | Outcome) -> None:
     encoded = msgspec.msgpack.encode(message)
     connection.sendall(ANSWER.pack(len(encoded)) + encoded)
 

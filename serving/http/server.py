@@ -102,7 +102,7 @@ class Server(Listener):
         self.door.max_connections = affordable(self.door.max_connections)
         metrics_socket = None if self.metrics is None else _listen(self.metrics.config)
         if not self.service.settings.api_keys:
-            SERVICE.info("every address is open to whoever reaches it: no API keys are set")
+            SERVICE.info("no API keys are set: every client that reaches the service may use it")
         await super().startup(sockets)
         if not self.started:
             return

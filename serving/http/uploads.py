@@ -160,14 +160,14 @@ class Form:
         if padded and self._parser.state == MultipartState.BOUNDARY_PADDING:
             self._padding += len(chunk)
             if self._padding > MAX_PADDING_BYTES:
-                raise ProblemError("malformed_request", "the form has a boundary with too many blanks behind it")
+                raise ProblemError("malformed_request", "the form has too much padding after a boundary")
 
     def finish(self) -> bytes:
         """Return the file once the body has ended."""
         if not self._ended:
-            raise ProblemError("malformed_request", "the form ends in the middle")
+            raise ProblemError("malformed_request", "the form is incomplete")
         if self._files == 0:
-            raise ProblemError("malformed_request", f'the form has no field "{FIELD}" with a file in it')
+            raise ProblemError("malformed_request", f'the form has no field "{FIELD}"')
         return b"".join(self._data)
 
     def close(self) -> None:
@@ -192,7 +192,9 @@ class Form:
         self._wanted = options.get(b"name") == FIELD.encode()
         self._files += self._wanted
         if self._files > 1:
-            raise ProblemError("malformed_request", f'the form has more than one field "{FIELD}"; send one, or a batch')
+            raise ProblemError(
+                "malformed_request", f'the form has more than one field "{FIELD}"; send several pictures as a batch'
+            )
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._wanted:
@@ -207,4 +209,4 @@ def _too_many_parts() -> ProblemError:
 
 
 def _malformed(error: FormParserError) -> ProblemError:
-    return ProblemError("malformed_request", f"the form cannot be read: {error}")
+    return ProblemError("malformed_request", f"invalid form: {error}")

@@ -10,7 +10,7 @@ from typing import Final
 
 from serving.engine.engine import Engine
 from serving.engine.supervisor import LaneStartError
-from serving.engine.wire import Ready
+from serving.engine.wire import Loaded
 from serving.telemetry.logs import SERVICE
 
 # A load, with its exam, takes a tenth of a second; one that takes so long will not end.
@@ -29,7 +29,7 @@ class ModelManager:
     A request finishes with the lanes that it began with, so a swap never changes a request in the middle.
     """
 
-    def __init__(self, engine: Engine, path: Callable[[], Path], placed: Callable[[Ready], None]) -> None:
+    def __init__(self, engine: Engine, path: Callable[[], Path], placed: Callable[[Loaded], None]) -> None:
         """Make it; nothing is loaded yet.
 
         Args:
@@ -49,7 +49,7 @@ class ModelManager:
         self.decided = asyncio.Event()  # the first file serves or is refused
 
     @property
-    def model(self) -> Ready | None:
+    def model(self) -> Loaded | None:
         """The model in service."""
         return self._engine.current.model if self._engine.current else None
 

@@ -43,7 +43,7 @@ def parse(body: bytes) -> FeedbackRequest:
     try:
         return msgspec.json.decode(body, type=FeedbackRequest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProblemError("malformed_request", f"the body is not a feedback: {error}") from error
+        raise ProblemError("malformed_request", f"invalid feedback: {error}") from error
 
 
 class Memory:

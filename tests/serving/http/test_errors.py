@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ import pytest
 from PIL import Image
 
 from serving.errors import CODES
-from tests.conftest import encoded
+from tests.conftest import ROOT, encoded
 from tests.serving.conftest import PHOTO, Running, Start
 
 FORM = "multipart/form-data; boundary=x"
@@ -114,9 +116,14 @@ def test_the_answer_is_the_documented_problem_and_the_service_goes_on(server: Ru
 def test_every_documented_code_has_a_test() -> None:
     tested_below = {
         "body_too_large", "slow_request", "overloaded", "deadline_exceeded", "draining", "not_ready", "internal_error",
-        "unauthorized", "unknown_prediction",  # test_keys.py, test_feedback.py
+        "unauthorized", "unknown_prediction", "too_costly",  # test_auth.py, test_feedback.py, the engine's tests
     }  # fmt: skip
     assert {code for code, _ in CASES.values()} | tested_below == set(CODES)
+
+
+def test_errors_are_known_to_processes_without_http() -> None:
+    code = "import sys, serving.errors; assert not {'starlette', 'uvicorn'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_what_was_refused_is_counted(server: Running) -> None:
