@@ -250,8 +250,6 @@ class Service:
                 "lanes": self.engine.lanes,
                 "lanes_busy": self.engine.busy,
                 "queue_depth": self.engine.depth,
-                "lanes_stuck": self.engine.stuck,
-                "lanes_replaced_total": self.engine.replaced,
             }
         return readings
 

@@ -27,6 +27,7 @@ def create_app(settings: Settings, loading: Future[Model] | None = None) -> Star
     ``loading`` is a load of the model that has begun already, beside the imports of this module.
     """
     service = Service(settings, loading)
+    service.metrics.expect(ROUTES)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

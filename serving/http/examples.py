@@ -59,9 +59,9 @@ MODEL: Final[dict[str, Any]] = {
     "fallback": None,
 }
 METRICS: Final = """\
-# HELP predictions_total Predictions by label and verdict.
-# TYPE predictions_total counter
-predictions_total{label="cats",verdict="cats"} 1
+# HELP catsdogs_predictions_total Predictions by label and verdict.
+# TYPE catsdogs_predictions_total counter
+catsdogs_predictions_total{label="cats",verdict="cats"} 1
 """
 
 # By operation. The README has the same commands, word for word.

@@ -118,10 +118,10 @@ def test_every_documented_code_has_a_test() -> None:
 
 
 def test_what_was_refused_is_counted(server: Running) -> None:
-    before = server.metric('rejected_total{code="unsupported_format"}')
+    before = server.metric('catsdogs_rejected_total{code="unsupported_format"}')
     file(b"I am a cat")(server)
     server.http.post("/predict/batch", content=batch_of(2))
-    assert server.metric('rejected_total{code="unsupported_format"}') == before + 3
+    assert server.metric('catsdogs_rejected_total{code="unsupported_format"}') == before + 3
 
 
 def hundred_megabytes(declared: bool, port: int) -> tuple[int, bytes]:
@@ -226,8 +226,8 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(start: Start, monkeypat
         lambda: answers.append(httpx.post(url, files={"file": PHOTO}, timeout=60).status_code),  # type: ignore[arg-type,return-value]
         4,
     )
-    until(lambda: server.metric("queue_depth") == 3)
-    assert server.metric("lanes_busy") == 1
+    until(lambda: server.metric("catsdogs_queue_depth") == 3)
+    assert server.metric("catsdogs_lanes_busy") == 1
     refused = server.predict()
     assert_problem(refused, "overloaded")
     assert 1 <= int(refused.headers["retry-after"]) <= 10
@@ -273,7 +273,7 @@ def test_a_client_that_left_is_skipped(start: Start, monkeypatch: pytest.MonkeyP
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
-        until(lambda: server.metric("queue_depth") == 1)
+        until(lambda: server.metric("catsdogs_queue_depth") == 1)
     gate.opened.set()
     thread.join()
     until(lambda: server.metric('http_requests_total{method="POST",route="/predict",status="499"}') == 1)

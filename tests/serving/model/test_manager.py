@@ -48,7 +48,7 @@ def test_another_file_in_its_place_serves_after_a_reload(start: Start, tmp_path:
     reload(server)
     until(lambda: precision(server) == "fp32")
     assert server.predict().json()["model"].endswith("fp32")
-    told = [line for line in server.http.get("/metrics").text.splitlines() if line.startswith("model_info{")]
+    told = [line for line in server.http.get("/metrics").text.splitlines() if line.startswith("catsdogs_model_info{")]
     assert len(told) == 1
     assert 'precision="fp32"' in told[0]
 
@@ -65,11 +65,11 @@ def test_a_file_that_is_refused_leaves_the_old_model_and_says_why(
     assert reasons == ["model.onnx: not a model that onnxruntime can load"]
     assert precision(server) == "int8"
     assert server.predict().status_code == 200
-    assert (server.metric("model_refused"), server.metric("ready")) == (1, 1)
+    assert (server.metric("catsdogs_model_refused"), server.metric("catsdogs_ready")) == (1, 1)
     place(SHIPPED_MODEL, path)
     reload(server)
     until(lambda: precision(server) == "fp32")
-    assert server.metric("model_refused") == 0
+    assert server.metric("catsdogs_model_refused") == 0
 
 
 def test_many_reloads_at_once_are_one_or_two(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -137,7 +137,7 @@ def test_a_session_that_throws_is_taken_out_and_comes_back_once_it_answers(
     assert (ready.status_code, ready.json()["code"]) == (503, "not_ready")
     assert "secret" not in ready.text
     assert server.http.get("/health").status_code == 200
-    assert server.metric('rejected_total{code="not_ready"}') >= 3
+    assert server.metric('catsdogs_rejected_total{code="not_ready"}') >= 3
     assert "the model fails" in caplog.text
     broken.mended = True
     until(lambda: server.http.get("/health/ready").status_code == 200)
@@ -212,7 +212,7 @@ def test_a_file_that_could_not_be_read_at_the_start_is_tried_again(
     monkeypatch.setattr("serving.model.manager.RELOAD_SECONDS", 0.1)
     path = tmp_path / "model.onnx"
     server = start(wait_ready=False, model=str(path))
-    until(lambda: server.metric("model_refused") == 1)
+    until(lambda: server.metric("catsdogs_model_refused") == 1)
     assert server.http.get("/health/ready").status_code == 503
     place(SHIPPED_INT8, path)
     until(lambda: server.http.get("/health/ready").status_code == 200)
@@ -230,7 +230,7 @@ def test_no_memory_to_load_the_model_with_is_said_and_got_over(start: Start, mon
 
     monkeypatch.setattr(models, "load", short)
     server = start(wait_ready=False)
-    until(lambda: server.metric("model_refused") == 1)
+    until(lambda: server.metric("catsdogs_model_refused") == 1)
     answer = server.http.get("/health/ready")
     assert (answer.status_code, answer.json()["detail"]) == (503, "the model could not be loaded")
     monkeypatch.setattr(models, "load", real)
