@@ -10,10 +10,11 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT, blobs, encoded
-from tests.containers.containers import HARDENED, running, until
+from tests.containers.containers import HARDENED, running
 from tests.containers.engine import Docker
 from tests.containers.stack import Stack
 from tests.ops.dashboards import Query, queries
+from tests.waiting import until
 
 # A panel of alerts that fire: none does while all is well.
 QUIET = {"Alerts firing"}

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT, blobs, encoded, measured
+from tests.waiting import until
 
 CAT = (ROOT / "tests/cat.jpg").read_bytes()
 
@@ -49,11 +50,8 @@ class Process:
         self.reader.start()
 
     def ready(self) -> "Process":
-        for _ in range(1000):
-            if httpx.get(f"{self.url}/health/ready").status_code == 200:
-                return self
-            time.sleep(0.01)
-        raise AssertionError("not ready")
+        until(lambda: httpx.get(f"{self.url}/health/ready").status_code == 200, "not ready")
+        return self
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
         os.killpg(self.process.pid, sig)

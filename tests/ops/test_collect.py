@@ -26,7 +26,7 @@ from shared.contract import Histogram, Reference
 from shared.intervals import wilson
 from tests.conftest import ROOT, draw_photos
 from tests.serving.conftest import Start
-from tests.serving.telemetry.test_journal import until
+from tests.waiting import until
 
 
 def test_photos_are_found_at_any_depth_by_the_nearest_folder_s_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -19,6 +19,7 @@ from serving.errors import CODES
 from serving.http.connections import MAX_HEAD_BYTES, MAX_HEADERS, SPARE_DESCRIPTORS, Connection, affordable
 from tests.conftest import measured
 from tests.serving.conftest import PHOTO, Running, Start
+from tests.waiting import until
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
@@ -240,13 +241,6 @@ def test_one_connection_too_many_is_told_so_and_the_next_after_one_left_is_welco
     until(lambda: tell(server, HEALTH[:-2] + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200"))
     for client in clients:
         client.close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_five_hundred_slow_clients_keep_nobody_from_an_answer_and_are_cut_off(start: Start) -> None:

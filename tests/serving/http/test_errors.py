@@ -5,7 +5,6 @@ import http.client
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from PIL import Image
 from serving.errors import CODES
 from tests.conftest import encoded
 from tests.serving.conftest import PHOTO, Running, Start
+from tests.waiting import until
 
 FORM = "multipart/form-data; boundary=x"
 BOMB = encoded(Image.new("1", (9000, 9000)), "PNG", optimize=True)
@@ -208,13 +208,6 @@ def in_background(send: Callable[[], httpx.Response], count: int) -> list[thread
     for thread in threads:
         thread.start()
     return threads
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

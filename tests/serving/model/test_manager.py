@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from serving.model.session import Model, ModelFailedError
 from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
 from shared.pixels import pixels
 from tests.serving.conftest import PHOTO, Running, Start
+from tests.waiting import until
 
 
 def place(source: Path, target: Path) -> Path:
@@ -21,13 +21,6 @@ def place(source: Path, target: Path) -> Path:
     aside = target.with_suffix(".aside")
     shutil.copy(source, aside)
     return aside.replace(target)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def reload(server: Running) -> None:

@@ -17,7 +17,7 @@ from shared.drift import SIGNALS
 from shared.journal import FeedbackLine, PredictionLine, Unreadable
 from tests.conftest import blobs, encoded
 from tests.serving.conftest import PHOTO, Running, Start
-from tests.serving.telemetry.test_journal import until
+from tests.waiting import until
 
 
 def tell(server: Running, id_: str, label: str) -> httpx.Response:

@@ -18,6 +18,7 @@ from shared import journal
 from shared.journal import Line, Unreadable
 from tests.conftest import ROOT
 from tests.shared.test_journal import feedback, prediction
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -33,14 +34,6 @@ def begin() -> Iterator[Callable[..., Journal]]:
     yield start
     for each in begun:
         each.close()
-
-
-def until(met: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if met():
-            return
-        time.sleep(0.01)
-    pytest.fail("it did not come to that within 30 seconds")
 
 
 def lines(folder: Path) -> list[Line | Unreadable]:
@@ -114,6 +107,7 @@ def test_two_services_on_one_folder_each_write_a_file_of_their_own(
     tmp_path: Path, begin: Callable[..., Journal]
 ) -> None:
     both = [begin(tmp_path), begin(tmp_path)]
+    until(lambda: len(list(tmp_path.iterdir())) == 2)
     for number in range(500):
         for name, started in zip("ab", both, strict=True):
             started.append(prediction(f"{name}{number}"))
