@@ -8,7 +8,7 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 MAX_LINES: Final = 10_000
-GROUP_SECONDS: Final = 0.25
+GROUP_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 CLOSE_SECONDS: Final = 5.0
 
