@@ -19,6 +19,7 @@ NEEDS: Final = {
     "job:http_request": "predictions",
     "job:catsdogs_predictions": "predictions",
     "catsdogs_journal_": "a journal",
+    "catsdogs_lane_cpu": "predictions",
     "catsdogs_live_accuracy": "feedback",
     "catsdogs_prediction": "predictions",
     "route:": "predictions",
