@@ -13,7 +13,7 @@ from typing import Final
 from serving.errors import ProblemError
 
 # Most photos get all they need at once; a body that is hardly sent holds no more.
-STEP_BYTES: Final = 1_000_000
+STEP_BYTES: Final = 256_000
 # A body may take a first time and then as long as this rate allows: an uplink of 256 kbit/s passes.
 BYTES_PER_SECOND: Final = 32_000
 # The first time, while others wait for memory.

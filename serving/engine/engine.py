@@ -18,6 +18,8 @@ from shared.spec import Limits
 
 # No lane can be started for so long: only a new process, or another machine, helps.
 DEAD_SECONDS: Final = 15.0
+# A lane is replaced in a quarter of a second, for which requests may wait.
+DOWN_SECONDS: Final = 1.0
 # Beyond the deadline of the last picture, for lanes to end.
 CLOSE_SECONDS: Final = 2.0
 
@@ -61,14 +63,17 @@ class Engine:
 
     @property
     def down(self) -> bool:
-        """No lane of the model in service is ready."""
-        return self.current is not None and not self.current.usable
+        """No lane has been ready for longer than it takes to replace one."""
+        return self._down_for(DOWN_SECONDS)
 
     @property
     def dead(self) -> bool:
         """That has lasted: the process must be replaced."""
+        return self._down_for(DEAD_SECONDS)
+
+    def _down_for(self, seconds: float) -> bool:
         since = self.current.down_since if self.current else None
-        return self.down and since is not None and time.monotonic() - since > DEAD_SECONDS
+        return since is not None and time.monotonic() - since > seconds
 
     def make(self, path: str) -> Lanes:
         """Lanes for the model file at ``path``; they run once loaded."""

@@ -29,6 +29,7 @@ def create_app(
         endpoints = [endpoint for endpoint in endpoints if endpoint.path != "/metrics"]
     routes = [*(endpoint.route for endpoint in endpoints), *pages.ROUTES]
     service = Service(settings, forker)
+    service.metrics.expect(routes)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -70,7 +70,7 @@ MODEL: Final = msgspec.convert(
     messages.ModelInService,
 )
 METRICS: Final = """\
-# HELP predictions_total Predictions by label and verdict.
-# TYPE predictions_total counter
-predictions_total{label="cats",verdict="cats"} 1
+# HELP catsdogs_predictions_total Predictions by label and verdict.
+# TYPE catsdogs_predictions_total counter
+catsdogs_predictions_total{label="cats",verdict="cats"} 1
 """

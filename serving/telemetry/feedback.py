@@ -190,7 +190,7 @@ class Ledger:
             readings |= {
                 "journal_lines_total": self._journal.lines,
                 "journal_dropped_total": self._journal.dropped,
-                "journal_failing": float(self._journal.failing),
+                "journal_failing": float(self._journal.failures > 0),
             }
         return readings
 

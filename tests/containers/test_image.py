@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.containers.containers import HARDENED, Container, running, until
+from tests.containers.containers import HARDENED, Container, running
 from tests.containers.engine import Docker
+from tests.waiting import until
 
 UNPACKED, COMPRESSED = 150e6, 60e6
 # Bytes of each layer, by what begins the instruction that made it.

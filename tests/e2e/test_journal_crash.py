@@ -57,7 +57,7 @@ class Load:
 
 def on_disk(process: Process) -> int:
     page = httpx.get(f"{process.url}/metrics").text
-    found = re.search(r"^journal_lines_total (\S+)", page, re.MULTILINE)
+    found = re.search(r"^catsdogs_journal_lines_total (\S+)", page, re.MULTILINE)
     return int(float(found[1])) if found else 0
 
 

@@ -24,7 +24,8 @@ from serving import errors
 from serving.http import headers
 from tests.conftest import encoded
 from tests.e2e.test_process import CAT, Process, serve
-from tests.ops.edge import CLIENTS, CONFIG, PATIENCE, Edge, Load, Names, until
+from tests.ops.edge import CLIENTS, CONFIG, Edge, Load, Names
+from tests.waiting import PATIENCE, until
 
 PROBLEM: Final = {"type", "title", "status", "detail", "code", "request_id"}
 

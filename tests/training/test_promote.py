@@ -32,6 +32,7 @@ from shared.contract import Contract, Histogram, Precision, Provenance, Referenc
 from shared.intervals import wilson
 from shared.pixels import SIZE
 from tests.conftest import ROOT, blobs, encoded
+from tests.waiting import until
 from training import cli, registry, split, stage, tracking
 from training.comparison import Difference, compare
 from training.match import Match, decide
@@ -560,9 +561,7 @@ def test_each_side_s_photos_are_inputs_of_the_run_with_the_split_s_digest(work: 
 def test_the_machine_is_watched_while_a_run_goes_on(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     with tracking.run(name="training") as run_id:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and not client().get_run(run_id).data.metrics:
-            time.sleep(0.1)
+        until(lambda: client().get_run(run_id).data.metrics)
     assert "system/cpu_utilization_percentage" in client().get_run(run_id).data.metrics
 
 

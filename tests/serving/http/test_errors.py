@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from PIL import Image
 from serving.errors import CODES
 from tests.conftest import ROOT, encoded
 from tests.serving.conftest import PHOTO, Running, Start
+from tests.waiting import until
 
 FORM = "multipart/form-data; boundary=x"
 BOMB = encoded(Image.new("1", (9000, 9000)), "PNG", optimize=True)
@@ -90,9 +90,7 @@ CASES: dict[str, tuple[str, Callable[[Running], httpx.Response]]] = {
     "no JSON": ("malformed_request", post("/predict/batch", b"\xff\xfe")),
     "JSON of another shape": ("malformed_request", post("/predict/batch", b'["images"]')),
     "no images": ("malformed_request", post("/predict/batch", b"{}")),
-    "data is a number": ("malformed_request", post("/predict/batch", b'{"images": [{"data": 7}]}')),
     "no data": ("malformed_request", post("/predict/batch", b'{"images": [{"id": "a"}]}')),
-    "broken base64": ("malformed_request", post("/predict/batch", batch_of(1, "%%%not base64%%%"))),
     "65 images": ("malformed_request", post("/predict/batch", batch_of(65))),
     "JSON a million deep": ("malformed_request", post("/predict/batch", b"[" * 1_000_000)),
     "unknown fields, a million deep": (
@@ -127,10 +125,10 @@ def test_errors_are_known_to_processes_without_http() -> None:
 
 
 def test_what_was_refused_is_counted(server: Running) -> None:
-    before = server.metric('rejected_total{code="unsupported_format"}')
+    before = server.metric('catsdogs_rejected_total{code="unsupported_format"}')
     file(b"I am a cat")(server)
     server.http.post("/predict/batch", content=batch_of(2))
-    assert server.metric('rejected_total{code="unsupported_format"}') == before + 3
+    assert server.metric('catsdogs_rejected_total{code="unsupported_format"}') == before + 3
 
 
 def hundred_megabytes(declared: bool, port: int) -> tuple[int, bytes]:
@@ -221,13 +219,6 @@ def in_background(send: Callable[[], httpx.Response], count: int) -> list[thread
     return threads
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_full_queue_refuses_and_says_when_to_come_back(start: Start) -> None:
     server = start(lanes=1, max_queue=3, deadline_seconds=30)
     gate = Gate(server)
@@ -237,8 +228,8 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(start: Start) -> None:
         lambda: answers.append(httpx.post(url, files={"file": PHOTO}, timeout=60).status_code),  # type: ignore[arg-type,return-value]
         4,
     )
-    until(lambda: server.metric("queue_depth") == 3)
-    assert server.metric("lanes_busy") == 1
+    until(lambda: server.metric("catsdogs_queue_depth") == 3)
+    assert server.metric("catsdogs_lanes_busy") == 1
     refused = server.predict()
     assert_problem(refused, "overloaded")
     assert 1 <= int(refused.headers["retry-after"]) <= 10
@@ -276,12 +267,12 @@ def test_a_client_that_left_is_skipped(start: Start) -> None:
     gate = Gate(server)
     url = f"http://127.0.0.1:{server.port}/predict"
     thread = in_background(lambda: httpx.post(url, files={"file": PHOTO}, timeout=60), 1)[0]
-    until(lambda: server.metric("lanes_busy") == 1)
+    until(lambda: server.metric("catsdogs_lanes_busy") == 1)
     body = part("file") + b"--x--\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
-        until(lambda: server.metric("queue_depth") == 1)
+        until(lambda: server.metric("catsdogs_queue_depth") == 1)
     gate.open()
     thread.join()
     until(lambda: server.metric('http_requests_total{method="POST",route="/predict",status="499"}') == 1)

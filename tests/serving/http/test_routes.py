@@ -1,8 +1,6 @@
 import base64
 import json
 import math
-import time
-from collections.abc import Callable
 
 import httpx
 import pytest
@@ -11,13 +9,7 @@ from serving.messages import MAX_BATCH
 from serving.settings import Settings
 from tests.conftest import blobs, encoded
 from tests.serving.conftest import PHOTO, Running, Start
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+from tests.waiting import until
 
 
 def b64(data: bytes) -> str:
@@ -137,6 +129,25 @@ def test_real_photographs_in_batches_answer_like_single_ones(server: Running, ph
         assert server.predict(data).json()["probabilities"] == result["probabilities"]
 
 
+@pytest.mark.parametrize("data", [7, None, "%%%not base64%%%", "ü"])
+def test_base64_that_is_none_costs_that_picture_only(server: Running, data: object) -> None:
+    answer = server.http.post("/predict/batch", json={"images": [{"data": data}, {"data": b64(PHOTO)}]})
+    bad, good = answer.json()["results"]
+    assert bad["error"]["code"] == "malformed_request"
+    assert good["verdict"] in ("cats", "dogs", "unsure")
+
+
+def test_base64_is_taken_as_clients_send_it(server: Running) -> None:
+    text = b64(PHOTO)
+    lines = "\r\n".join(text[start : start + 76] for start in range(0, len(text), 76))
+    forms = [
+        text, lines, text.rstrip("="), f"data:image/jpeg;base64,{text}", text.replace("+", "-").replace("/", "_"),
+    ]  # fmt: skip
+    body = json.dumps({"images": [{"data": form} for form in forms]}).replace("/", "\\/")  # as PHP escapes it
+    results = server.http.post("/predict/batch", content=body).json()["results"]
+    assert len({json.dumps(result["probabilities"]) for result in results}) == 1
+
+
 def test_json_is_all_that_is_read_of_a_batch(server: Running) -> None:
     body = json.dumps({"images": [{"data": b64(PHOTO)}]})
     assert server.http.post("/predict/batch", content=body).status_code == 200
@@ -148,15 +159,15 @@ def test_a_lane_that_ends_over_a_picture_costs_that_one_answer(start: Start) -> 
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert int(answer.headers["retry-after"]) >= 1
     assert [server.predict().status_code for _ in range(4)] == [200] * 4
-    assert server.metric('lane_restarts_total{reason="crash"}') == 1
+    assert server.metric('catsdogs_lane_restarts_total{reason="crash"}') == 1
 
 
 def test_a_process_that_can_start_no_lane_asks_to_be_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engine.engine.DEAD_SECONDS", 0.5)
+    monkeypatch.setattr("serving.engine.engine.DOWN_SECONDS", 0.3)
+    monkeypatch.setattr("serving.engine.engine.DEAD_SECONDS", 1.0)
     server = start(worker="tests.serving.engine.dying", lanes=1)
     assert server.predict(b"crash").status_code == 503
-    answers = [server.http.get("/health/ready"), server.predict()]
-    assert [answer.status_code for answer in answers] == [503, 503]
-    assert server.http.get("/health").status_code == 200
+    until(lambda: server.http.get("/health/ready").status_code == 503)
+    assert server.predict().status_code == 503
     until(lambda: server.http.get("/health").status_code == 503)
     assert "must be replaced" in server.http.get("/health").json()["detail"]

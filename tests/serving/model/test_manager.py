@@ -4,7 +4,6 @@ import base64
 import os
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
 from tests.serving.conftest import Running, Start
+from tests.waiting import until
 
 
 def place(source: Path, target: Path) -> Path:
@@ -21,13 +21,6 @@ def place(source: Path, target: Path) -> Path:
     aside = target.with_suffix(".aside")
     shutil.copy(source, aside)
     return aside.replace(target)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def precision(server: Running) -> str:
@@ -43,7 +36,7 @@ def test_another_file_in_its_place_serves_after_a_reload(start: Start, tmp_path:
     server.reload()
     until(lambda: precision(server) == "fp32")
     assert server.predict().json()["model"].endswith("fp32")
-    told = [line for line in server.http.get("/metrics").text.splitlines() if line.startswith("model_info{")]
+    told = [line for line in server.http.get("/metrics").text.splitlines() if line.startswith("catsdogs_model_info{")]
     assert len(told) == 1
     assert 'precision="fp32"' in told[0]
 
@@ -60,11 +53,11 @@ def test_a_file_that_is_refused_leaves_the_old_model_and_says_why(
     assert reasons == ["model.onnx: not a model that onnxruntime can load"]
     assert precision(server) == "int8"
     assert server.predict().status_code == 200
-    assert (server.metric("model_refused"), server.metric("ready")) == (1, 1)
+    assert (server.metric("catsdogs_model_refused"), server.metric("catsdogs_ready")) == (1, 1)
     place(SHIPPED_MODEL, path)
     server.reload()
     until(lambda: precision(server) == "fp32")
-    assert server.metric("model_refused") == 0
+    assert server.metric("catsdogs_model_refused") == 0
 
 
 def test_of_many_reloads_at_once_the_last_counts(
@@ -110,7 +103,7 @@ def test_a_batch_that_began_with_one_model_ends_with_it(start: Start, tmp_path: 
     images = [{"data": base64.b64encode(b"sleep 0.1").decode()} for _ in range(20)]
     with ThreadPoolExecutor(1) as pool:
         batch = pool.submit(lambda: server.http.post("/predict/batch", json={"images": images}).json())
-        until(lambda: server.metric("lanes_busy") == 1)
+        until(lambda: server.metric("catsdogs_lanes_busy") == 1)
         place(SHIPPED_MODEL, path)
         server.reload()
         until(lambda: precision(server) == "fp32")
@@ -171,7 +164,7 @@ def test_a_load_that_takes_too_long_is_refused(
     monkeypatch.setattr("serving.model.manager.LOAD_SECONDS", 1.0)
     os.mkfifo(tmp_path / "model.onnx")
     server = start(wait_ready=False, model=str(tmp_path / "model.onnx"))
-    until(lambda: server.metric("model_refused") == 1)
+    until(lambda: server.metric("catsdogs_model_refused") == 1)
     assert "not loaded within 1 seconds" in server.http.get("/health/ready").json()["detail"]
 
 
@@ -211,7 +204,7 @@ def test_a_file_that_could_not_be_read_at_the_start_is_tried_again(
     monkeypatch.setattr("serving.model.manager.RELOAD_SECONDS", 0.1)
     path = tmp_path / "model.onnx"
     server = start(wait_ready=False, model=str(path))
-    until(lambda: server.metric("model_refused") == 1)
+    until(lambda: server.metric("catsdogs_model_refused") == 1)
     assert server.http.get("/health/ready").status_code == 503
     place(SHIPPED_INT8, path)
     until(lambda: server.http.get("/health/ready").status_code == 200)

@@ -163,7 +163,7 @@ def test_a_service_on_its_stand_in_says_so(
     assert served["fallback"] == fields["reason"]
     assert server.predict().json()["model"] == "v-fp32"
     assert 'precision="fp32",version="v-fp32"} 1' in server.http.get("/metrics").text
-    assert (server.metric("model_fallback"), server.metric("ready")) == (1, 1)
+    assert (server.metric("catsdogs_model_fallback"), server.metric("catsdogs_ready")) == (1, 1)
 
 
 def test_the_command_line_has_the_same_stand_in_and_says_so(shipped: Path, tmp_path: Path) -> None:
