@@ -240,7 +240,9 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
             self.read_by = self.loop.time() + LINGER_SECONDS
         super().on_response_complete()
-        if self._in_head and not self.pipeline:
+        if self.deaf and not self.pipeline and not self.transport.is_closing():
+            self._linger()
+        elif self._in_head and not self.pipeline:
             self._unset_keepalive_if_required()
             self.read_by = self.loop.time() + self.door.seconds
 
@@ -298,12 +300,15 @@ class Connection(HttpToolsProtocol):
         self.deaf = True
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete and (cycle.response_started or not self.in_body):
-            cycle.keep_alive = False
             return
         if cycle is not None and not cycle.response_complete:  # the fault is in the body that a handler waits for
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.write(self.door.problem(code, detail, headers))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Say no more, and close once the client has had its time to read what was said."""
         self.connections.discard(self)
         if len(self.door.lingering) < MAX_LINGERING:
             self.door.lingering.add(self)

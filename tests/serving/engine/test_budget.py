@@ -168,7 +168,7 @@ async def test_a_slow_body_goes_on_while_it_keeps_a_rate_and_is_cut_off_below_it
 
 
 async def test_while_others_wait_a_body_must_come_at_once(clock: Callable[[float], None]) -> None:
-    budget = BodyBudget(2_500_000, seconds=15, wait_seconds=60)
+    budget = BodyBudget(MB, seconds=15, wait_seconds=60)
     dripping = [asyncio.create_task(sending(budget, 1)) for _ in range(2)]
     await settle()
     clock(CONTENDED_SECONDS + 0.1)
