@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from ops.bench import machine, race, requests, scenarios, table
-from ops.bench.entrants import ENTRANTS, Programs, chosen, versions
+from ops.bench.entrants import ENTRANTS, Programs, also, chosen, versions
 from ops.bench.errors import BenchError
 from ops.bench.processes import ROOT
 from ops.outputs import write_whole
@@ -58,6 +58,9 @@ def main() -> None:
 @main.command()
 @click.option("--quick", is_flag=True, help="One round of 3 seconds, no trying of variants, nothing written.")
 @click.option("--only", default="", metavar="NAMES", help=f"Who takes part: {', '.join(e.name for e in ENTRANTS)}.")
+@click.option(
+    "--also", "others", multiple=True, metavar="NAME=CHECKOUT", help="The service of another checkout; may be repeated."
+)
 @click.option("--clients", default="1,8,32,128", show_default=True, metavar="NUMBERS", help="Levels of load.")
 @click.option("--rounds", type=click.IntRange(1), help="Turns of each at each level.  [3]")
 @click.option("--seconds", type=click.IntRange(1), help="Measured seconds of a turn.  [8]")
@@ -78,6 +81,7 @@ def main() -> None:
 def run(  # noqa: PLR0913, PLR0917  # options are arguments
     quick: bool,
     only: str,
+    others: tuple[str, ...],
     clients: str,
     rounds: int | None,
     seconds: int | None,
@@ -91,12 +95,12 @@ def run(  # noqa: PLR0913, PLR0917  # options are arguments
 ) -> None:
     """Compare the service with the machine's limit and with its peers."""
     parts = set(scenario or SCENARIOS)
-    whole = not (quick or only or scenario or photos)
+    whole = not (quick or only or others or scenario or photos)
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             made = requests.make(Path(name) / "photos", photos)
             plan = race.Plan(
-                entrants=chosen(only),
+                entrants=[*chosen(only), *map(also, others)],
                 clients=[int(level) for level in clients.split(",")],
                 rounds=rounds or (1 if quick else 3),
                 seconds=seconds or (3 if quick else 8),

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from ops.bench.errors import BenchError
 from ops.bench.processes import ROOT, Server, cores, free_port
 
-Kind = Literal["raw", "ours", "peer"]
+Kind = Literal["raw", "ours", "also", "peer"]
 MODELS: Final = {name: ROOT / "serving" / "models" / f"cats-dogs.{name}.onnx" for name in ("fp32", "int8")}
 CONTESTANTS: Final = "ops.bench.contestants"
 
@@ -47,6 +47,7 @@ class Entrant:
     kind: Kind
     precision: Literal["fp32", "int8"]
     variants: tuple[Variant, ...] = (Variant("as it is"),)
+    checkout: Path = ROOT  # of a service
 
     def start(self, programs: Programs, variant: Variant) -> Server:
         """Start the server; see ``Server.wait``."""
@@ -54,8 +55,11 @@ class Entrant:
         environment = {"BENCH_MODEL": str(MODELS[self.precision]), "BENTOML_DO_NOT_TRACK": "True", **NO_CALLS}
         if self.kind == "ours":
             environment = {"CATSDOGS_MODEL": str(MODELS["fp32"])} if self.precision == "fp32" else {}
+        elif self.kind == "also":
+            environment = {"PYTHONPATH": str(self.checkout)}
         command = {
             "ours": [str(programs.service), "serve", "--port", str(port)],
+            "also": [str(self.python(programs)), "-m", "serving", "--port", str(port)],
             "fastapi": [
                 *(str(programs.peers), "-m", "uvicorn", f"{CONTESTANTS}.fastapi_server:app"),
                 *("--port", str(port), "--no-access-log", "--log-level", "warning"),
@@ -65,9 +69,15 @@ class Entrant:
                 *(str(programs.peers), "-m", "bentoml", "serve", f"{CONTESTANTS}.bentoml_server:Pets"),
                 *("--host", "127.0.0.1", "--port", str(port)),
             ],
-        }["ours" if self.kind == "ours" else self.name]
-        ready = "/health/ready" if self.kind == "ours" else None
-        return Server([*command, *variant.arguments], environment | dict(variant.environment), port, ready)
+        }[self.name if self.kind == "peer" else self.kind]
+        ready = "/health/ready" if self.kind in {"ours", "also"} else None
+        environment |= variant.environment
+        return Server([*command, *variant.arguments], environment, port, ready, self.checkout)
+
+    def python(self, programs: Programs) -> Path:
+        """The Python of a service from another checkout: the checkout's own ``.venv`` if it has one."""
+        own = self.checkout / ".venv" / "bin" / "python"
+        return own if own.exists() else programs.python
 
 
 # Nothing that is measured may wait for a server that counts its users.
@@ -163,6 +173,21 @@ def chosen(names: str) -> list[Entrant]:
             raise BenchError(f"{name}: nobody of that name; there are {', '.join(e.name for e in ENTRANTS)}")
         found += these
     return [entrant for entrant in ENTRANTS if entrant in found or not names]
+
+
+def also(argument: str) -> Entrant:
+    """The service of another checkout, as it ships there, from ``NAME=CHECKOUT``.
+
+    Raises:
+        BenchError: the name is taken, or there is no service in the checkout.
+    """
+    name, _, checkout = argument.partition("=")
+    path = Path(checkout).absolute()
+    if not (name and checkout) or name in {entrant.name for entrant in ENTRANTS}:
+        raise BenchError(f"{argument}: NAME=CHECKOUT needs a name of its own")
+    if not (path / "serving" / "__main__.py").exists():
+        raise BenchError(f"{checkout}: not a checkout with a service")
+    return Entrant(name, f"`{name}`, int8", "also", "int8", checkout=path)
 
 
 def versions(python: Path, packages: tuple[str, ...]) -> dict[str, str]:

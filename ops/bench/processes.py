@@ -40,13 +40,21 @@ class Server:
     """A server process, with what it starts itself.
 
     Args:
-        command: what to run, in the root of the repository.
+        command: what to run.
         environment: variables to set for it beside the ones there are.
         port: where it will listen.
         ready: a path that answers 200 once it is ready; None where only a prediction tells.
+        folder: where to run it.
     """
 
-    def __init__(self, command: list[str], environment: Mapping[str, str], port: int, ready: str | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        port: int,
+        ready: str | None = None,
+        folder: Path = ROOT,
+    ) -> None:
         """Start it; see :meth:`wait`."""
         self.port = port
         self._ready = ready
@@ -55,7 +63,7 @@ class Server:
         try:
             self._process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=folder,
                 env=os.environ | dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,

@@ -7,6 +7,7 @@ from ops.bench.entrants import ENTRANTS
 from ops.bench.targets import judge
 
 HEADING: Final = "## How fast it answers\n"
+TITLES: Final = {entrant.name: entrant.title for entrant in ENTRANTS}
 NOT_MEASURED: Final = "| not measured yet |\n|---|\n"
 
 
@@ -18,10 +19,9 @@ def rows(document: dict[str, Any]) -> str:
         "| requests per second (p50, p99 in ms) | " + " | ".join(f"{level} clients" for level in levels) + " |",
         "|---" * (len(levels) + 1) + "|",
     ]
-    for entrant in ENTRANTS:
-        if entrant.name in speed:
-            cells = [_cell(speed[entrant.name].get(level)) for level in levels]
-            lines.append(f"| {entrant.title} | {' | '.join(cells)} |")
+    for name, found in speed.items():
+        cells = [_cell(found.get(level)) for level in levels]
+        lines.append(f"| {TITLES.get(name, f'`{name}`')} | {' | '.join(cells)} |")
     return "\n".join(lines).replace(" 1 clients", " 1 client") + "\n"
 
 
@@ -36,15 +36,15 @@ def costs(document: dict[str, Any]) -> str:
         "| | start to answer | CPU a request | memory at rest | 128 clients | 128 clients, 12 megapixels |",
         "|---|---|---|---|---|---|",
     ]
-    for entrant in ENTRANTS:
-        if not document["speed"].get(entrant.name):
+    for name, levels in document["speed"].items():
+        if not levels:
             continue
-        last = list(document["speed"][entrant.name].values())[-1]
-        start = document["starts"].get(entrant.name)
+        last = list(levels.values())[-1]
+        start = document["starts"].get(name)
         cells = [f"{start['answered_s']:.2f} s" if start else "", f"{last['cpu_ms']:.1f} ms"]
-        found = memory.get(entrant.name)
-        cells += [f"{found[name]:.0f} MB" if found else "" for name in ("idle_mb", "mixed_mb", "large_mb")]
-        lines.append(f"| {entrant.title} | {' | '.join(cells)} |")
+        found = memory.get(name)
+        cells += [f"{found[part]:.0f} MB" if found else "" for part in ("idle_mb", "mixed_mb", "large_mb")]
+        lines.append(f"| {TITLES.get(name, f'`{name}`')} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ops.bench import load, race, requests, table, targets
 from ops.bench.cli import REPORT, SOAK, main
-from ops.bench.entrants import ENTRANTS, MODELS, Entrant, Programs, Raw, chosen, versions
+from ops.bench.entrants import ENTRANTS, MODELS, Entrant, Programs, Raw, also, chosen, versions
 from ops.bench.errors import BenchError
 from ops.bench.processes import Server, cores, free_port, memory_mb, tree
 from ops.bench.targets import Target
@@ -183,6 +183,21 @@ def test_entrants_are_chosen_by_how_their_names_begin() -> None:
     assert chosen("") == list(ENTRANTS)
     with pytest.raises(BenchError, match="triton: nobody of that name"):
         chosen("triton")
+
+
+def test_the_service_of_another_checkout_takes_part_under_a_name_of_its_own(tmp_path: Path) -> None:
+    for room in ("serving", "shared"):
+        shutil.copytree(ROOT / room, tmp_path / room)
+    with (tmp_path / "serving" / "__init__.py").open("a") as package:
+        package.write('print("the other checkout", flush=True)\n')
+    other = also(f"old={tmp_path}")
+    with other.start(HERE, other.variants[0]) as server:
+        ready, answered = server.wait(requests.form((ROOT / "tests" / "cat.jpg").read_bytes()))
+        assert server.log().startswith("the other checkout\n")
+    assert 0 < ready <= answered
+    for wrong in ("old=/nowhere", f"ours-int8={tmp_path}", str(tmp_path)):
+        with pytest.raises(BenchError):
+            also(wrong)
 
 
 def test_a_package_that_is_missing_is_an_error_in_a_line() -> None:
