@@ -10,16 +10,17 @@ from typing import Any, Final
 
 import click
 
-from ops.bench import machine, race, requests, scenarios, table
-from ops.bench.entrants import ENTRANTS, Programs, also, chosen, versions
+from ops.bench import machine, requests, scenarios, table
 from ops.bench.errors import BenchError
 from ops.bench.processes import ROOT
+from ops.bench.rounds import Plan, Rounds
+from ops.bench.servers import SERVERS, Programs, also, chosen, versions
 from ops.outputs import write_whole
 
 REPORT: Final = ROOT / "reports" / "bench-serve.json"
 SOAK: Final = ROOT / "reports" / "soak.json"
 LIBRARIES: Final = ("onnxruntime", "numpy", "pillow")
-SERVERS: Final = ("uvicorn", "starlette")
+FRAMEWORKS: Final = ("uvicorn", "starlette")
 PEERS: Final = ("fastapi", "litserve", "bentoml", "pydantic")
 SCENARIOS: Final = ("speed", "memory", "overload", "fairness")
 
@@ -57,7 +58,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--quick", is_flag=True, help="One round of 3 seconds, no trying of variants, nothing written.")
-@click.option("--only", default="", metavar="NAMES", help=f"Who takes part: {', '.join(e.name for e in ENTRANTS)}.")
+@click.option("--only", default="", metavar="NAMES", help=f"Who takes part: {', '.join(e.name for e in SERVERS)}.")
 @click.option(
     "--also", "others", multiple=True, metavar="NAME=CHECKOUT", help="The service of another checkout; may be repeated."
 )
@@ -99,8 +100,8 @@ def run(  # noqa: PLR0913, PLR0917  # options are arguments
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             made = requests.make(Path(name) / "photos", photos)
-            plan = race.Plan(
-                entrants=[*chosen(only), *map(also, others)],
+            plan = Plan(
+                specs=[*chosen(only), *map(also, others)],
                 clients=[int(level) for level in clients.split(",")],
                 rounds=rounds or (1 if quick else 3),
                 seconds=seconds or (3 if quick else 8),
@@ -122,9 +123,9 @@ def run(  # noqa: PLR0913, PLR0917  # options are arguments
         write_whole(out.with_suffix(".md"), table.report(document).encode())
 
 
-def measure(plan: race.Plan, photos: requests.Photos, parts: set[str], *, tune: bool) -> dict[str, Any]:
+def measure(plan: Plan, photos: requests.Photos, parts: set[str], *, tune: bool) -> dict[str, Any]:
     """Measure ``parts``; returns the report."""
-    peers = any(entrant.kind == "peer" for entrant in plan.entrants)
+    peers = any(spec.kind == "peer" for spec in plan.specs)
     document: dict[str, Any] = {
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine.describe(),
@@ -138,7 +139,7 @@ def measure(plan: race.Plan, photos: requests.Photos, parts: set[str], *, tune: 
             "photo_bytes": {size: [len(data) for data in files] for size, files in photos.files.items()},
         },
     }
-    turns = race.Turns(plan)
+    turns = Rounds(plan)
     if tune and parts & {"speed", "memory"}:
         turns.tune()
     if "speed" in parts:
@@ -146,7 +147,7 @@ def measure(plan: race.Plan, photos: requests.Photos, parts: set[str], *, tune: 
     document |= turns.result()
     if "memory" in parts:
         document["memory"] = turns.memory()
-    ours = next((entrant for entrant in plan.entrants if entrant.kind == "ours"), None)
+    ours = next((spec for spec in plan.specs if spec.kind == "ours"), None)
     if ours and "overload" in parts:
         document["overload"] = scenarios.overload(ours, plan.programs, photos, seconds=plan.seconds)
     if ours and "fairness" in parts:
@@ -160,11 +161,11 @@ def found_versions(programs: Programs, *, peers: bool) -> dict[str, str]:
     Raises:
         BenchError: the service and its peers would run on different libraries, and the comparison be of those.
     """
-    ours = versions(programs.python, (*LIBRARIES, *SERVERS))
+    ours = versions(programs.python, (*LIBRARIES, *FRAMEWORKS))
     if not peers:
         return ours
-    theirs = versions(programs.peers, (*LIBRARIES, *SERVERS, *PEERS))
-    apart = [name for name in (*LIBRARIES, *SERVERS) if ours[name] != theirs[name]]
+    theirs = versions(programs.peers, (*LIBRARIES, *FRAMEWORKS, *PEERS))
+    apart = [name for name in (*LIBRARIES, *FRAMEWORKS) if ours[name] != theirs[name]]
     if apart:
         wanted = " ".join(f"{name}=={ours[name]}" for name in apart)
         raise BenchError(f"the peers run on other versions than the service: {programs.peers} -m pip install {wanted}")

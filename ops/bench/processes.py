@@ -36,7 +36,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-class Server:
+class ServerProcess:
     """A server process, with what it starts itself.
 
     Args:
@@ -165,7 +165,7 @@ class Server:
             time.sleep(0.01)
         self._log.close()
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> "ServerProcess":
         """Use it in a block."""
         return self
 
@@ -177,7 +177,7 @@ class Server:
 class Watch:
     """The most memory that a server used while a block ran, looked at five times a second."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ServerProcess) -> None:
         """Watch ``server``."""
         self._server = server
         self._end = threading.Event()

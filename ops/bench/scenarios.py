@@ -8,10 +8,10 @@ from typing import Any, Final
 import click
 
 from ops.bench.client import Answer, Connection
-from ops.bench.entrants import Entrant, Programs, Variant
 from ops.bench.errors import BenchError
-from ops.bench.processes import Server, cores
+from ops.bench.processes import ServerProcess, cores
 from ops.bench.requests import Photos, batch, form
+from ops.bench.servers import Programs, ServerSpec, Variant
 
 QUEUE: Final = 64
 CROWD: Final = 256
@@ -27,15 +27,15 @@ BATCH: Final = 64
 BATCHES: Final = 7
 
 
-def overload(entrant: Entrant, programs: Programs, photos: Photos, seconds: float) -> dict[str, Any]:
+def overload(spec: ServerSpec, programs: Programs, photos: Photos, seconds: float) -> dict[str, Any]:
     """Send more than the queue holds; returns the part ``overload`` of the report."""
     variant = Variant("a short queue", environment=ROOMY | {"CATSDOGS_MAX_QUEUE": str(QUEUE)})
-    with entrant.start(programs, variant) as server:
+    with spec.start(programs, variant) as server:
         server.wait(form(photos.files["small"][0]))
         steady = asyncio.run(_crowd(server, photos, seconds))
     click.echo(f"overload, {CROWD} clients for a queue of {QUEUE}: {steady['codes']}")
     variant = Variant("a long queue", environment=ROOMY | {"CATSDOGS_MAX_QUEUE": str(LONG_QUEUE)})
-    with entrant.start(programs, variant) as server:
+    with spec.start(programs, variant) as server:
         server.wait(form(photos.files["small"][0]))
         # The service learns how long a picture takes from those that it answers.
         asyncio.run(_together(server, [form(photos.files["medium"][0])] * 100))
@@ -47,7 +47,7 @@ def overload(entrant: Entrant, programs: Programs, photos: Photos, seconds: floa
     return {"steady": steady, "retry_after": burst}
 
 
-async def _crowd(server: Server, photos: Photos, seconds: float) -> dict[str, Any]:
+async def _crowd(server: ServerProcess, photos: Photos, seconds: float) -> dict[str, Any]:
     request = form(photos.files["medium"][0])
     end = asyncio.get_running_loop().time() + seconds
     codes: Counter[str] = Counter()
@@ -81,7 +81,7 @@ async def _crowd(server: Server, photos: Photos, seconds: float) -> dict[str, An
     }
 
 
-async def _burst(server: Server, photos: Photos) -> dict[str, Any]:
+async def _burst(server: ServerProcess, photos: Photos) -> dict[str, Any]:
     """Fill the queue once and let it run empty: did it take as long as those who found it full were told?
 
     Retry-After names the seconds after which there is room again whatever others do: when the queue is worked off.
@@ -110,7 +110,7 @@ async def _burst(server: Server, photos: Photos) -> dict[str, Any]:
     }
 
 
-async def _together(server: Server, requests: list[bytes]) -> list[Answer]:
+async def _together(server: ServerProcess, requests: list[bytes]) -> list[Answer]:
     """Send all at once, each on a connection of its own that is open already."""
     connections = [Connection(server.port) for _ in requests]
     for connection in connections:
@@ -121,9 +121,9 @@ async def _together(server: Server, requests: list[bytes]) -> list[Answer]:
     return answers
 
 
-def fairness(entrant: Entrant, programs: Programs, photos: Photos) -> dict[str, Any]:
+def fairness(spec: ServerSpec, programs: Programs, photos: Photos) -> dict[str, Any]:
     """Batches against single requests, and beside them; returns the part ``fairness`` of the report."""
-    with entrant.start(programs, entrant.variants[0]) as server:
+    with spec.start(programs, spec.variants[0]) as server:
         server.wait(form(photos.files["small"][0]))
         found = asyncio.run(_fairness(server, photos))
     click.echo(
@@ -134,7 +134,7 @@ def fairness(entrant: Entrant, programs: Programs, photos: Photos) -> dict[str, 
     return found
 
 
-async def _fairness(server: Server, photos: Photos) -> dict[str, Any]:
+async def _fairness(server: ServerProcess, photos: Photos) -> dict[str, Any]:
     files = [photos.files["medium"][number % len(photos.files["medium"])] for number in range(BATCH)]
     whole, singles = batch(files), [form(data) for data in files]
     batches, groups = [], []
@@ -174,7 +174,7 @@ async def _fairness(server: Server, photos: Photos) -> dict[str, Any]:
     }
 
 
-async def _singles(server: Server, request: bytes, count: int) -> list[float]:
+async def _singles(server: ServerProcess, request: bytes, count: int) -> list[float]:
     async with Connection(server.port) as connection:
         return [(await connection.ask(request)).seconds for _ in range(count)]
 

@@ -20,9 +20,9 @@ import click
 
 from ops.bench import machine
 from ops.bench.client import Answer, Connection
-from ops.bench.entrants import Programs, Variant, chosen
-from ops.bench.processes import Server, memory_mb
+from ops.bench.processes import ServerProcess, memory_mb
 from ops.bench.requests import batch, form, make, post
+from ops.bench.servers import Programs, Variant, chosen
 
 CLIENTS: Final = 8
 TENTHS: Final = 10
@@ -96,7 +96,7 @@ def soak(count: int, programs: Programs, seed: int) -> dict[str, Any]:
 
 
 class _Soak:
-    def __init__(self, server: Server, files: list[bytes], count: int, seed: int) -> None:
+    def __init__(self, server: ServerProcess, files: list[bytes], count: int, seed: int) -> None:
         self.server = server
         self.files = files
         self.count = count

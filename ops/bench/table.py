@@ -3,11 +3,11 @@
 import re
 from typing import Any, Final
 
-from ops.bench.entrants import ENTRANTS
+from ops.bench.servers import SERVERS
 from ops.bench.targets import judge
 
 HEADING: Final = "## How fast it answers\n"
-TITLES: Final = {entrant.name: entrant.title for entrant in ENTRANTS}
+TITLES: Final = {spec.name: spec.title for spec in SERVERS}
 NOT_MEASURED: Final = "| not measured yet |\n|---|\n"
 
 

@@ -17,11 +17,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ops.bench import load, race, requests, table, targets
+from ops.bench import load, requests, rounds, table, targets
 from ops.bench.cli import REPORT, SOAK, main
-from ops.bench.entrants import ENTRANTS, MODELS, Entrant, Programs, Raw, also, chosen, versions
 from ops.bench.errors import BenchError
-from ops.bench.processes import Server, cores, free_port, memory_mb, tree
+from ops.bench.processes import ServerProcess, cores, free_port, memory_mb, tree
+from ops.bench.servers import MODELS, SERVERS, Programs, RawLimit, ServerSpec, also, chosen, versions
 from ops.bench.targets import Target
 from tests.conftest import ROOT
 from tests.serving.conftest import Running
@@ -126,7 +126,7 @@ def test_a_missing_load_generator_is_an_error_in_a_line(folder: Path, monkeypatc
 @LINUX
 def test_a_server_that_stands_still_uses_nothing_and_is_ended_with_all_it_started() -> None:
     children = f"import subprocess; subprocess.Popen({SPIN}); subprocess.run({SPIN})"
-    with Server([sys.executable, "-c", children], {}, free_port()) as server:
+    with ServerProcess([sys.executable, "-c", children], {}, free_port()) as server:
         while len(server.pids()) < 3:
             time.sleep(0.01)
         pids = server.pids()
@@ -145,32 +145,34 @@ def test_a_server_that_stands_still_uses_nothing_and_is_ended_with_all_it_starte
 
 
 def test_a_server_that_does_not_start_is_an_error_that_shows_why(folder: Path) -> None:
-    broken = Server([sys.executable, "-c", "raise SystemExit('no model')"], {}, free_port())
+    broken = ServerProcess([sys.executable, "-c", "raise SystemExit('no model')"], {}, free_port())
     with broken, pytest.raises(BenchError, match="exit code 1:\nno model"):
         broken.wait(b"")
     with pytest.raises(BenchError, match="nowhere cannot be started"):
-        Server(["/nowhere"], {}, free_port())
+        ServerProcess(["/nowhere"], {}, free_port())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_raw_limit_answers_as_the_model_does(server: Running, folder: Path, precision: str) -> None:
-    entrant = Entrant("raw", "", "raw", precision)  # type: ignore[arg-type]
-    with Raw(entrant, HERE, folder) as raw:
+    spec = ServerSpec("raw", "", "raw", precision)  # type: ignore[arg-type]
+    with RawLimit(spec, HERE, folder) as raw:
         answers = raw.ask("answers")
-        turn = race.raw_turn(raw.ask(f"work {cores()} 1 1 0.5"))
+        turn = rounds.raw_turn(raw.ask(f"work {cores()} 1 1 0.5"))
     assert set(answers) == {f"{size}-{number}" for size in requests.MIX for number in range(3)}
     assert all(math.isfinite(turn[name]) and turn[name] > 0 for name in ("rate", "p50_ms", "p99_ms", "cpu_ms"))
     if precision in server.service.model.path.name:
         answer = server.predict((folder / "medium-0.jpg").read_bytes()).json()
-        race.compare("ours", "medium-0", answers["medium-0"], answer)
+        rounds.compare("ours", "medium-0", answers["medium-0"], answer)
 
 
 def test_a_wrong_server_is_not_measured() -> None:
     right = {"predicted_label": "cats", "probabilities": {"cats": 0.6, "dogs": 0.4}}
-    race.compare("x", "photo", right, {"predicted_label": "cats", "probabilities": {"cats": 0.6005, "dogs": 0.3995}})
+    rounds.compare("x", "photo", right, {"predicted_label": "cats", "probabilities": {"cats": 0.6005, "dogs": 0.3995}})
     for label, cats in (("dogs", 0.6), ("cats", 0.602)):
         with pytest.raises(BenchError, match="x answers photo otherwise"):
-            race.compare("x", "photo", right, {"predicted_label": label, "probabilities": {"cats": cats, "dogs": 0.4}})
+            rounds.compare(
+                "x", "photo", right, {"predicted_label": label, "probabilities": {"cats": cats, "dogs": 0.4}}
+            )
 
 
 def test_both_measure_the_files_that_ship(shipped: Path) -> None:
@@ -178,9 +180,9 @@ def test_both_measure_the_files_that_ship(shipped: Path) -> None:
     assert all(path.is_file() for path in MODELS.values())
 
 
-def test_entrants_are_chosen_by_how_their_names_begin() -> None:
-    assert [entrant.name for entrant in chosen("ours,raw-fp32")] == ["raw-fp32", "ours-int8", "ours-fp32"]
-    assert chosen("") == list(ENTRANTS)
+def test_servers_are_chosen_by_how_their_names_begin() -> None:
+    assert [spec.name for spec in chosen("ours,raw-fp32")] == ["raw-fp32", "ours-int8", "ours-fp32"]
+    assert chosen("") == list(SERVERS)
     with pytest.raises(BenchError, match="triton: nobody of that name"):
         chosen("triton")
 

@@ -1,6 +1,6 @@
 """The limit of the machine: ``pixels`` and the network in bare threads, on photos in memory, without HTTP.
 
-    python -m ops.bench.contestants.raw model.onnx FOLDER
+    python -m ops.bench.baselines.raw model.onnx FOLDER
 
 It reads commands from stdin and answers each with a line of JSON: ``work THREADS INTRA SECONDS WARM`` works through
 the folder's photos in their order, again and again, in so many threads with so many threads for each run of the
@@ -17,7 +17,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from ops.bench.contestants.network import Network
+from ops.bench.baselines.network import Network
 from ops.bench.processes import busy, cores
 
 

@@ -19,9 +19,9 @@ from typing import Any, Final
 import click
 
 from ops.bench import load, queue
-from ops.bench.entrants import Entrant, Programs, Raw, Variant
 from ops.bench.errors import BenchError
-from ops.bench.processes import Server, Watch, cores, memory_mb
+from ops.bench.processes import ServerProcess, Watch, cores, memory_mb
+from ops.bench.servers import Programs, RawLimit, ServerSpec, Variant
 
 # An answer is the same if no probability differs by more: what is left is the order of sums in other threads.
 TOLERANCE: Final = 1e-3
@@ -34,7 +34,7 @@ DISTURBED: Final = 0.05
 class Plan:
     """What is measured for how long; seconds."""
 
-    entrants: list[Entrant]
+    specs: list[ServerSpec]
     clients: list[int]
     rounds: int
     seconds: int
@@ -46,36 +46,36 @@ class Plan:
     first: bytes  # the request that a start is timed with
 
 
-class Turns:
-    """What each entrant showed in its turns."""
+class Rounds:
+    """What each spec showed in its turns."""
 
     def __init__(self, plan: Plan) -> None:
         """Begin with nothing."""
         self.plan = plan
-        self.variants = {entrant.name: entrant.variants[0] for entrant in plan.entrants}
+        self.variants = {spec.name: spec.variants[0] for spec in plan.specs}
         self.tried: dict[str, list[dict[str, Any]]] = {}
         self.starts: dict[str, list[tuple[float, float]]] = {}
-        self.segments: dict[str, dict[int, list[dict[str, Any]]]] = {entrant.name: {} for entrant in plan.entrants}
+        self.segments: dict[str, dict[int, list[dict[str, Any]]]] = {spec.name: {} for spec in plan.specs}
 
     @property
-    def servers(self) -> list[Entrant]:
+    def servers(self) -> list[ServerSpec]:
         """Those that are servers."""
-        return [entrant for entrant in self.plan.entrants if entrant.kind != "raw"]
+        return [spec for spec in self.plan.specs if spec.kind != "raw"]
 
     def tune(self) -> None:
         """Try each peer's variants for a moment, and keep the one that answers most requests."""
-        for entrant in self.servers:
-            if len(entrant.variants) == 1:
+        for spec in self.servers:
+            if len(spec.variants) == 1:
                 continue
-            tried = self.tried.setdefault(entrant.name, [])
-            for variant in entrant.variants:
-                tried.append({"variant": variant.what, "rate": self._try(entrant, variant)})
-                click.echo(f"{entrant.name}, {variant.what}: {tried[-1]['rate']:.1f} requests/s")
+            tried = self.tried.setdefault(spec.name, [])
+            for variant in spec.variants:
+                tried.append({"variant": variant.what, "rate": self._try(spec, variant)})
+                click.echo(f"{spec.name}, {variant.what}: {tried[-1]['rate']:.1f} requests/s")
             rates = [line["rate"] for line in tried]
-            self.variants[entrant.name] = entrant.variants[rates.index(max(rates))]
+            self.variants[spec.name] = spec.variants[rates.index(max(rates))]
 
-    def _try(self, entrant: Entrant, variant: Variant) -> float:
-        with entrant.start(self.plan.programs, variant) as server:
+    def _try(self, spec: ServerSpec, variant: Variant) -> float:
+        with spec.start(self.plan.programs, variant) as server:
             server.wait(self.plan.first)
             return load.send(self.plan.mixed, server.port, TUNING_CLIENTS, 3, 1, server.cpu).rate
 
@@ -88,43 +88,41 @@ class Turns:
     def _round(self, number: int, rng: random.Random) -> None:
         with ExitStack() as stack:
             raws = {
-                entrant.name: stack.enter_context(Raw(entrant, self.plan.programs, self.plan.mixed))
-                for entrant in self.plan.entrants
-                if entrant.kind == "raw"
+                spec.name: stack.enter_context(RawLimit(spec, self.plan.programs, self.plan.mixed))
+                for spec in self.plan.specs
+                if spec.kind == "raw"
             }
-            servers: dict[str, Server] = {}
-            for entrant in rng.sample(self.servers, len(self.servers)):
-                server = stack.enter_context(entrant.start(self.plan.programs, self.variants[entrant.name]))
-                servers[entrant.name] = server
-                self.starts.setdefault(entrant.name, []).append(server.wait(self.plan.first))
+            servers: dict[str, ServerProcess] = {}
+            for spec in rng.sample(self.servers, len(self.servers)):
+                server = stack.enter_context(spec.start(self.plan.programs, self.variants[spec.name]))
+                servers[spec.name] = server
+                self.starts.setdefault(spec.name, []).append(server.wait(self.plan.first))
                 if number == 1:
-                    self._check(entrant, server)
+                    self._check(spec, server)
                 server.settle()
                 server.pause()
             for clients in self.plan.clients:
-                for entrant in rng.sample(self.plan.entrants, len(self.plan.entrants)):
+                for spec in rng.sample(self.plan.specs, len(self.plan.specs)):
                     take = (
-                        partial(self._raw_turn, raws[entrant.name], clients)
-                        if entrant.kind == "raw"
-                        else partial(self._turn, servers[entrant.name], clients)
+                        partial(self._raw_turn, raws[spec.name], clients)
+                        if spec.kind == "raw"
+                        else partial(self._turn, servers[spec.name], clients)
                     )
-                    self.segments[entrant.name].setdefault(clients, []).append(self._undisturbed(entrant, take))
-                rates = {
-                    entrant.name: self.segments[entrant.name][clients][-1]["rate"] for entrant in self.plan.entrants
-                }
+                    self.segments[spec.name].setdefault(clients, []).append(self._undisturbed(spec, take))
+                rates = {spec.name: self.segments[spec.name][clients][-1]["rate"] for spec in self.plan.specs}
                 said = ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items())
                 click.echo(f"round {number} of {self.plan.rounds}, {clients} clients: {said} requests/s")
 
-    def _undisturbed(self, entrant: Entrant, take: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _undisturbed(self, spec: ServerSpec, take: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Take a turn, and take it again while others disturb it, as often as the plan allows."""
         for _ in range(self.plan.retakes):
             turn = take()
             if turn["others_share"] <= DISTURBED:
                 return turn
-            click.echo(f"{entrant.name} again: other programs took {turn['others_share']:.0%} of the machine")
+            click.echo(f"{spec.name} again: other programs took {turn['others_share']:.0%} of the machine")
         return take()
 
-    def _turn(self, server: Server, clients: int) -> dict[str, Any]:
+    def _turn(self, server: ServerProcess, clients: int) -> dict[str, Any]:
         server.go_on()
         segment = load.send(self.plan.mixed, server.port, clients, self.plan.seconds, self.plan.warm, server.cpu)
         server.settle()
@@ -140,7 +138,7 @@ class Turns:
             "failures": segment.failures,
         }
 
-    def _raw_turn(self, raw: Raw, clients: int) -> dict[str, Any]:
+    def _raw_turn(self, raw: RawLimit, clients: int) -> dict[str, Any]:
         span = f"{self.plan.seconds} {self.plan.warm}"
         if clients > 1:
             return raw_turn(raw.ask(f"work {min(clients, cores())} 1 {span}"))
@@ -148,22 +146,22 @@ class Turns:
         alone, spread = (raw_turn(raw.ask(f"work 1 {intra} {span}")) for intra in (1, cores()))
         return {**min(alone, spread, key=lambda turn: turn["p50_ms"]), "one_thread": alone, "all_threads": spread}
 
-    def _check(self, entrant: Entrant, server: Server) -> None:
+    def _check(self, spec: ServerSpec, server: ServerProcess) -> None:
         """Raise unless the server answers each photo as the raw limit does: a wrong server is not a fast one."""
-        twin = Entrant("raw", "", "raw", entrant.precision)
-        with Raw(twin, self.plan.programs, self.plan.mixed) as raw:
+        twin = ServerSpec("raw", "", "raw", spec.precision)
+        with RawLimit(twin, self.plan.programs, self.plan.mixed) as raw:
             expected = raw.ask("answers")
         for name, right in expected.items():
             status, body = server.ask((self.plan.mixed / name).read_bytes())
             if status != 200:
-                raise BenchError(f"{entrant.name} answers {name} with {status}: {body[:200]!r}\n{server.log()}")
-            compare(entrant.name, name, right, parse(body))
+                raise BenchError(f"{spec.name} answers {name} with {status}: {body[:200]!r}\n{server.log()}")
+            compare(spec.name, name, right, parse(body))
 
     def memory(self) -> dict[str, dict[str, float]]:
         """Megabytes of each server, alone on the machine: at rest, and at most under 128 clients."""
         found = {}
-        for entrant in self.servers:
-            with entrant.start(self.plan.programs, self.variants[entrant.name]) as server:
+        for spec in self.servers:
+            with spec.start(self.plan.programs, self.variants[spec.name]) as server:
                 server.wait(self.plan.first)
                 server.settle()
                 line = {"idle_mb": memory_mb(server.pids())}
@@ -172,9 +170,9 @@ class Turns:
                         load.send(folder, server.port, 128, self.plan.seconds, self.plan.warm, server.cpu)
                         server.settle()
                     line[name] = watch.peak_mb
-            found[entrant.name] = line
+            found[spec.name] = line
             click.echo(
-                f"memory of {entrant.name}: {line['idle_mb']:.0f} MB at rest, {line['mixed_mb']:.0f} with 128 clients, "
+                f"memory of {spec.name}: {line['idle_mb']:.0f} MB at rest, {line['mixed_mb']:.0f} with 128 clients, "
                 f"{line['large_mb']:.0f} where all send 12 megapixels"
             )
         return found
@@ -235,7 +233,7 @@ def parse(body: bytes) -> dict[str, Any]:
     return found
 
 
-def compare(entrant: str, photo: str, right: dict[str, Any], answer: dict[str, Any]) -> None:
+def compare(spec: str, photo: str, right: dict[str, Any], answer: dict[str, Any]) -> None:
     """Raise unless two answers are the same.
 
     Raises:
@@ -243,4 +241,4 @@ def compare(entrant: str, photo: str, right: dict[str, Any], answer: dict[str, A
     """
     apart = max(abs(answer["probabilities"][label] - share) for label, share in right["probabilities"].items())
     if answer["predicted_label"] != right["predicted_label"] or apart > TOLERANCE:
-        raise BenchError(f"{entrant} answers {photo} otherwise than the model: {answer}, not {right}")
+        raise BenchError(f"{spec} answers {photo} otherwise than the model: {answer}, not {right}")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ops.bench.errors import BenchError
-from ops.bench.processes import ROOT, Server, cores, free_port
+from ops.bench.processes import ROOT, ServerProcess, cores, free_port
 
 Kind = Literal["raw", "ours", "also", "peer"]
 MODELS: Final = {name: ROOT / "serving" / "models" / f"cats-dogs.{name}.onnx" for name in ("fp32", "int8")}
-CONTESTANTS: Final = "ops.bench.contestants"
+BASELINES: Final = "ops.bench.baselines"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Entrant:
+class ServerSpec:
     """A server that takes part, or the raw limit."""
 
     name: str
@@ -49,8 +49,8 @@ class Entrant:
     variants: tuple[Variant, ...] = (Variant("as it is"),)
     checkout: Path = ROOT  # of a service
 
-    def start(self, programs: Programs, variant: Variant) -> Server:
-        """Start the server; see ``Server.wait``."""
+    def start(self, programs: Programs, variant: Variant) -> ServerProcess:
+        """Start the server; see ``ServerProcess.wait``."""
         port = free_port()
         environment = {"BENCH_MODEL": str(MODELS[self.precision]), "BENTOML_DO_NOT_TRACK": "True", **NO_CALLS}
         if self.kind == "ours":
@@ -61,18 +61,18 @@ class Entrant:
             "ours": [str(programs.service), "serve", "--port", str(port)],
             "also": [str(self.python(programs)), "-m", "serving", "--port", str(port)],
             "fastapi": [
-                *(str(programs.peers), "-m", "uvicorn", f"{CONTESTANTS}.fastapi_server:app"),
+                *(str(programs.peers), "-m", "uvicorn", f"{BASELINES}.fastapi_server:app"),
                 *("--port", str(port), "--no-access-log", "--log-level", "warning"),
             ],
-            "litserve": [str(programs.peers), "-m", f"{CONTESTANTS}.litserve_server", "--port", str(port)],
+            "litserve": [str(programs.peers), "-m", f"{BASELINES}.litserve_server", "--port", str(port)],
             "bentoml": [
-                *(str(programs.peers), "-m", "bentoml", "serve", f"{CONTESTANTS}.bentoml_server:Pets"),
+                *(str(programs.peers), "-m", "bentoml", "serve", f"{BASELINES}.bentoml_server:Pets"),
                 *("--host", "127.0.0.1", "--port", str(port)),
             ],
         }[self.name if self.kind == "peer" else self.kind]
         ready = "/health/ready" if self.kind in {"ours", "also"} else None
         environment |= variant.environment
-        return Server([*command, *variant.arguments], environment, port, ready, self.checkout)
+        return ServerProcess([*command, *variant.arguments], environment, port, ready, self.checkout)
 
     def python(self, programs: Programs) -> Path:
         """The Python of a service from another checkout: the checkout's own ``.venv`` if it has one."""
@@ -110,24 +110,24 @@ BENTOML: Final = (
     ),
 )
 
-ENTRANTS: Final = (
-    Entrant("raw-fp32", "the machine's limit, fp32", "raw", "fp32"),
-    Entrant("raw-int8", "the machine's limit, int8", "raw", "int8"),
-    Entrant("ours-int8", "`catsdogs serve`, as it ships (int8)", "ours", "int8"),
-    Entrant("ours-fp32", "`catsdogs serve`, fp32", "ours", "fp32"),
-    Entrant("fastapi", "FastAPI, fp32", "peer", "fp32", FASTAPI),
-    Entrant("litserve", "LitServe, fp32", "peer", "fp32", LITSERVE),
-    Entrant("bentoml", "BentoML, fp32", "peer", "fp32", BENTOML),
+SERVERS: Final = (
+    ServerSpec("raw-fp32", "the machine's limit, fp32", "raw", "fp32"),
+    ServerSpec("raw-int8", "the machine's limit, int8", "raw", "int8"),
+    ServerSpec("ours-int8", "`catsdogs serve`, as it ships (int8)", "ours", "int8"),
+    ServerSpec("ours-fp32", "`catsdogs serve`, fp32", "ours", "fp32"),
+    ServerSpec("fastapi", "FastAPI, fp32", "peer", "fp32", FASTAPI),
+    ServerSpec("litserve", "LitServe, fp32", "peer", "fp32", LITSERVE),
+    ServerSpec("bentoml", "BentoML, fp32", "peer", "fp32", BENTOML),
 )
 
 
-class Raw:
+class RawLimit:
     """The process of the raw limit; it does nothing until it is asked."""
 
-    def __init__(self, entrant: Entrant, programs: Programs, folder: Path) -> None:
+    def __init__(self, spec: ServerSpec, programs: Programs, folder: Path) -> None:
         """Start it on the photos of ``folder``."""
         self._process = subprocess.Popen(
-            [str(programs.python), "-m", f"{CONTESTANTS}.raw", str(MODELS[entrant.precision]), str(folder)],
+            [str(programs.python), "-m", f"{BASELINES}.raw", str(MODELS[spec.precision]), str(folder)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -151,7 +151,7 @@ class Raw:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def __enter__(self) -> "Raw":
+    def __enter__(self) -> "RawLimit":
         """Use it in a block."""
         return self
 
@@ -160,22 +160,22 @@ class Raw:
         self._process.communicate()
 
 
-def chosen(names: str) -> list[Entrant]:
-    """The entrants whose names start with one of ``names``, separated by commas; all for none.
+def chosen(names: str) -> list[ServerSpec]:
+    """The specs whose names start with one of ``names``, separated by commas; all for none.
 
     Raises:
         BenchError: one of the names is nobody's.
     """
     found = []
     for name in filter(None, names.split(",")):
-        these = [entrant for entrant in ENTRANTS if entrant.name.startswith(name)]
+        these = [spec for spec in SERVERS if spec.name.startswith(name)]
         if not these:
-            raise BenchError(f"{name}: nobody of that name; there are {', '.join(e.name for e in ENTRANTS)}")
+            raise BenchError(f"{name}: nobody of that name; there are {', '.join(e.name for e in SERVERS)}")
         found += these
-    return [entrant for entrant in ENTRANTS if entrant in found or not names]
+    return [spec for spec in SERVERS if spec in found or not names]
 
 
-def also(argument: str) -> Entrant:
+def also(argument: str) -> ServerSpec:
     """The service of another checkout, as it ships there, from ``NAME=CHECKOUT``.
 
     Raises:
@@ -183,11 +183,11 @@ def also(argument: str) -> Entrant:
     """
     name, _, checkout = argument.partition("=")
     path = Path(checkout).absolute()
-    if not (name and checkout) or name in {entrant.name for entrant in ENTRANTS}:
+    if not (name and checkout) or name in {spec.name for spec in SERVERS}:
         raise BenchError(f"{argument}: NAME=CHECKOUT needs a name of its own")
     if not (path / "serving" / "__main__.py").exists():
         raise BenchError(f"{checkout}: not a checkout with a service")
-    return Entrant(name, f"`{name}`, int8", "also", "int8", checkout=path)
+    return ServerSpec(name, f"`{name}`, int8", "also", "int8", checkout=path)
 
 
 def versions(python: Path, packages: tuple[str, ...]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The model file as every contestant uses it: one session, made once, and an answer in plain numbers."""
+"""The model file as every baseline uses it: one session, made once, and an answer in plain numbers."""
 
 import os
 from typing import Any, Final
