@@ -13,11 +13,12 @@ from ops.bench.processes import ROOT
 
 BOUNDARY: Final = "6c3a1f0e9d274b58"
 MIX: Final = {"small": 45, "medium": 45, "large": 10}  # per cent
+MIXES: Final = {"mixed": MIX, "uniform": {"medium": 1}, "large": {"large": 1}}
 
 
 @dataclass(frozen=True)
 class Photos:
-    """JPEG files by size, so many of each."""
+    """JPEG files by size, as many of each."""
 
     files: dict[str, list[bytes]]
 
@@ -33,7 +34,7 @@ class Photos:
 
 
 def make(folder: Path, source: Path | None) -> Photos:
-    """Have the photos made in ``folder``, which must not be there yet, and read them.
+    """Make the photos in ``folder``, which must not exist yet, and read them.
 
     Raises:
         BenchError: there are none in ``source``.
@@ -48,7 +49,7 @@ def make(folder: Path, source: Path | None) -> Photos:
 
 
 def order(mix: dict[str, int], each: int) -> list[tuple[str, int]]:
-    """Sizes and numbers of the photos to send in turn: ``mix`` per cent of each size, spread as evenly as can be."""
+    """Sizes and numbers of the photos to send in turn: ``mix`` per cent of each size, spread evenly."""
     total = sum(mix.values())
     sent = dict.fromkeys(mix, 0)
     names = []

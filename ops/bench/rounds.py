@@ -1,8 +1,8 @@
-"""The comparison: everybody's turns, close together, so that what else the machine does hits all alike.
+"""The comparison: servers take turns, close together, so that what else the machine does affects all of them.
 
-All servers are started afresh in each round and stand still (SIGSTOP) while another is measured; each level of clients
-is a turn of a few seconds for everybody, in an order drawn anew for each level of each round. Starting them for each
-turn would be as fair and take an hour; letting idle ones run would not be fair, since some are never idle.
+All servers of an arrangement are started anew in each round and stopped (SIGSTOP) while another is measured. Each level
+of clients is a turn of a few seconds for each server, in an order drawn for each level of each round. To start them
+for each turn would be as fair and take an hour; to let idle ones run would not be fair, since some are never idle.
 """
 
 import json
@@ -20,111 +20,108 @@ import click
 
 from ops.bench import load, queue
 from ops.bench.errors import BenchError
-from ops.bench.processes import ServerProcess, Watch, cores, memory_mb
-from ops.bench.servers import Programs, RawLimit, ServerSpec, Variant
+from ops.bench.limit import RawLimit, RawProcess
+from ops.bench.placement import Placement
+from ops.bench.processes import ServerProcess, cores, on_cores
+from ops.bench.servers import Programs, ServerSpec, Variant
 
-# An answer is the same if no probability differs by more: what is left is the order of sums in other threads.
+# Answers are the same if no probability differs by more: the order of sums differs with the number of threads.
 TOLERANCE: Final = 1e-3
 TUNING_CLIENTS: Final = 32
-# Share of the machine that other programs may take; the kernel's own for the loopback network is in it, 1 to 2 %.
+# Share of the machine that other programs may take; it includes the kernel's for the loopback network, 1 to 2 %.
 DISTURBED: Final = 0.05
+FIGURES: Final = ("rate", "p50_ms", "p99_ms", "cpu_ms", "generator_share", "others_share")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured for how long; seconds."""
+    """How long turns are, in seconds, and with which programs."""
 
-    specs: list[ServerSpec]
-    clients: list[int]
     rounds: int
     seconds: int
     warm: int
-    retakes: int  # how often a turn may be taken again that others on the machine disturbed
+    retakes: int  # how often a turn is repeated that other programs disturbed
     programs: Programs
-    mixed: Path  # the folder of requests of all sizes
-    large: Path  # and of 12-megapixel photos alone
     first: bytes  # the request that a start is timed with
 
 
+@dataclass(frozen=True)
+class Arrangement:
+    """Servers that take turns: on which cores, with which photos, from how many clients."""
+
+    title: str
+    specs: list[ServerSpec]
+    placement: Placement
+    folder: Path  # of the requests that are sent
+    clients: list[int]
+
+
 class Rounds:
-    """What each spec showed in its turns."""
+    """The turns of one arrangement."""
 
-    def __init__(self, plan: Plan) -> None:
-        """Begin with nothing."""
+    def __init__(self, plan: Plan, arrangement: Arrangement, variants: dict[str, Variant]) -> None:
+        """Begin without any; ``variants`` has the one to measure of each server."""
         self.plan = plan
-        self.variants = {spec.name: spec.variants[0] for spec in plan.specs}
-        self.tried: dict[str, list[dict[str, Any]]] = {}
+        self.arrangement = arrangement
+        self.variants = variants
         self.starts: dict[str, list[tuple[float, float]]] = {}
-        self.segments: dict[str, dict[int, list[dict[str, Any]]]] = {spec.name: {} for spec in plan.specs}
+        self.turns: dict[str, dict[int, list[dict[str, Any]]]] = {spec.name: {} for spec in arrangement.specs}
 
-    @property
-    def servers(self) -> list[ServerSpec]:
-        """Those that are servers."""
-        return [spec for spec in self.plan.specs if spec.kind != "raw"]
-
-    def tune(self) -> None:
-        """Try each peer's variants for a moment, and keep the one that answers most requests."""
-        for spec in self.servers:
-            if len(spec.variants) == 1:
-                continue
-            tried = self.tried.setdefault(spec.name, [])
-            for variant in spec.variants:
-                tried.append({"variant": variant.what, "rate": self._try(spec, variant)})
-                click.echo(f"{spec.name}, {variant.what}: {tried[-1]['rate']:.1f} requests/s")
-            rates = [line["rate"] for line in tried]
-            self.variants[spec.name] = spec.variants[rates.index(max(rates))]
-
-    def _try(self, spec: ServerSpec, variant: Variant) -> float:
-        with spec.start(self.plan.programs, variant) as server:
-            server.wait(self.plan.first)
-            return load.send(self.plan.mixed, server.port, TUNING_CLIENTS, 3, 1, server.cpu).rate
-
-    def run(self) -> None:
-        """Take all turns."""
-        for number in range(self.plan.rounds):
-            # A round's own seed, so that a rerun takes turns in the same order.
-            self._round(number + 1, random.Random(number))  # noqa: S311  # an order, no secret
-
-    def _round(self, number: int, rng: random.Random) -> None:
+    def take(self, number: int) -> None:
+        """Take the turns of round ``number``, from 1 on."""
+        specs = self.arrangement.specs
+        # A seed for each round, so that a rerun takes turns in the same order.
+        rng = random.Random(number)  # noqa: S311  # an order, no secret
         with ExitStack() as stack:
-            raws = {
-                spec.name: stack.enter_context(RawLimit(spec, self.plan.programs, self.plan.mixed))
-                for spec in self.plan.specs
+            takes = {
+                spec.name: self._start_limit(spec, stack)
                 if spec.kind == "raw"
+                else self._start(spec, stack, check=number == 1)
+                for spec in rng.sample(specs, len(specs))
             }
-            servers: dict[str, ServerProcess] = {}
-            for spec in rng.sample(self.servers, len(self.servers)):
-                server = stack.enter_context(spec.start(self.plan.programs, self.variants[spec.name]))
-                servers[spec.name] = server
-                self.starts.setdefault(spec.name, []).append(server.wait(self.plan.first))
-                if number == 1:
-                    self._check(spec, server)
-                server.settle()
-                server.pause()
-            for clients in self.plan.clients:
-                for spec in rng.sample(self.plan.specs, len(self.plan.specs)):
-                    take = (
-                        partial(self._raw_turn, raws[spec.name], clients)
-                        if spec.kind == "raw"
-                        else partial(self._turn, servers[spec.name], clients)
-                    )
-                    self.segments[spec.name].setdefault(clients, []).append(self._undisturbed(spec, take))
-                rates = {spec.name: self.segments[spec.name][clients][-1]["rate"] for spec in self.plan.specs}
-                said = ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items())
-                click.echo(f"round {number} of {self.plan.rounds}, {clients} clients: {said} requests/s")
+            for clients in self.arrangement.clients:
+                for spec in rng.sample(specs, len(specs)):
+                    turn = self._undisturbed(spec.name, partial(takes[spec.name], clients))
+                    self.turns[spec.name].setdefault(clients, []).append(turn)
+                rates = ", ".join(
+                    f"{name} {max(figures['rate'] for figures in levels[clients][-1].values()):.1f}"
+                    for name, levels in self.turns.items()
+                )
+                click.echo(
+                    f"round {number} of {self.plan.rounds}, {self.arrangement.title}, {clients} clients: "
+                    f"{rates} requests/s"
+                )
 
-    def _undisturbed(self, spec: ServerSpec, take: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Take a turn, and take it again while others disturb it, as often as the plan allows."""
+    def _start_limit(self, spec: ServerSpec, stack: ExitStack) -> Callable[[int], dict[str, Any]]:
+        where = self.arrangement.placement.server
+        limit = stack.enter_context(RawLimit(spec.precision, self.plan.programs, self.arrangement.folder, where))
+        return lambda clients: limit.turn(clients, self.plan.seconds, self.plan.warm)
+
+    def _start(self, spec: ServerSpec, stack: ExitStack, *, check: bool) -> Callable[[int], dict[str, Any]]:
+        with on_cores(self.arrangement.placement.server):
+            server = stack.enter_context(spec.start(self.plan.programs, self.variants[spec.name]))
+        self.starts.setdefault(spec.name, []).append(server.wait(self.plan.first))
+        if check:
+            self._check(spec, server)
+        server.settle()
+        server.pause()
+        return lambda clients: {"server": self._turn(server, clients)}
+
+    def _undisturbed(self, name: str, take: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Take a turn, and repeat it while other programs disturb it, as often as the plan allows."""
         for _ in range(self.plan.retakes):
             turn = take()
-            if turn["others_share"] <= DISTURBED:
+            others = max(figures["others_share"] for figures in turn.values())
+            if others <= DISTURBED:
                 return turn
-            click.echo(f"{spec.name} again: other programs took {turn['others_share']:.0%} of the machine")
+            click.echo(f"{name} again: other programs took {others:.0%} of the machine")
         return take()
 
     def _turn(self, server: ServerProcess, clients: int) -> dict[str, Any]:
-        server.go_on()
-        segment = load.send(self.plan.mixed, server.port, clients, self.plan.seconds, self.plan.warm, server.cpu)
+        plan = self.plan
+        server.resume()
+        with on_cores(self.arrangement.placement.generator):
+            segment = load.send(self.arrangement.folder, server.port, clients, plan.seconds, plan.warm, server.cpu)
         server.settle()
         server.pause()
         return {
@@ -138,50 +135,20 @@ class Rounds:
             "failures": segment.failures,
         }
 
-    def _raw_turn(self, raw: RawLimit, clients: int) -> dict[str, Any]:
-        span = f"{self.plan.seconds} {self.plan.warm}"
-        if clients > 1:
-            return raw_turn(raw.ask(f"work {min(clients, cores())} 1 {span}"))
-        # Whichever answers one picture sooner: a run in one thread, or spread over all.
-        alone, spread = (raw_turn(raw.ask(f"work 1 {intra} {span}")) for intra in (1, cores()))
-        return {**min(alone, spread, key=lambda turn: turn["p50_ms"]), "one_thread": alone, "all_threads": spread}
-
     def _check(self, spec: ServerSpec, server: ServerProcess) -> None:
-        """Raise unless the server answers each photo as the raw limit does: a wrong server is not a fast one."""
-        twin = ServerSpec("raw", "", "raw", spec.precision)
-        with RawLimit(twin, self.plan.programs, self.plan.mixed) as raw:
+        """Raise unless the server answers each photo as the model does: a wrong server is not a fast one."""
+        folder = self.arrangement.folder
+        with RawProcess(spec.precision, self.plan.programs, folder, self.arrangement.placement.server) as raw:
             expected = raw.ask("answers")
         for name, right in expected.items():
-            status, body = server.ask((self.plan.mixed / name).read_bytes())
+            status, body = server.ask((folder / name).read_bytes())
             if status != 200:
                 raise BenchError(f"{spec.name} answers {name} with {status}: {body[:200]!r}\n{server.log()}")
             compare(spec.name, name, right, parse(body))
 
-    def memory(self) -> dict[str, dict[str, float]]:
-        """Megabytes of each server, alone on the machine: at rest, and at most under 128 clients."""
-        found = {}
-        for spec in self.servers:
-            with spec.start(self.plan.programs, self.variants[spec.name]) as server:
-                server.wait(self.plan.first)
-                server.settle()
-                line = {"idle_mb": memory_mb(server.pids())}
-                for name, folder in (("mixed_mb", self.plan.mixed), ("large_mb", self.plan.large)):
-                    with Watch(server) as watch:
-                        load.send(folder, server.port, 128, self.plan.seconds, self.plan.warm, server.cpu)
-                        server.settle()
-                    line[name] = watch.peak_mb
-            found[spec.name] = line
-            click.echo(
-                f"memory of {spec.name}: {line['idle_mb']:.0f} MB at rest, {line['mixed_mb']:.0f} with 128 clients, "
-                f"{line['large_mb']:.0f} where all send 12 megapixels"
-            )
-        return found
-
     def result(self) -> dict[str, Any]:
-        """The parts ``tried``, ``variants``, ``starts`` and ``speed`` of the report."""
+        """The parts ``starts`` and ``speed`` of the report."""
         return {
-            "tried": self.tried,
-            "variants": {name: variant.what for name, variant in self.variants.items()},
             "starts": {
                 name: {
                     "ready_s": statistics.median(ready for ready, _ in each),
@@ -191,49 +158,50 @@ class Rounds:
                 for name, each in self.starts.items()
             },
             "speed": {
-                name: {str(clients): self._median(clients, turns) for clients, turns in levels.items()}
-                for name, levels in self.segments.items()
+                name: {str(clients): self._level(clients, turns) for clients, turns in levels.items()}
+                for name, levels in self.turns.items()
             },
         }
 
-    def _median(self, clients: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
-        """Medians over turns, and each turn's figures; for the raw limit, also the spread of a queue before it."""
-        found: dict[str, Any] = {
-            name: statistics.median(turn[name] for turn in turns)
-            for name in ("rate", "p50_ms", "p99_ms", "cpu_ms", "generator_share", "others_share")
-            if name in turns[0]
-        }
-        if "times_ms" in turns[0] and clients > 1:
-            order = (self.plan.mixed / "order").read_text().split()
+    def _level(self, clients: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
+        """Medians over turns and each turn's figures, of the fastest way if there are several."""
+        rates = {way: statistics.median(turn[way]["rate"] for turn in turns) for way in turns[0]}
+        best = max(rates, key=rates.__getitem__)
+        each = [turn[best] for turn in turns]
+        found: dict[str, Any] = {"ways": rates, "way": best}
+        found |= {name: statistics.median(turn[name] for turn in each) for name in FIGURES if name in each[0]}
+        if "times_ms" in each[0] and clients > 1:
+            order = (self.arrangement.folder / "order").read_text().split()
+            lanes = min(clients, len(self.arrangement.placement.server))
             found["perfect_spread"] = statistics.median(
-                queue.spread(order, turn["times_ms"], clients, min(clients, cores())) for turn in turns
+                queue.spread(order, turn["times_ms"], clients, lanes) for turn in each
             )
-        found["statuses"] = dict(sum((Counter(turn.get("statuses", {})) for turn in turns), Counter()))
-        found["failures"] = sum(turn.get("failures", 0) for turn in turns)
-        return found | {"turns": turns}
+        found["statuses"] = dict(sum((Counter(turn.get("statuses", {})) for turn in each), Counter()))
+        found["failures"] = sum(turn.get("failures", 0) for turn in each)
+        return found | {"turns": each}
 
 
-def raw_turn(said: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a turn of the raw limit."""
-    latencies = Counter(dict(said["latencies"]))
-    return {
-        "rate": said["rate"],
-        "p50_ms": load.quantile(latencies, 0.5) / 1000,
-        "p99_ms": load.quantile(latencies, 0.99) / 1000,
-        "cpu_ms": said["cpu_ms"],
-        "others_share": said["others_share"],
-        "times_ms": said["times_ms"],
-    }
+def tune(plan: Plan, arrangement: Arrangement) -> dict[str, list[dict[str, Any]]]:
+    """Try the variants of each server that has several; returns their rates."""
+    tried: dict[str, list[dict[str, Any]]] = {}
+    for spec in arrangement.specs:
+        for variant in spec.variants if len(spec.variants) > 1 else ():
+            with spec.start(plan.programs, variant) as server:
+                server.wait(plan.first)
+                rate = load.send(arrangement.folder, server.port, TUNING_CLIENTS, 3, 1, server.cpu).rate
+            tried.setdefault(spec.name, []).append({"variant": variant.what, "rate": rate})
+            click.echo(f"{spec.name}, {variant.what}: {rate:.1f} requests/s")
+    return tried
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """An answer; BentoML wraps a batch's."""
+    """An answer; BentoML wraps one of a batch in a list."""
     answer = json.loads(body)
     found: dict[str, Any] = answer[0] if isinstance(answer, list) else answer
     return found
 
 
-def compare(spec: str, photo: str, right: dict[str, Any], answer: dict[str, Any]) -> None:
+def compare(server: str, photo: str, right: dict[str, Any], answer: dict[str, Any]) -> None:
     """Raise unless two answers are the same.
 
     Raises:
@@ -241,4 +209,4 @@ def compare(spec: str, photo: str, right: dict[str, Any], answer: dict[str, Any]
     """
     apart = max(abs(answer["probabilities"][label] - share) for label, share in right["probabilities"].items())
     if answer["predicted_label"] != right["predicted_label"] or apart > TOLERANCE:
-        raise BenchError(f"{spec} answers {photo} otherwise than the model: {answer}, not {right}")
+        raise BenchError(f"{server} answers {photo} otherwise than the model: {answer}, not {right}")

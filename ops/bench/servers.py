@@ -1,7 +1,6 @@
-"""Who takes part: how each is started, and the variants of which the fastest is kept."""
+"""The servers that are measured: how each is started, and the variants of which the fastest is kept."""
 
 import json
-import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,27 +10,29 @@ from typing import Any, Final, Literal
 from ops.bench.errors import BenchError
 from ops.bench.processes import ROOT, ServerProcess, cores, free_port
 
+# The bare limit, the service of this checkout, of another one, and what others would have written.
 Kind = Literal["raw", "ours", "also", "peer"]
+Precision = Literal["fp32", "int8"]
 MODELS: Final = {name: ROOT / "serving" / "models" / f"cats-dogs.{name}.onnx" for name in ("fp32", "int8")}
 BASELINES: Final = "ops.bench.baselines"
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Where the programs are: the service's ``catsdogs``, and a Python with what the peers need."""
+    """The service's ``catsdogs``, and a Python with the peers' packages."""
 
     service: Path
     peers: Path
 
     @property
     def python(self) -> Path:
-        """The Python that runs the service, and the raw limit beside it."""
+        """The Python that runs the service and the bare limit."""
         return self.service.with_name("python")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run a server; words of ``arguments`` are added to its command."""
+    """One way to run a server; ``arguments`` are added to its command."""
 
     what: str
     arguments: tuple[str, ...] = ()
@@ -40,17 +41,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class ServerSpec:
-    """A server that takes part, or the raw limit."""
+    """A server, or the bare limit."""
 
     name: str
     title: str
     kind: Kind
-    precision: Literal["fp32", "int8"]
+    precision: Precision
     variants: tuple[Variant, ...] = (Variant("as it is"),)
     checkout: Path = ROOT  # of a service
 
     def start(self, programs: Programs, variant: Variant) -> ServerProcess:
-        """Start the server; see ``ServerProcess.wait``."""
+        """Start the server; see :meth:`ServerProcess.wait`."""
         port = free_port()
         environment = {"BENCH_MODEL": str(MODELS[self.precision]), "BENTOML_DO_NOT_TRACK": "True", **NO_CALLS}
         if self.kind == "ours":
@@ -73,6 +74,11 @@ class ServerSpec:
         ready = "/health/ready" if self.kind in {"ours", "also"} else None
         environment |= variant.environment
         return ServerProcess([*command, *variant.arguments], environment, port, ready, self.checkout)
+
+    def fastest(self, tried: list[dict[str, Any]]) -> Variant:
+        """The variant with the highest rate of those tried; the first if none was."""
+        rates = {line["variant"]: line["rate"] for line in tried}
+        return max(self.variants, key=lambda variant: rates.get(variant.what, 0.0))
 
     def python(self, programs: Programs) -> Path:
         """The Python of a service from another checkout: the checkout's own ``.venv`` if it has one."""
@@ -111,8 +117,8 @@ BENTOML: Final = (
 )
 
 SERVERS: Final = (
-    ServerSpec("raw-fp32", "the machine's limit, fp32", "raw", "fp32"),
-    ServerSpec("raw-int8", "the machine's limit, int8", "raw", "int8"),
+    ServerSpec("raw-fp32", "the bare limit, fp32", "raw", "fp32"),
+    ServerSpec("raw-int8", "the bare limit, int8", "raw", "int8"),
     ServerSpec("ours-int8", "`catsdogs serve`, as it ships (int8)", "ours", "int8"),
     ServerSpec("ours-fp32", "`catsdogs serve`, fp32", "ours", "fp32"),
     ServerSpec("fastapi", "FastAPI, fp32", "peer", "fp32", FASTAPI),
@@ -121,56 +127,17 @@ SERVERS: Final = (
 )
 
 
-class RawLimit:
-    """The process of the raw limit; it does nothing until it is asked."""
-
-    def __init__(self, spec: ServerSpec, programs: Programs, folder: Path) -> None:
-        """Start it on the photos of ``folder``."""
-        self._process = subprocess.Popen(
-            [str(programs.python), "-m", f"{BASELINES}.raw", str(MODELS[spec.precision]), str(folder)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | NO_CALLS,
-        )
-        self._read()
-
-    def ask(self, command: str) -> dict[str, Any]:
-        """Have it do something, and wait for what it says."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{command}\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise BenchError(f"the raw limit ended with exit code {self._process.wait()}; its error is above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> "RawLimit":
-        """Use it in a block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End it: it stops at the end of its input."""
-        self._process.communicate()
-
-
 def chosen(names: str) -> list[ServerSpec]:
-    """The specs whose names start with one of ``names``, separated by commas; all for none.
+    """The servers whose names start with one of ``names``, separated by commas; all for an empty string.
 
     Raises:
-        BenchError: one of the names is nobody's.
+        BenchError: no server has such a name.
     """
     found = []
     for name in filter(None, names.split(",")):
         these = [spec for spec in SERVERS if spec.name.startswith(name)]
         if not these:
-            raise BenchError(f"{name}: nobody of that name; there are {', '.join(e.name for e in SERVERS)}")
+            raise BenchError(f"{name}: no such server; there are {', '.join(e.name for e in SERVERS)}")
         found += these
     return [spec for spec in SERVERS if spec in found or not names]
 

@@ -1,10 +1,10 @@
-"""The limit of the machine: ``pixels`` and the network in bare threads, on photos in memory, without HTTP.
+"""The bare limit: ``pixels`` and the network in threads, on photos in memory, without HTTP.
 
-    python -m ops.bench.baselines.raw model.onnx FOLDER
+    python -m ops.bench.baselines.raw model.onnx FOLDER [FIRST]
 
-It reads commands from stdin and answers each with a line of JSON: ``work THREADS INTRA SECONDS WARM`` works through
-the folder's photos in their order, again and again, in so many threads with so many threads for each run of the
-network; ``answers`` answers each photo once.
+It reads commands from stdin and answers each with a line of JSON. ``work THREADS INTRA SECONDS WARM`` works through
+the folder's photos in order, again and again, from number FIRST on, in THREADS threads with INTRA threads for each run
+of the network. ``answers`` answers each photo once.
 """
 
 import json
@@ -18,22 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from ops.bench.baselines.network import Network
-from ops.bench.processes import busy, cores
+from ops.bench.processes import busy
 
 
 class Raw:
     """The photos in memory, and sessions."""
 
-    def __init__(self, model: str, folder: Path) -> None:
+    def __init__(self, model: str, folder: Path, first: int) -> None:
         """Read everything."""
         self.model = model
         names = (folder / "order").read_text().split()
         self.files = {name: (folder / f"{name}.jpg").read_bytes() for name in dict.fromkeys(names)}
-        self.order = names
+        self.order = names[first:] + names[:first]
         self.networks: dict[int, Network] = {}
 
     def network(self, intra: int) -> Network:
-        """A session with so many threads for a run, made once."""
+        """A session with ``intra`` threads for a run, made once."""
         if intra not in self.networks:
             self.networks[intra] = Network(self.model, intra)
         return self.networks[intra]
@@ -75,8 +75,8 @@ class Raw:
             "rate": sum(rates),
             "latencies": sorted(latencies.items()),
             "times_ms": {name: 1000 * statistics.median(each) for name, each in times.items() if each},
-            "cpu_ms": 1000 * cpu / latencies.total(),
-            "others_share": max(0.0, everybody - cpu) / lasted / cores(),
+            "cpu_cores": cpu / lasted,
+            "busy_cores": everybody / lasted,
         }
 
     def answers(self) -> dict[str, Any]:
@@ -85,10 +85,10 @@ class Raw:
 
 
 def main() -> None:
-    """Do as stdin says."""
+    """Do what stdin says."""
     # As the service does; it makes no difference here, where threads hold the lock for microseconds.
     sys.setswitchinterval(0.001)
-    raw = Raw(sys.argv[1], Path(sys.argv[2]))
+    raw = Raw(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else 0)
     raw.network(1)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
