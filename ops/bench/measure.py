@@ -102,7 +102,7 @@ def separate(specs: list[ServerSpec], folders: dict[str, Path]) -> list[Arrangem
     taking = [spec for spec in specs if spec.precision == "int8"]
     return [
         Arrangement(
-            f"{lanes} lanes, {photos} photos",
+            f"{lanes} lane{'s' * (lanes > 1)}, {photos} photos",
             taking,
             where,
             folders[photos],

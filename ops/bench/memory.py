@@ -1,4 +1,4 @@
-"""What servers take of memory: at rest, and at most under many clients."""
+"""Memory of servers: at rest, and the peak under many clients."""
 
 import os
 from pathlib import Path

@@ -53,7 +53,7 @@ def separate(document: dict[str, Any]) -> str:
 
 
 def costs(document: dict[str, Any]) -> str:
-    """What each server costs, as Markdown."""
+    """Start, CPU and memory of each server, as Markdown."""
     memory = document.get("memory", {})
     lines = [
         "| | start to answer | CPU a request | memory at rest | 128 clients | 128 clients, 12 megapixels |",

@@ -1,4 +1,4 @@
-"""Each figure against its target: met, or not met."""
+"""The figures against their targets."""
 
 import statistics
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ AT_REST: Final = {"1": 150, "2": 200}
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and the bound that it should keep."""
+    """A figure and its bound."""
 
     what: str
     figure: float
@@ -25,12 +25,12 @@ class Target:
 
     @property
     def met(self) -> bool:
-        """Whether it does, as printed: a third digit decides nothing."""
+        """Whether the figure keeps its bound, as printed: digits that are not shown do not count."""
         shown = round(self.figure, self.digits)
         return shown >= self.bound if self.at_least else shown <= self.bound
 
     def row(self) -> list[str]:
-        """What, bound, figure and verdict, for a table."""
+        """The cells of a table's row: name, bound, figure and verdict."""
         unit = f" {self.unit}" if self.unit else ""
         bound = f"{'at least' if self.at_least else 'at most'} {self.bound:g}{unit}"
         return [self.what, bound, f"{self.figure:.{self.digits}f}{unit}", "met" if self.met else "**not met**"]

@@ -21,7 +21,7 @@ AT_ONCE = "BENCH_AT_ONCE"
 
 
 class Prediction(BaseModel):
-    """What is answered."""
+    """The answer."""
 
     predicted_label: str
     probabilities: dict[str, float]

@@ -60,7 +60,7 @@ class Raw:
                 elif now >= begin:
                     since = now
                     starts.append((now, time.process_time(), busy()))
-            # Whole pictures in the time that they took: neither the first nor the last is cut.
+            # Whole pictures over their time, so that neither the first nor the last is counted in part.
             rates.append(done / (now - since))
 
         workers = [threading.Thread(target=run) for _ in range(threads)]
@@ -68,15 +68,15 @@ class Raw:
             worker.start()
         for worker in workers:
             worker.join()
-        began, cpu, everybody = min(starts)
-        lasted, cpu, everybody = time.perf_counter() - began, time.process_time() - cpu, busy() - everybody
+        began, cpu, machine = min(starts)
+        lasted, cpu, machine = time.perf_counter() - began, time.process_time() - cpu, busy() - machine
         latencies = Counter(round(1e6 * seconds) for each in times.values() for seconds in each)
         return {
             "rate": sum(rates),
             "latencies": sorted(latencies.items()),
             "times_ms": {name: 1000 * statistics.median(each) for name, each in times.items() if each},
             "cpu_cores": cpu / lasted,
-            "busy_cores": everybody / lasted,
+            "busy_cores": machine / lasted,
         }
 
     def answers(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Raw:
 
 
 def main() -> None:
-    """Do what stdin says."""
+    """Answer the commands on stdin."""
     # As the service does; it makes no difference here, where threads hold the lock for microseconds.
     sys.setswitchinterval(0.001)
     raw = Raw(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else 0)
