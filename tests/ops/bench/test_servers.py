@@ -43,6 +43,15 @@ def test_a_server_that_stands_still_uses_nothing_and_is_ended_with_all_it_starte
         assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
+@LINUX
+def test_memory_that_the_processes_of_a_server_share_is_counted_once() -> None:
+    forking = "import os, signal; block = b'x' * 50_000_000; os.fork(); os.fork(); signal.pause()"
+    with ServerProcess([sys.executable, "-c", forking], {}, free_port()) as server:
+        while len(server.pids()) < 4:
+            time.sleep(0.01)
+        assert 50 < memory_mb(server.pids()) < 100
+
+
 def test_a_server_that_does_not_start_is_an_error_that_shows_why(folder: Path) -> None:
     broken = ServerProcess([sys.executable, "-c", "raise SystemExit('no model')"], {}, free_port())
     with broken, pytest.raises(BenchError, match="exited with code 1:\nno model"):
