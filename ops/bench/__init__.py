@@ -5,7 +5,7 @@
     python -m ops.bench --arrangement separate --seconds 3 --rounds 1
     python -m ops.bench --only ours-int8,raw-int8 --also old=../old  # before and after a change, in one run
     python -m ops.bench soak --requests 100000        # does anything grow, or slow down?
-    python -m ops.bench readme                        # puts the tables into the documentation
+    python -m ops.bench docs                          # puts the tables into the documentation
 
 Each server is a real process that gets real forms over a real socket from ``wrk``, a load generator that takes about a
 hundredth of the machine. There are two arrangements: generator and server on the same cores, and each on cores of its

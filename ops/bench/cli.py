@@ -19,7 +19,7 @@ from ops.outputs import write_whole
 
 REPORT: Final = ROOT / "reports" / "bench-serve.json"
 SOAK: Final = ROOT / "reports" / "soak.json"
-# The page whose tables `readme` fills in.
+# The page whose tables `docs` fills in.
 PAGE: Final = ROOT / "README.md"
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     python -m ops.bench --only ours-int8 --also old=../old        before and after, in one run
     python -m ops.bench --scenario fairness
     python -m ops.bench soak --requests 100000
-    python -m ops.bench readme                                    put the tables into the documentation
+    python -m ops.bench docs                                      put the tables into the documentation
     """
     # SIGTERM unwinds the stack: servers are ended and temporary files removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -159,7 +159,7 @@ def soak(count: int, service: Path, seed: int, out: Path) -> None:
 
 
 @main.command()
-def readme() -> None:
+def docs() -> None:
     """Put the tables of the reports into the documentation."""
     soaked = json.loads(SOAK.read_text()) if SOAK.exists() else None
     write_whole(PAGE, table.into_page(PAGE.read_text(), json.loads(REPORT.read_text()), soaked).encode())
