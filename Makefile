@@ -78,11 +78,11 @@ bench-serve: $(SERVE)/.installed $(BENCH)/.installed
 		then apt-get update -qq && apt-get install -y -qq --no-install-recommends wrk >/dev/null; \
 		else echo "The load generator is missing: install wrk."; exit 2; fi
 	$(BENCH)/bin/python -m ops.bench
-	$(BENCH)/bin/python -m ops.bench readme
+	$(BENCH)/bin/python -m ops.bench docs
 
 soak: $(SERVE)/.installed $(BENCH)/.installed
 	$(BENCH)/bin/python -m ops.bench soak
-	$(BENCH)/bin/python -m ops.bench readme
+	$(BENCH)/bin/python -m ops.bench docs
 
 install-dev: $(DEV)/.installed
 	@missing=""; for program in chromium haproxy prometheus prometheus-alertmanager; do \

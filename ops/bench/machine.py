@@ -1,4 +1,4 @@
-"""What the figures were measured on, without a name for it; and reports, written whole or not at all."""
+"""The machine that was measured on, without its name; and the writing of reports."""
 
 import json
 import os
@@ -13,7 +13,7 @@ FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory and the instructions that matter."""
+    """Processor, cores, memory and vector instructions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     has = set(values.get("flags", values.get("Features", "")).split())
@@ -27,13 +27,13 @@ def describe() -> dict[str, Any]:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write ``document`` as indented JSON, whole or not at all; figures to four digits, since no more are meant."""
+    """Write ``document`` as indented JSON, figures to four significant digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(rounded(document), indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def rounded(part: Any) -> Any:
-    """The document with its figures to four digits."""
+    """The document with its figures to four significant digits."""
     if isinstance(part, dict):
         return {name: rounded(value) for name, value in part.items()}
     if isinstance(part, list | tuple):
