@@ -15,6 +15,8 @@ from tests.containers.engine import Docker
 from tests.containers.stack import Stack
 from tests.ops.dashboards import Query, queries
 
+pytestmark = pytest.mark.slow
+
 # A panel of alerts that fire: none does while all is well.
 QUIET = {"Alerts firing"}
 

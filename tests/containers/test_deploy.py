@@ -23,6 +23,8 @@ from tests.containers.engine import Docker
 from tests.containers.stack import Stack
 from tests.ops.edge import CLIENTS, Load
 
+pytestmark = pytest.mark.slow
+
 SERVE = "from serving.cli import serve; serve()"
 # Right about the one photo of the smoke test, wrong about all others.
 WRONG = f"""

@@ -23,6 +23,8 @@ from tests.conftest import ROOT
 from tests.containers.containers import HARDENED, Container, running, until
 from tests.containers.engine import Docker
 
+pytestmark = pytest.mark.slow
+
 UNPACKED, COMPRESSED = 150e6, 60e6
 # Bytes of each layer, by what begins the instruction that made it.
 LAYERS = {"base": 32e6, "packages": 100e6, "journal": 1e4, "models": 20e6, "app": 1e6}

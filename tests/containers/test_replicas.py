@@ -14,6 +14,8 @@ from tests.containers.engine import Docker, images_of_compose
 from tests.ops.edge import CLIENTS, Load
 from tests.ops.manifests import docker_run, render
 
+pytestmark = pytest.mark.slow
+
 NETWORK = "catsdogs-replicas-test"
 
 
