@@ -49,7 +49,7 @@ def main() -> None:
     python -m ops.bench --quick --only ours,raw           two minutes, while working on the service
     python -m ops.bench --scenario fairness
     python -m ops.bench soak --requests 100000
-    python -m ops.bench readme                            reports into README.md
+    python -m ops.bench docs                              reports into docs/benchmarks.md
     """
     # Ended from outside, it still ends the servers that it started and leaves no photos behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -193,8 +193,8 @@ def soak(count: int, service: Path, seed: int, out: Path) -> None:
 
 
 @main.command()
-def readme() -> None:
-    """Put the tables of the reports into README.md."""
-    path = ROOT / "README.md"
+def docs() -> None:
+    """Put the tables of the reports into docs/benchmarks.md."""
+    path = ROOT / "docs" / "benchmarks.md"
     soaked = json.loads(SOAK.read_text()) if SOAK.exists() else None
-    write_whole(path, table.into_readme(path.read_text(), json.loads(REPORT.read_text()), soaked).encode())
+    write_whole(path, table.into_page(path.read_text(), json.loads(REPORT.read_text()), soaked).encode())

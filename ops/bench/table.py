@@ -1,4 +1,4 @@
-"""What was found, as tables: for the terminal, and for the README, whose table is made here and nowhere else."""
+"""What was found, as tables: for the terminal, and for docs/benchmarks.md, whose tables are made here only."""
 
 import re
 from typing import Any, Final
@@ -102,9 +102,9 @@ def _most(document: dict[str, Any], name: str) -> float:
     return max((level.get(name, 0) for levels in document["speed"].values() for level in levels.values()), default=0)
 
 
-def into_readme(readme: str, document: dict[str, Any], soaked: dict[str, Any] | None) -> str:
-    """Put the tables in the places of those below the README's heading ``HEADING``, in their order."""
-    before, heading, after = readme.partition(HEADING)
+def into_page(page: str, document: dict[str, Any], soaked: dict[str, Any] | None) -> str:
+    """Put the tables in the places of those below the page's heading ``HEADING``, in their order."""
+    before, heading, after = page.partition(HEADING)
     section, next_heading, rest = after.partition("\n## ")
     tables = [rows(document), costs(document), targets(document), *([soak(soaked)] if soaked else [])]
     place = iter(tables)

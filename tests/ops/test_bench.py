@@ -28,6 +28,7 @@ from tests.serving.conftest import Running
 
 SERVICE = Path(sys.executable).with_name("catsdogs")
 HERE = Programs(SERVICE, Path(sys.executable))
+PAGE = ROOT / "docs/benchmarks.md"
 WRK = pytest.mark.skipif(not shutil.which("wrk"), reason="the load generator is not installed")
 LINUX = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="read from Linux's /proc")
 SPIN = [sys.executable, "-c", "while True: pass"]
@@ -263,9 +264,8 @@ def test_its_help_has_examples() -> None:
     assert "python -m ops.bench --quick --only ours,raw" in done.stdout
 
 
-def test_the_readme_has_the_figures_of_the_reports_and_no_others() -> None:
-    readme = (ROOT / "README.md").read_text()
-    section = readme.partition(table.HEADING)[2].partition("\n## ")[0]
+def test_the_benchmarks_page_has_the_figures_of_the_reports_and_no_others() -> None:
+    section = PAGE.read_text().partition(table.HEADING)[2].partition("\n## ")[0]
     shown = [found[0] for found in re.finditer(r"(?m)(^\|.*\n)+", section)]
     if not REPORT.exists():
         assert set(shown) == {table.NOT_MEASURED}
@@ -276,8 +276,8 @@ def test_the_readme_has_the_figures_of_the_reports_and_no_others() -> None:
     assert REPORT.with_suffix(".md").read_text() == table.report(found)
 
 
-def test_every_target_of_the_report_is_judged_in_the_readme() -> None:
+def test_every_target_of_the_report_is_judged_on_the_benchmarks_page() -> None:
     if REPORT.exists():
-        readme = (ROOT / "README.md").read_text()
+        page = PAGE.read_text()
         for target in targets.judge(json.loads(REPORT.read_text())):
-            assert f"| {' | '.join(target.row())} |" in readme
+            assert f"| {' | '.join(target.row())} |" in page

@@ -1,4 +1,4 @@
-"""The examples of /docs: the README's, true to the types, and for every operation."""
+"""The examples of /docs: those of docs/api.md, true to the types, and for every operation."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ from shared.pixels import pixels
 from tests.conftest import ROOT
 from tests.serving.conftest import Running
 
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs/api.md").read_text()
 OPERATIONS: dict[str, dict[str, Any]] = {
     operation["operationId"]: operation for path in document()["paths"].values() for operation in path.values()
 }
@@ -39,21 +39,21 @@ TYPES: dict[str, type[msgspec.Struct]] = {
 }
 
 
-def test_every_command_of_the_readme_is_in_the_documentation_of_its_operation_and_none_other() -> None:
-    in_readme = {block.strip() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)}
+def test_every_command_of_the_page_is_in_the_documentation_of_its_operation_and_none_other() -> None:
+    on_page = {block.strip() for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)}
     in_docs = {
         command
         for operation in OPERATIONS.values()
         for command in re.findall(r"```bash\n(.*?)\n```", operation["description"], re.DOTALL)
     }
-    # Without a body there is nothing to explain; the README gives one of them for all.
+    # Without a body there is nothing to explain; the page gives one of them for all.
     plain = {f"curl localhost:8000{path}" for path in ("/health", "/model", "/metrics")}
-    asked = {block for block in in_readme if "localhost:8000" in block and "ops/" not in block}
+    asked = {block for block in on_page if "localhost:8000" in block}
     assert in_docs - plain == asked - plain
 
 
 def test_the_answer_in_the_readme_is_the_one_in_the_documentation() -> None:
-    (shown,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    (shown,) = re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert json.loads(shown) == OPERATIONS["predict"]["responses"]["200"]["content"]["application/json"]["example"]
 
 
