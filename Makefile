@@ -9,7 +9,8 @@ LOCK := .venv-lock
 LOCKED = $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --upgrade --custom-compile-command "make lock" --output-file docker/$(1).lock
 comma := ,
-export PATH := $(CURDIR)/$(DEV)/bin:$(PATH)
+# HAProxy is in /usr/sbin, which is not on everybody's path.
+export PATH := $(CURDIR)/$(DEV)/bin:$(PATH):/usr/sbin
 
 # $(call install,VENV,ARGUMENTS): pip, with a short line for each package as it comes.
 install = $(1)/bin/pip install --disable-pip-version-check $(2) | awk '/^Collecting/ { print "  " $$2; fflush() } \
