@@ -99,6 +99,7 @@ def test_its_labels_say_what_it_is(docker: Docker, image: str, service: Containe
     assert re.fullmatch(r"[0-9a-f]{40}", labels["org.opencontainers.image.revision"])
     assert labels["org.opencontainers.image.source"].startswith("https://github.com/")
     assert labels["org.opencontainers.image.version"] not in ("", "unknown")
+    assert not labels["org.opencontainers.image.version"].startswith("v")
     assert docker.inspect(image)["Config"]["StopSignal"] == "SIGTERM"
 
 
