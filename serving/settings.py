@@ -29,7 +29,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 for any free one.")] = 8000
     lanes: Annotated[
-        int, Meta(ge=0, description="Worker processes; 0 for one per usable core (affinity and container quota).")
+        int,
+        Meta(
+            ge=0, description="Lanes, a worker process each; 0 for one per usable core (affinity and container quota)."
+        ),
     ] = 0
     max_queue: Annotated[
         int, Meta(ge=1, description="Most pictures that wait for a lane; further requests are refused.")
@@ -51,7 +54,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, description="Longest time from a picture's arrival in the queue to its answer.")
     ] = 10.0
     body_seconds: Annotated[
-        float, Meta(gt=0, description="Longest time for a client to send a request's head, and then for its body.")
+        float,
+        Meta(
+            gt=0,
+            description="Longest time for a client to send a request's head; a body may take this long plus a second for each 32 kB.",
+        ),
     ] = 15.0
     drain_delay_seconds: Annotated[
         float, Meta(ge=0, description="How long to take requests after SIGTERM although not ready, for load balancers.")

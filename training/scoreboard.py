@@ -1,8 +1,8 @@
 """What ``training.bench`` found, as tables, and the machine it found it on.
 
-    python -m training.scoreboard     # puts the table of reports/bench-train.json into README.md
+    python -m training.scoreboard     # puts the table of reports/bench-train.json into docs/benchmarks.md
 
-The README's table is made here and nowhere else, and a test holds it against the report.
+That table is made here and nowhere else, and a test holds it against the report.
 """
 
 import importlib.metadata
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from training.stage import REPORTS, write_whole
 
+PAGE: Final = Path("docs/benchmarks.md")
 HEADING: Final = "## How fast it trains\n"
 FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "avx_vnni", "asimd", "bf16")
 
@@ -36,7 +37,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The main figures as Markdown rows, as the README has them."""
+    """The main figures as Markdown rows, as docs/benchmarks.md has them."""
     speed = document["speed"]
     plain, ours, ratio = speed["plain"], speed["ours"], speed["ratio"]
     lines = [
@@ -96,12 +97,12 @@ def report(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def into_readme(readme: str, document: dict[str, Any]) -> str:
-    """Put the main figures in the place of the table below the README's heading ``HEADING``."""
-    before, heading, after = readme.partition(HEADING)
+def into_page(page: str, document: dict[str, Any]) -> str:
+    """Put the main figures in the place of the table below the page's heading ``HEADING``."""
+    before, heading, after = page.partition(HEADING)
     return before + heading + re.sub(r"(?m)(^\|.*\n)+", lambda _: table(document), after, count=1)
 
 
 if __name__ == "__main__":
     found = json.loads((REPORTS / "bench-train.json").read_text())
-    write_whole(Path("README.md"), into_readme(Path("README.md").read_text(), found))
+    write_whole(PAGE, into_page(PAGE.read_text(), found))

@@ -20,7 +20,7 @@ from ops.outputs import write_whole
 REPORT: Final = ROOT / "reports" / "bench-serve.json"
 SOAK: Final = ROOT / "reports" / "soak.json"
 # The page whose tables `docs` fills in.
-PAGE: Final = ROOT / "README.md"
+PAGE: Final = ROOT / "docs" / "benchmarks.md"
 
 
 def default_service() -> Path:

@@ -16,6 +16,8 @@ from tests.containers.stack import Stack
 from tests.ops.dashboards import Query, queries
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 # A panel of alerts that fire: none does while all is well.
 QUIET = {"Alerts firing"}
 

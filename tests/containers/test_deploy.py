@@ -24,6 +24,8 @@ from tests.containers.stack import Stack
 from tests.ops.edge import CLIENTS, Load
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 SERVE = "from serving.cli import serve; serve()"
 # Right about the one photo of the smoke test, wrong about all others.
 WRONG = f"""

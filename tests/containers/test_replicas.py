@@ -14,6 +14,8 @@ from tests.ops.edge import CLIENTS, Load
 from tests.ops.manifests import docker_run, render
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 NETWORK = "catsdogs-replicas-test"
 
 

@@ -20,6 +20,8 @@ from shared import contract
 from shared.pixels import Limits
 from tests.conftest import ROOT, draw_photos
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("fetch", "audit", "split", "prepare", "suspects", "train", "export", "quantize", "evaluate")
 
 

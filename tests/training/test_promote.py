@@ -585,8 +585,8 @@ def test_intervals_of_the_table_are_wilson_s(make: Make) -> None:
     assert f"{interval.value:.2%} ({interval.low:.2%}–{interval.high:.2%})" in done("promote", "--dry-run")
 
 
-def test_the_readme_s_commands_run(make: Make) -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_documented_commands_run(make: Make) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/pipeline.md").read_text(), re.DOTALL)
     commands = [shlex.split(block)[1:] for block in blocks if re.search(r"/bin/catsdogs (promote|rollback)", block)]
     assert commands == [["promote", "--dry-run"], ["rollback"]]
     make(8)

@@ -41,6 +41,7 @@ def numbers(part: Any) -> list[float]:
 
 @WRK
 @LINUX
+@pytest.mark.slow
 def test_it_runs_from_end_to_end_and_leaves_json_and_tables(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
     arguments = ["--only", "ours-int8,raw-int8", "--clients", "1,8", "--rounds", "2", "--seconds", "1", "--quick"]
@@ -66,6 +67,7 @@ def test_it_runs_from_end_to_end_and_leaves_json_and_tables(tmp_path: Path) -> N
 @WRK
 @LINUX
 @pytest.mark.skipif(cores() < 2, reason="the load generator needs a core of its own")
+@pytest.mark.slow
 def test_it_measures_the_service_with_the_load_generator_on_cores_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
