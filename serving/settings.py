@@ -57,7 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(
             gt=0,
-            description="Longest time for a client to send a request's head; a body may take this long plus a second for each 32 kB.",
+            description="Longest time for a client to send a request's head; "
+            "a body may take this long plus a second for each 32 kB.",
         ),
     ] = 15.0
     drain_delay_seconds: Annotated[
