@@ -27,15 +27,15 @@ from shared import contract, exam
 from shared.contract import CLASSES, Contract, Precision
 from shared.exam import Outputs, Run
 from shared.pixels import Pixels
-from training import ablation, labels, plots, report, stage, strangers, tracking
+from training import ablation, labels, ood, plots, report, stage, tracking
 from training.comparison import Comparison, compare
-from training.covering import Covering, covering
 from training.graph import runner
 from training.machine import choose_machine
 from training.measure import Quality, quality
+from training.occlusion import Occlusion, occlusion
+from training.packaging import answers
 from training.params import Evaluate
 from training.pictures import Pictures, spread
-from training.seal import answers
 from training.stage import StageError, progress
 from training.train import read_trained
 
@@ -57,8 +57,8 @@ class Measured:
     outputs: Outputs
     raw: Quality
     audited: Quality
-    familiarity: strangers.Familiarity | None
-    strange: dict[str, Outputs]
+    ood_detection: ood.OodDetection | None
+    ood_outputs: dict[str, Outputs]
     milliseconds: float = 0.0
 
 
@@ -72,7 +72,7 @@ def evaluate(params: Evaluate) -> None:
     decided = labels.decisions()
     test = Pictures(stage.PREPARED / "test")
     after_audit = [labels.audited(path.stem, path.parent.name, decided) for path in test.paths]
-    others = strangers.read(Path(params.not_pets)) if Path(params.not_pets).exists() else {}
+    others = ood.read(Path(params.not_pets)) if Path(params.not_pets).exists() else {}
     if not others:
         print(f"{params.not_pets}: not there, so nothing is said about photos of other things (evaluate.not_pets)")
     files = {
@@ -83,7 +83,7 @@ def evaluate(params: Evaluate) -> None:
     if "fp32" not in files:
         raise StageError(f"{stage.CANDIDATE}: not there; run `catsdogs export` first")
     _time(files, test, params.timed)
-    evidence = covering(files["fp32"].run, [test.array(index) for index in spread(len(test), params.covered)])
+    evidence = occlusion(files["fp32"].run, [test.array(index) for index in spread(len(test), params.covered)])
     rows = ablation.ablation(trained, decided, choose_machine())
     truth = np.array(test.labels)
     precisions = (
@@ -116,7 +116,7 @@ def _measure(path: Path, test: Pictures, after_audit: list[str | None], others: 
     right_labels = np.array([CLASSES.index(label) for label in after_audit if label is not None])
     raw = quality(outputs, np.array(test.labels), document)
     audited = quality(Outputs(*(rows[kept] for rows in outputs)), right_labels, document)
-    strange = strangers.answers(run, others, f"strangers, {document.precision}") if others else {}
+    ood_outputs = ood.grouped_answers(run, others, f"out of distribution, {document.precision}") if others else {}
     promise = contract.TestMetrics(
         pictures=raw.pictures,
         accuracy=raw.accuracy,
@@ -126,8 +126,8 @@ def _measure(path: Path, test: Pictures, after_audit: list[str | None], others: 
     )
     document = msgspec.structs.replace(document, test=promise)
     onnx.helper.set_model_props(model, {contract.METADATA_KEY: contract.dumps(document)})
-    familiar = strangers.measure(outputs, strange, document) if strange else None
-    return Measured(model, document, run, outputs, raw, audited, familiar, strange)
+    detection = ood.ood_detection(outputs, ood_outputs, document) if ood_outputs else None
+    return Measured(model, document, run, outputs, raw, audited, detection, ood_outputs)
 
 
 def _time(files: dict[Precision, Measured], test: Pictures, count: int) -> None:
@@ -153,7 +153,7 @@ def _time(files: dict[Precision, Measured], test: Pictures, count: int) -> None:
         file.milliseconds = median(spent[precision])
 
 
-def figures(file: Measured, evidence: Covering | None) -> dict[str, Any]:
+def figures(file: Measured, evidence: Occlusion | None) -> dict[str, Any]:
     """What ``metrics.json`` says of a file; the plain names are of the labels as they came."""
     document, raw, audited = file.document, msgspec.to_builtins(file.raw), msgspec.to_builtins(file.audited)
     result = {
@@ -176,8 +176,8 @@ def figures(file: Measured, evidence: Covering | None) -> dict[str, Any]:
         "split_digest": document.provenance.split_digest,
         "git_commit": document.provenance.git_commit,
     }
-    if file.familiarity:
-        result["strangers"] = msgspec.to_builtins(file.familiarity)
+    if file.ood_detection:
+        result["strangers"] = msgspec.to_builtins(file.ood_detection)
     if evidence:
         result["evidence"] = msgspec.to_builtins(evidence)
     return result
@@ -187,7 +187,7 @@ def _write(
     params: Evaluate,
     test: Pictures,
     files: dict[Precision, Measured],
-    evidence: Covering,
+    evidence: Occlusion,
     rows: list[ablation.Row],
     precisions: Comparison | None,
 ) -> None:
@@ -213,7 +213,7 @@ def _write(
         metrics={str(precision): figures for precision, figures in metrics.items()},
         outputs={str(precision): file.outputs for precision, file in files.items()},
         contracts={str(precision): file.document for precision, file in files.items()},
-        strange=fp32.strange,
+        ood_outputs=fp32.ood_outputs,
         labels=truth,
         ablation=table,
         precisions=precisions,

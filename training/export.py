@@ -20,9 +20,9 @@ from training import calibration, labels, models, stage, tracking
 from training.familiarity import Familiarity
 from training.graph import Graph, largest_difference, runner, to_onnx
 from training.machine import choose_machine
+from training.packaging import Calibrated, package
 from training.params import Export
 from training.pictures import Pictures, spread
-from training.seal import Calibrated, seal
 from training.train import features, read_trained
 
 TOLERANCE: Final = 1e-4  # between torch and onnxruntime, on real photos
@@ -55,9 +55,9 @@ def export(params: Export) -> None:
     model = to_onnx(graph, params.opset)
     pictures = np.stack([val_set.array(index) for index in spread(len(val_set), params.parity_pictures)])
     differences = check_parity(graph, runner(model.SerializeToString()), pictures)
-    sealed = seal(model, "fp32", Calibrated(trained, temperature), val_set, params, {})
-    stage.write_whole(stage.CANDIDATE, sealed.data)
-    report = sealed.report | {
+    packaged = package(model, "fp32", Calibrated(trained, temperature), val_set, params, {})
+    stage.write_whole(stage.CANDIDATE, packaged.data)
+    report = packaged.report | {
         "temperature": temperature,
         "val_log_loss_uncalibrated": calibration.log_loss(logits, truth),
         **{f"parity_{name}": difference for name, difference in differences.items()},

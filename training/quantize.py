@@ -3,7 +3,7 @@
     catsdogs quantize
 
 Writes ``models/candidate.int8.onnx``: static quantization of weights (int8, per output channel) and activations
-(uint8), in QDQ form, calibrated on training photos, and sealed with thresholds and an exam of its own. The head, the
+(uint8), in QDQ form, calibrated on training photos, and packaged with its own thresholds and exam. The head, the
 evidence and the familiarity stay in float: they are a thousandth of the work, and all of the answer.
 
 Weights get 7 bits of the 8. A processor without VNNI adds pairs of products in 16 bits, which overflow with 8; with 7
@@ -33,9 +33,9 @@ from shared.pixels import Pixels
 from training import labels, stage, tracking
 from training.export import read_candidate
 from training.graph import INPUT, runner
+from training.packaging import package
 from training.params import Export, Quantize
 from training.pictures import Pictures, spread
-from training.seal import seal
 
 QUANTIZED: Final = ["Conv", "Add", "Clip", "Relu"]
 CORRECTED_ON: Final = 64  # photos, of those that the ranges are seen with
@@ -78,12 +78,12 @@ def quantize(params: Quantize, answering: Export) -> None:
     photos = [train_set.array(index) for index in spread(len(train_set), params.pictures)]
     model = whole_numbers(candidate, photos, params.percentile, params.in_float)
     others = {"the same graph computed in float": in_float(model)}
-    sealed = seal(model, "int8", calibrated, val_set, answering, others)
-    stage.write_whole(stage.CANDIDATE_INT8, sealed.data)
-    stage.write_json(stage.REPORTS / "quantize.json", sealed.report)
+    packaged = package(model, "int8", calibrated, val_set, answering, others)
+    stage.write_whole(stage.CANDIDATE_INT8, packaged.data)
+    stage.write_json(stage.REPORTS / "quantize.json", packaged.report)
     with tracking.run(calibrated.trained["mlflow_run_id"]):
-        mlflow.log_metrics({f"int8_{k}": v for k, v in sealed.report.items() if isinstance(v, float)})
-    print(f"{stage.CANDIDATE_INT8}: {sealed.report['version']}, {sealed.report['megabytes']:.1f} MB")
+        mlflow.log_metrics({f"int8_{k}": v for k, v in packaged.report.items() if isinstance(v, float)})
+    print(f"{stage.CANDIDATE_INT8}: {packaged.report['version']}, {packaged.report['megabytes']:.1f} MB")
 
 
 def whole_numbers(

@@ -43,7 +43,7 @@ class Content:
     metrics: dict[str, dict[str, Any]]
     outputs: dict[str, Outputs]
     contracts: dict[str, Contract]
-    strange: dict[str, Outputs]
+    ood_outputs: dict[str, Outputs]
     labels: npt.NDArray[np.int64]
     ablation: list[dict[str, Any]]
     precisions: Comparison | None
@@ -119,7 +119,7 @@ def _figures(content: Content) -> dict[str, str]:
         ),
         "familiarity": plots.familiarity(
             {"cats and dogs": fp32.familiarity}
-            | {name: outputs.familiarity for name, outputs in content.strange.items()},
+            | {name: outputs.familiarity for name, outputs in content.ood_outputs.items()},
             content.contracts["fp32"].unsure.unfamiliar,
         ),
         "ablation": plots.intervals(

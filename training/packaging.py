@@ -1,4 +1,4 @@
-"""Sealing: what makes a graph a model file that can be trusted, the same for every precision.
+"""Packaging: turn a graph into a self-describing model file, the same way for every precision.
 
 The file's own outputs on the validation set, computed by onnxruntime, decide when it answers; the reference histograms
 are of those outputs; and the exam is answered by the file itself. So an int8 file's thresholds are its own.
@@ -30,7 +30,7 @@ LARGEST_TOLERANCE: Final = 0.2
 LEAST_QUESTIONS: Final = 8
 
 
-class Sealed(NamedTuple):
+class Packaged(NamedTuple):
     """A finished file and what is worth reporting about it."""
 
     data: bytes
@@ -44,14 +44,14 @@ class Calibrated(NamedTuple):
     temperature: float
 
 
-def seal(
+def package(
     model: onnx.ModelProto,
     precision: contract.Precision,
     calibrated: Calibrated,
     val_set: Pictures,
     params: Export,
     others: dict[str, Run],
-) -> Sealed:
+) -> Packaged:
     """Fit the thresholds, set and answer the exam, and write the contract into the model.
 
     Args:
@@ -98,7 +98,7 @@ def seal(
     answered = outputs.probabilities.max(1) >= close_call
     wrong = outputs.probabilities.argmax(1) != labels
     likelihood = outputs.probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return Sealed(
+    return Packaged(
         data,
         {
             "version": document.version,

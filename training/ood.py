@@ -1,4 +1,4 @@
-"""Photos of anything but cats and dogs: what a file says about them, in groups from the most to the least pet-like."""
+"""Out-of-distribution photos, of neither cats nor dogs: a file's answers by group, the most pet-like first."""
 
 import re
 import zipfile
@@ -35,7 +35,7 @@ class Group(msgspec.Struct, frozen=True):
     close_call: int
 
 
-class Familiarity(msgspec.Struct, frozen=True):
+class OodDetection(msgspec.Struct, frozen=True):
     """How well a file tells pets from anything else; ``auroc`` is the chance that a pet is the more familiar of two."""
 
     auroc: float
@@ -73,7 +73,7 @@ def group(name: str) -> str:
     return next((title for title, numbers in GROUPS.items() if number in numbers), OTHER)
 
 
-def answers(run: Run, photos: dict[str, list[Pixels]], what: str) -> dict[str, Outputs]:
+def grouped_answers(run: Run, photos: dict[str, list[Pixels]], what: str) -> dict[str, Outputs]:
     """Ask a file about every photo."""
     return {
         name: Outputs(
@@ -83,14 +83,14 @@ def answers(run: Run, photos: dict[str, list[Pixels]], what: str) -> dict[str, O
     }
 
 
-def measure(pets: Outputs, others: dict[str, Outputs], document: Contract) -> Familiarity:
-    """Compare the answers to pets, of the test side, with those to strangers."""
+def ood_detection(pets: Outputs, others: dict[str, Outputs], document: Contract) -> OodDetection:
+    """Compare the answers to the pets of the test side with those to out-of-distribution photos."""
     because = {name: reasons(outputs, document) for name, outputs in others.items()}
     everything = np.concatenate(list(because.values()))
     of_pets = reasons(pets, document)
-    strange: npt.NDArray[np.float32] = np.concatenate([outputs.familiarity for outputs in others.values()])
-    return Familiarity(
-        auroc=auroc(pets.familiarity, strange),
+    familiarity: npt.NDArray[np.float32] = np.concatenate([outputs.familiarity for outputs in others.values()])
+    return OodDetection(
+        auroc=auroc(pets.familiarity, familiarity),
         strangers_unsure=wilson(int((everything != "").sum()), len(everything)),
         pets_unsure=wilson(int((of_pets != "").sum()), len(of_pets)),
         pets_unfamiliar=wilson(int((of_pets == "unfamiliar").sum()), len(of_pets)),
