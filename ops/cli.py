@@ -43,8 +43,8 @@ def report(
     catsdogs report journal/ --json - | jq .quality.accuracy
     """
     from ops import rendering, served
-    from ops.outputs import write_whole
     from ops.report import measure
+    from shared.files import write_whole
     from shared.journal import JournalError
 
     try:

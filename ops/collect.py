@@ -22,9 +22,9 @@ from typing import Final
 import httpx
 import msgspec
 
-from ops.outputs import write_whole
 from ops.served import Served
 from shared.contract import Label
+from shared.files import write_whole
 from shared.intervals import Interval, wilson
 
 FOLDERS: Final[dict[str, Label]] = {"cat": "cats", "cats": "cats", "dog": "dogs", "dogs": "dogs"}

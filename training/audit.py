@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from shared.files import write_whole
 from shared.pixels import RefusedImageError, pixels
-from training.stage import StageError, progress, write_whole
+from training.stage import StageError, progress
 
 THUMBNAIL: Final = 16  # side of the colour thumbnail that near-duplicates are told by
 LEAST: Final = 3  # usable photos of a class: one to train on, one to validate on, one to test on

@@ -25,6 +25,7 @@ import click
 import msgspec
 import numpy as np
 
+from shared.files import write_json, write_whole
 from training import labels, params, split, stage
 from training.comparison import compare
 from training.contestants import STATUS, Less, Task
@@ -289,8 +290,8 @@ def main(  # noqa: PLR0913, PLR0917  # options are arguments
                 document["ablation"] = ablation(folder, recipe, bfloat16=bfloat16)
     except StageError as error:
         raise click.UsageError(str(error)) from error
-    stage.write_json(out, document)
-    stage.write_whole(out.with_suffix(".md"), report(document))
+    write_json(out, document)
+    write_whole(out.with_suffix(".md"), report(document))
     click.echo(table(document))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from shared.files import write_json
 from training import stage
 
 PARAMS = click.option(
@@ -78,7 +79,7 @@ def audit(params_file: Path) -> None:
 
     rows = run(stage.RAW, stage.AUDIT, params.load(params_file).audit.near_duplicate)
     found = summary(rows)
-    stage.write_json(stage.REPORTS / "audit.json", found)
+    write_json(stage.REPORTS / "audit.json", found)
     for status, count in found.items():
         text = f"{count:,}" if isinstance(count, int) else f"{count['cats']:,} cats, {count['dogs']:,} dogs"
         click.echo(f"{status:>15}: {text}")
@@ -97,7 +98,7 @@ def split(params_file: Path) -> None:
         side: {label: sum((p.side, p.label) == (side, label) for p in photos) for label in ("cats", "dogs")}
         for side in SIDES
     }
-    stage.write_json(stage.REPORTS / "split.json", counts)
+    write_json(stage.REPORTS / "split.json", counts)
     for side, count in counts.items():
         click.echo(f"{side:>6}: {count['cats']:,} cats, {count['dogs']:,} dogs")
 

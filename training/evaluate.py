@@ -26,6 +26,7 @@ import onnxruntime
 from shared import contract, exam
 from shared.contract import CLASSES, Contract, Precision
 from shared.exam import Outputs, Run
+from shared.files import write_json, write_whole
 from shared.pixels import Pixels
 from training import ablation, labels, ood, plots, report, stage, tracking
 from training.comparison import Comparison, compare
@@ -203,10 +204,10 @@ def _write(
     stage.REPORTS.mkdir(exist_ok=True)
     for precision, (_, _, name) in FILES.items():
         if precision in metrics:
-            stage.write_json(stage.REPORTS / name, metrics[precision])
+            write_json(stage.REPORTS / name, metrics[precision])
     table = [msgspec.to_builtins(row) | {"verdict": _verdict(row)} for row in rows]
-    stage.write_json(stage.REPORTS / "ablation.json", {"compared_with": rows[1].name, "rows": table})
-    stage.write_whole(stage.REPORTS / "predictions.csv", _predictions(test.paths, fp32))
+    write_json(stage.REPORTS / "ablation.json", {"compared_with": rows[1].name, "rows": table})
+    write_whole(stage.REPORTS / "predictions.csv", _predictions(test.paths, fp32))
     plots.confusion_matrix(truth, predicted).savefig(stage.REPORTS / "confusion.png", dpi=120)
     mistakes.savefig(stage.REPORTS / "worst.png", dpi=110)
     content = report.Content(
@@ -218,12 +219,12 @@ def _write(
         ablation=table,
         precisions=precisions,
     )
-    stage.write_whole(stage.REPORTS / "report.html", report.page(content, mistakes))
-    stage.write_whole(stage.REPORTS / "report-without-photos.html", report.page(content, None))
-    stage.write_whole(stage.REPORTS / "model-card.md", report.card(content))
+    write_whole(stage.REPORTS / "report.html", report.page(content, mistakes))
+    write_whole(stage.REPORTS / "report-without-photos.html", report.page(content, None))
+    write_whole(stage.REPORTS / "model-card.md", report.card(content))
     for precision, (_, path, _) in FILES.items():
         if precision in files:
-            stage.write_whole(path, files[precision].model.SerializeToString())
+            write_whole(path, files[precision].model.SerializeToString())
         else:
             path.unlink(missing_ok=True)
 

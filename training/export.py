@@ -15,6 +15,7 @@ import torch
 
 from shared import contract, exam
 from shared.exam import Outputs
+from shared.files import write_json, write_whole
 from shared.pixels import Pixels
 from training import calibration, labels, models, stage, tracking
 from training.familiarity import Familiarity
@@ -56,13 +57,13 @@ def export(params: Export) -> None:
     pictures = np.stack([val_set.array(index) for index in spread(len(val_set), params.parity_pictures)])
     differences = check_parity(graph, runner(model.SerializeToString()), pictures)
     packaged = package(model, "fp32", Calibrated(trained, temperature), val_set, params, {})
-    stage.write_whole(stage.CANDIDATE, packaged.data)
+    write_whole(stage.CANDIDATE, packaged.data)
     report = packaged.report | {
         "temperature": temperature,
         "val_log_loss_uncalibrated": calibration.log_loss(logits, truth),
         **{f"parity_{name}": difference for name, difference in differences.items()},
     }
-    stage.write_json(stage.REPORTS / "export.json", report)
+    write_json(stage.REPORTS / "export.json", report)
     with tracking.run(trained["mlflow_run_id"]):
         mlflow.log_metrics({name: value for name, value in report.items() if isinstance(value, float)})
     print(f"{stage.CANDIDATE}: {report['version']}, {report['megabytes']:.1f} MB")

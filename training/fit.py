@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from shared.files import write_whole
 from training.models import Classifier
 from training.params import Train
-from training.stage import write_whole
 
 Weights = dict[str, Tensor]
 

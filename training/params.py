@@ -13,7 +13,8 @@ import msgspec
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from training.stage import StageError, write_whole
+from shared.files import write_whole
+from training.stage import StageError
 
 FIRST: Final = "fine-tuned"  # what tables call the run that `train` itself describes; the variations have names
 

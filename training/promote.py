@@ -23,6 +23,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from shared import contract, exam
 from shared.contract import Contract, Precision
+from shared.files import write_whole
 from training import registry, split, stage, tracking
 from training.match import MARGIN, Decision, Match, decide, play, single_threaded
 from training.registry import Files
@@ -188,7 +189,7 @@ def _placed(files: dict[str, bytes]) -> Iterator[None]:
     asides = {SERVED / f".{name}.partial": SERVED / name for name in files}
     try:
         for aside, place in asides.items():
-            stage.write_whole(aside, files[place.name])
+            write_whole(aside, files[place.name])
         yield
         for aside, place in asides.items():
             aside.replace(place)

@@ -29,6 +29,7 @@ from onnxruntime.quantization import (
 )
 
 from shared.exam import Run
+from shared.files import write_json, write_whole
 from shared.pixels import Pixels
 from training import labels, stage, tracking
 from training.export import read_candidate
@@ -79,8 +80,8 @@ def quantize(params: Quantize, answering: Export) -> None:
     model = whole_numbers(candidate, photos, params.percentile, params.in_float)
     others = {"the same graph computed in float": in_float(model)}
     packaged = package(model, "int8", calibrated, val_set, answering, others)
-    stage.write_whole(stage.CANDIDATE_INT8, packaged.data)
-    stage.write_json(stage.REPORTS / "quantize.json", packaged.report)
+    write_whole(stage.CANDIDATE_INT8, packaged.data)
+    write_json(stage.REPORTS / "quantize.json", packaged.report)
     with tracking.run(calibrated.trained["mlflow_run_id"]):
         mlflow.log_metrics({f"int8_{k}": v for k, v in packaged.report.items() if isinstance(v, float)})
     print(f"{stage.CANDIDATE_INT8}: {packaged.report['version']}, {packaged.report['megabytes']:.1f} MB")

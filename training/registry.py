@@ -21,8 +21,9 @@ from mlflow.types import Schema, TensorSpec
 
 from shared.contract import Contract, Precision
 from shared.exam import Outputs
+from shared.files import write_whole
 from shared.pixels import SIZE
-from training import stage, tracking
+from training import tracking
 from training.graph import INPUT
 from training.stage import StageError
 
@@ -87,7 +88,7 @@ def register(client: mlflow.MlflowClient, files: Files, contract: Contract, tags
         trained_in = client.get_run(contract.provenance.mlflow_run_id).info.run_id
     with tracking.run(trained_in, "promote") as run_id, tempfile.TemporaryDirectory() as folder:
         for name, data in files.by_name().items():
-            stage.write_whole(Path(folder, name), data)
+            write_whole(Path(folder, name), data)
         logged = mlflow.onnx.log_model(
             onnx.load_model_from_string(files.models["fp32"]),
             name=NAME,

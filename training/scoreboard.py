@@ -13,7 +13,8 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from training.stage import REPORTS, write_whole
+from shared.files import write_whole
+from training.stage import REPORTS
 
 HEADING: Final = "## How fast it trains\n"
 FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "avx_vnni", "asimd", "bf16")

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shared.files import write_whole
 from training.audit import Row
-from training.stage import StageError, write_whole
+from training.stage import StageError
 
 SIDES: Final = ("train", "val", "test")
 

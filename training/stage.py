@@ -1,13 +1,12 @@
 """What every pipeline stage shares: a clear error, outputs that appear whole or not at all, and where they lie."""
 
-import json
 import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import tqdm
 
@@ -46,25 +45,6 @@ def whole_directory(path: Path) -> Iterator[Path]:
         aside.rename(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file aside, sync it, and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        with aside.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write ``document`` as indented JSON, whole or not at all."""
-    write_whole(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = " pictures") -> Iterable[T]:

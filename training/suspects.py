@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from shared.contract import CLASSES
+from shared.files import write_json, write_whole
 from shared.pixels import pixels
 from training import labels, models, plots
 from training.labels import Choice, Suspect
@@ -24,7 +25,7 @@ from training.models import Classifier
 from training.params import Suspects
 from training.pictures import Pictures
 from training.split import SIDES
-from training.stage import StageError, write_json, write_whole
+from training.stage import StageError
 from training.train import features
 
 SHOWN: Final = 48  # of the suspects, on the contact sheet

@@ -23,6 +23,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from shared.files import write_json, write_whole
 from shared.intervals import wilson
 from training import labels, models, pictures, plots, tracking
 from training.augmentation import augmentation, degrade
@@ -31,7 +32,7 @@ from training.machine import Machine, choose_machine
 from training.models import Classifier
 from training.params import FIRST, Train
 from training.pictures import Pictures
-from training.stage import StageError, progress, whole_directory, write_json, write_whole
+from training.stage import StageError, progress, whole_directory
 
 PROBE_FOLDS: Final = 5
 AT_ONCE: Final = 32  # pictures that are only looked at; 64 made validation, not training, the peak of memory

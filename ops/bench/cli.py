@@ -14,7 +14,7 @@ from ops.bench import machine, race, requests, scenarios, table
 from ops.bench.entrants import ENTRANTS, Programs, chosen, versions
 from ops.bench.errors import BenchError
 from ops.bench.processes import ROOT
-from ops.outputs import write_whole
+from shared.files import write_whole
 
 REPORT: Final = ROOT / "reports" / "bench-serve.json"
 SOAK: Final = ROOT / "reports" / "soak.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ops.bench.processes import cores
-from ops.outputs import write_whole
+from shared.files import write_whole
 
 FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "i8mm")
 
