@@ -222,7 +222,7 @@ def test_what_cannot_be_read_is_one_line_and_exit_2(tmp_path: Path) -> None:
         ([tmp_path, "--contract", tmp_path / "bad.json"], "no contract"),
         ([tmp_path, "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
         ([tmp_path, "--url", "nonsense"], "nonsense"),
-        ([tmp_path, "--html", tmp_path / "missing" / "page.html"], "No such file"),
+        ([tmp_path, "--html", tmp_path / "bad.json" / "page.html"], "File exists"),
     ):
         done = CliRunner().invoke(command, [str(argument) for argument in arguments])
         assert done.exit_code == 2, words
