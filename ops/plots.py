@@ -5,19 +5,20 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from ops.report import Bin, ModelShare, Signal
+from ops.report import ModelShare, Signal
 from shared.intervals import wilson
+from shared.metrics import ReliabilityBin
 
 DOGS: Final = "#00798c"
 GREY: Final = "#8d99ae"
 
 
-def reliability(bins: Sequence[Bin]) -> Figure:
+def reliability(bins: Sequence[ReliabilityBin]) -> Figure:
     """How often answers of a confidence are right, with 95 % intervals."""
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    shares = [wilson(round(bin_.right * bin_.count), bin_.count) for bin_ in bins]
-    sure = [bin_.confidence for bin_ in bins]
+    shares = [wilson(round(each.right * each.count), each.count) for each in bins]
+    sure = [each.confidence for each in bins]
     low = [max(0.0, share.value - share.low) for share in shares]  # rounding can leave -1e-17
     high = [max(0.0, share.high - share.value) for share in shares]
     start = min(0.9, *sure, *(share.low for share in shares)) - 0.02

@@ -14,26 +14,22 @@ from typing import Final, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from ops.served import Served
 from shared import drift, journal
 from shared.contract import CLASSES, Histogram, Label
 from shared.intervals import Interval, wilson
 from shared.journal import FeedbackLine, PredictionLine, Unreadable
+from shared.metrics import (
+    ConfusionMatrix,
+    ReliabilityBin,
+    calibration_error,
+    confusion_matrix,
+    log_losses,
+    reliability_bins,
+)
 
-BINS: Final = 15
 STAGES: Final = ("queue", "decode", "infer", "total")
-
-Floats = npt.NDArray[np.float64]
-
-
-class Bin(msgspec.Struct, frozen=True):
-    """Answers of about one confidence: its mean, the share right, how many."""
-
-    confidence: float
-    right: float
-    count: int
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +43,8 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     when_answered: Interval | None
     log_loss: float
     calibration_error: float
-    confusion: tuple[tuple[int, int], tuple[int, int]]
-    reliability: tuple[Bin, ...]
+    confusion: ConfusionMatrix
+    reliability: tuple[ReliabilityBin, ...]
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -182,28 +178,19 @@ def quality(told: Told) -> Quality:
     right = np.array([line.label == label for line, label in pairs])
     answered = np.array([line.verdict != "unsure" for line, _ in pairs])
     confidence = np.array([max(line.probabilities.values()) for line, _ in pairs])
-    likelihood = np.array([line.probabilities[label] for line, label in pairs])
-    bins = _reliability(confidence, right)
-    counts = Counter((label, line.label) for line, label in pairs)
+    probabilities = np.array([[line.probabilities[label] for label in CLASSES] for line, _ in pairs])
+    labels = np.array([CLASSES.index(label) for _, label in pairs])
+    predicted = np.array([CLASSES.index(line.label) for line, _ in pairs])
+    bins = reliability_bins(confidence, right)
     return Quality(
         feedback=len(pairs),
         accuracy=wilson(int(right.sum()), len(pairs)),
         when_answered=wilson(int((right & answered).sum()), int(answered.sum())) if answered.any() else None,
-        log_loss=float(-np.log(likelihood.clip(1e-12)).mean()),
-        calibration_error=sum(abs(bin_.confidence - bin_.right) * bin_.count for bin_ in bins) / len(pairs),
-        confusion=(
-            (counts["cats", "cats"], counts["cats", "dogs"]),
-            (counts["dogs", "cats"], counts["dogs", "dogs"]),
-        ),
+        log_loss=float(log_losses(probabilities, labels).mean()),
+        calibration_error=calibration_error(bins),
+        confusion=confusion_matrix(labels, predicted),
         reliability=bins,
     )
-
-
-def _reliability(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple[Bin, ...]:
-    """``BINS`` bins of equal size, from the least confident on (Nguyen and O'Connor 2015, arXiv:1508.05154)."""
-    order = np.argsort(confidence, kind="stable")
-    parts = [part for part in np.array_split(order, BINS) if len(part)]
-    return tuple(Bin(float(confidence[part].mean()), float(right[part].mean()), len(part)) for part in parts)
 
 
 def _models(told: Told) -> dict[str, ModelShare]:

@@ -13,6 +13,7 @@ import torch
 from torchvision.transforms import v2
 
 from shared.intervals import Interval, wilson
+from shared.metrics import log_losses
 from training import models, stage
 from training.augmentation import degrade
 from training.comparison import Comparison, compare
@@ -76,7 +77,7 @@ def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Mac
     rows = []
     for name, shares in on_clean.items():
         right = shares.argmax(1) == labels
-        losses = -np.log(shares[np.arange(len(labels)), labels].clip(1e-12))
+        losses = log_losses(shares, labels)
         line = by_name.get(name, {})
         rows.append(
             Row(

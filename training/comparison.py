@@ -5,7 +5,7 @@ nothing about which is better.
 """
 
 from math import sqrt
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -19,7 +19,6 @@ RESAMPLES: Final = 2000
 SEED: Final = 20261123
 
 Rights = npt.NDArray[np.bool_]
-Probabilities = npt.NDArray[np.floating[Any]]
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -95,13 +94,6 @@ def compare(first_right: Rights, second_right: Rights) -> Comparison:
         second=wilson(int(second_right.sum()), n),
         difference=Difference((only_second - only_first) / n, max(-1.0, centre - half), min(1.0, centre + half)),
     )
-
-
-def log_losses(probabilities: Probabilities, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Negative log likelihood of each photo in nats, float [n], from probabilities [n, 2] and class indices [n]."""
-    likelihood = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    losses: npt.NDArray[np.float64] = -np.log(likelihood.clip(1e-12))
-    return losses
 
 
 def compare_means(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> Difference:

@@ -11,8 +11,9 @@ import onnxruntime
 from shared import exam
 from shared.contract import CLASSES
 from shared.intervals import Interval
+from shared.metrics import log_losses
 from shared.pixels import pixels
-from training.comparison import Comparison, Difference, compare, compare_means, log_losses
+from training.comparison import Comparison, Difference, compare, compare_means
 from training.graph import runner
 from training.stage import StageError, progress
 

@@ -13,6 +13,7 @@ import onnx
 
 from shared import contract, exam
 from shared.exam import Outputs, Run
+from shared.metrics import log_losses
 from training import audit, calibration, stage, tracking
 from training.golden import golden_pictures
 from training.graph import runner
@@ -97,7 +98,6 @@ def package(
     data = model.SerializeToString()
     answered = outputs.probabilities.max(1) >= close_call
     wrong = outputs.probabilities.argmax(1) != labels
-    likelihood = outputs.probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return Packaged(
         data,
         {
@@ -105,7 +105,7 @@ def package(
             "megabytes": round(len(data) / 1e6, 2),
             "val_pictures": len(labels),
             "val_accuracy": float(1 - wrong.mean()),
-            "val_log_loss": float(-np.log(likelihood.clip(1e-12)).mean()),
+            "val_log_loss": float(log_losses(outputs.probabilities, labels).mean()),
             "close_call": close_call,
             "val_answered": float(answered.mean()),
             "val_answered_wrong": float((answered & wrong).sum() / max(1, answered.sum())),

@@ -2,16 +2,16 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from shared import metrics
 from shared.contract import CLASSES
 from shared.intervals import Interval, wilson
-
-Floats = npt.NDArray[np.floating[Any]]
+from shared.metrics import Floats
 
 CATS: Final = "#d1495b"
 DOGS: Final = "#00798c"
@@ -62,8 +62,7 @@ def confusion_matrix(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int
     """
     figure = Figure(figsize=(4.2, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    counts = np.zeros((2, 2), int)
-    np.add.at(counts, (truth, predicted), 1)
+    counts = np.array(metrics.confusion_matrix(truth, predicted))
     axes.imshow(counts / counts.sum(1, keepdims=True).clip(1), cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(2, 2):
         axes.text(
@@ -101,17 +100,17 @@ def sheet(pictures: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], ti
     return figure
 
 
-def reliability(bins: Sequence[tuple[float, float, int]], title: str) -> Figure:
+def reliability(bins: Sequence[metrics.ReliabilityBin], title: str) -> Figure:
     """How often answers of a confidence are right.
 
     Args:
-        bins: mean confidence, share right and count of each, as ``measure.reliability`` gives them.
+        bins: as :func:`shared.metrics.reliability_bins` makes them.
         title: over the figure.
     """
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    shares = [wilson(round(share * count), count) for _, share, count in bins]
-    sure = [confidence for confidence, _, _ in bins]
+    shares = [wilson(round(each.right * each.count), each.count) for each in bins]
+    sure = [each.confidence for each in bins]
     low = [max(0.0, share.value - share.low) for share in shares]  # rounding can leave -1e-17
     high = [max(0.0, share.high - share.value) for share in shares]
     start = min(0.9, *sure, *(share.low for share in shares)) - 0.02

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from shared.contract import Contract
 from shared.exam import Outputs
 from shared.intervals import Interval
+from shared.metrics import reliability_bins
 from training import measure, plots, stage
 from training.comparison import Comparison
 
@@ -113,7 +114,7 @@ def _figures(content: Content) -> dict[str, str]:
     rows = {row["name"]: row for row in content.ablation}
     drawn = {
         "confusion": plots.confusion_matrix(labels, fp32.probabilities.argmax(1)),
-        "reliability": plots.reliability(measure.reliability(confidence["fp32"], right["fp32"]), "Reliability"),
+        "reliability": plots.reliability(reliability_bins(confidence["fp32"], right["fp32"]), "Reliability"),
         "risk": plots.risk_coverage(
             {name: measure.risk_coverage(confidence[name], right[name]) for name in confidence}, chosen
         ),

@@ -19,10 +19,10 @@ from shared import journal
 from shared.contract import Histogram, Reference
 from shared.intervals import wilson
 from shared.journal import Line
+from shared.metrics import calibration_error, reliability_bins
 from tests.conftest import ROOT
 from tests.serving.conftest import Running
 from tests.shared.test_journal import feedback, prediction, write
-from training.measure import calibration_error
 
 UNIT = tuple(np.linspace(0, 1, 21).tolist())
 
@@ -108,9 +108,9 @@ def test_calibration_is_what_the_evaluation_would_say(folder: Path) -> None:
     lines = answers(600, 1) + answers(400, 2)
     confidence = np.array([max(said.probabilities.values()) for said in lines[::2]])  # type: ignore[union-attr]
     right = np.array([said.label == was.label for said, was in zip(lines[::2], lines[1::2], strict=True)])
-    assert made.quality.calibration_error == pytest.approx(calibration_error(confidence, right))
+    assert made.quality.calibration_error == pytest.approx(calibration_error(reliability_bins(confidence, right)))
     assert made.quality.calibration_error < 0.05
-    assert sum(bin_.count for bin_ in made.quality.reliability) == 1000
+    assert sum(each.count for each in made.quality.reliability) == 1000
 
 
 def test_each_model_has_its_own_figures(folder: Path) -> None:
