@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import shared
 from ops.report import Drift, Quality, Report
 from shared.contract import CLASSES
-from shared.intervals import Interval
+from shared.intervals import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ def page(report: Report) -> str:
     from ops import plots  # noqa: PLC0415  # text and JSON need no extra
 
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        loader=jinja2.FileSystemLoader([Path(__file__).with_name("templates"), Path(shared.__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -52,8 +53,7 @@ def page(report: Report) -> str:
         figures["drift"] = plots.drift(report.drift.signals)
     words: dict[str, Any] = {
         "classes": CLASSES,
-        "percent": _percent,
-        "between": _between,
+        "percent": percent,
         "span": _span(report),
         "no_predictions": NO_PREDICTIONS,
         "no_feedback": NO_FEEDBACK,
@@ -76,13 +76,13 @@ def _lines(report: Report) -> Iterator[str]:
         return
     assert report.unsure is not None
     because = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in report.unsure_because.items())
-    yield f"unsure            {_share(report.unsure)}{f': {because}' if because else ''}"
+    yield f"unsure            {report.unsure.text()}{f': {because}' if because else ''}"
     yield ""
     yield from _quality(report.quality) if report.quality else [NO_FEEDBACK]
     yield ""
     yield f"{'model':<32} {'predictions':>11} {'unsure':>8} {'feedback':>8}  right"
     for model, share in report.models.items():
-        right = _share(share.accuracy) if share.accuracy else "–"
+        right = share.accuracy.text() if share.accuracy else "–"
         yield f"{model:<32} {share.predictions:>11,} {share.unsure.value:>8.2%} {share.feedback:>8,}  {right}"
     yield ""
     yield f"{'milliseconds':<12} {'50 %':>9} {'90 %':>9} {'99 %':>9} {'largest':>9}"
@@ -93,9 +93,9 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _quality(quality: Quality) -> Iterator[str]:
-    yield f"right             {_share(quality.accuracy)} of {quality.feedback:,} with feedback"
+    yield f"right             {quality.accuracy.text()} of {quality.feedback:,} with feedback"
     if quality.when_answered:
-        yield f"  where answered  {_share(quality.when_answered)}"
+        yield f"  where answered  {quality.when_answered.text()}"
     yield f"log loss          {quality.log_loss:.4f}"
     yield f"calibration error {quality.calibration_error:.2%}"
     yield f"{'':<17} " + " ".join(f"{'said ' + label:>10}" for label in CLASSES)
@@ -117,18 +117,6 @@ def _span(report: Report) -> str:
     if report.first is None or report.last is None:
         return ""
     return f", {report.first:%Y-%m-%d %H:%M} to {report.last:%Y-%m-%d %H:%M} UTC"
-
-
-def _share(interval: Interval) -> str:
-    return f"{interval.value:.2%} ({interval.low:.2%} to {interval.high:.2%})"
-
-
-def _percent(share: float, digits: int = 2) -> str:
-    return f"{share * 100:.{digits}f} %"
-
-
-def _between(interval: Interval, digits: int = 2) -> str:
-    return f"{interval.low * 100:.{digits}f} to {interval.high * 100:.{digits}f} %"
 
 
 def _svg(figure: "Figure") -> str:

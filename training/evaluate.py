@@ -95,11 +95,10 @@ def evaluate(params: Evaluate) -> None:
     _write(params, test, files, evidence, rows, precisions)
     _track(trained["mlflow_run_id"], files, rows)
     for precision, file in files.items():
-        share, clean = file.raw.accuracy, file.audited.accuracy
         print(
-            f"{precision}: {share.value:.2%} right on {file.raw.pictures:,} test photos "
-            f"(95 % interval {share.low:.2%} to {share.high:.2%}), {clean.value:.2%} on the {file.audited.pictures:,} "
-            f"with audited labels; log loss {file.raw.log_loss.value:.4f} and {file.audited.log_loss.value:.4f}"
+            f"{precision}: {file.raw.accuracy.text()} right on {file.raw.pictures:,} test photos, "
+            f"{file.audited.accuracy.text()} on the {file.audited.pictures:,} with audited labels; "
+            f"log loss {file.raw.log_loss.value:.4f} and {file.audited.log_loss.value:.4f}"
         )
     print(f"{stage.REPORTS / 'report.html'}: all of it, in figures")
 

@@ -63,9 +63,6 @@ class Match:
         def row(what: str, champion: str, candidate: str, difference: str = "") -> str:
             return f"{what:<10}{champion:>26}{candidate:>26}   {difference}".rstrip()
 
-        def share(interval: Interval) -> str:
-            return f"{interval.value:.2%} ({interval.low:.2%}–{interval.high:.2%})"
-
         right, loss = self.right, self.log_loss
         difference = right.difference
         return "\n".join(
@@ -73,8 +70,8 @@ class Match:
                 row(f"{right.n:,} photos", rival, "candidate", "candidate less champion, 95 % interval"),
                 row(
                     "right",
-                    share(right.first),
-                    share(right.second),
+                    right.first.text(),
+                    right.second.text(),
                     f"{difference.value:+.2%} ({difference.low:+.2%} to {difference.high:+.2%})",
                 ),
                 row(

@@ -8,7 +8,6 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +20,16 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+import shared
 from shared.contract import Contract
 from shared.exam import Outputs
-from shared.intervals import Interval
+from shared.intervals import Interval, percent
 from shared.metrics import reliability_bins
 from training import measure, plots, stage
 from training.comparison import Comparison
 
 TEMPLATES: Final = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+    loader=jinja2.FileSystemLoader([Path(__file__).with_name("templates"), Path(shared.__file__).parent]),
     autoescape=jinja2.select_autoescape(("html",)),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -77,8 +77,9 @@ def _common(content: Content) -> dict[str, Any]:
         "export": _read("export.json"),
         "quantize": _read("quantize.json"),
         "made": f"{datetime.now(UTC):%d %B %Y}",
-        "percent": _percent,
-        "between": _between,
+        "percent": percent,
+        "bounds": lambda interval, digits=2: Interval(**interval).bounds(digits),
+        "share": lambda interval, digits=2: Interval(**interval).text(digits),
     }
 
 
@@ -89,15 +90,6 @@ def _read(name: str) -> dict[str, Any] | None:
     except OSError:
         return None
     return document
-
-
-def _percent(share: float, digits: int = 2) -> str:
-    return f"{share * 100:.{digits}f} %"
-
-
-def _between(interval: Mapping[str, float], digits: int = 2, *, percent: bool = True) -> str:
-    factor = 100 if percent else 1
-    return f"{interval['low'] * factor:.{digits}f} to {interval['high'] * factor:.{digits}f}{' %' if percent else ''}"
 
 
 def _figures(content: Content) -> dict[str, str]:

@@ -177,7 +177,7 @@ def test_text_json_and_page_say_the_same(folder: Path, tmp_path: Path) -> None:
     page = (tmp_path / "r.html").read_text()
     share = figures["quality"]["accuracy"]
     assert f"{share['value']:.2%} ({share['low']:.2%} to {share['high']:.2%}) of 1,000 with feedback" in text
-    assert f"{share['value'] * 100:.2f} %" in page
+    assert f"{share['value']:.2%}" in page
     for signal, found in figures["drift"]["signals"].items():
         assert f"{signal:<12} {found['psi']:>7.3f}" in text
         assert f"{signal}: PSI {found['psi']:.3f}" in page
