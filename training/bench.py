@@ -10,6 +10,7 @@ run: the same network, photos and number of epochs, one. Writes ``reports/bench-
 """
 
 import datetime
+import importlib.metadata
 import json
 import os
 import statistics
@@ -25,11 +26,12 @@ import click
 import msgspec
 import numpy as np
 
+from shared import hardware
 from shared.files import write_json, write_whole
 from training import labels, params, split, stage
 from training.comparison import compare
 from training.contestants import STATUS, Less, Task
-from training.scoreboard import describe_machine, report, table
+from training.scoreboard import report, table
 from training.split import Photo
 from training.stage import StageError
 
@@ -274,7 +276,8 @@ def main(  # noqa: PLR0913, PLR0917  # options are arguments
             link_sets(folder, split.read(stage.SPLIT), rounds * batches * recipe.batch_size, chosen)
             document: dict[str, Any] = {
                 "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "machine": describe_machine(),
+                "machine": hardware.describe()
+                | {package: importlib.metadata.version(package) for package in ("torch", "torchvision")},
                 "settings": {
                     "model": recipe.model,
                     "batch_size": recipe.batch_size,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from shared import hardware
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -19,7 +21,7 @@ class Machine:
 
 def choose_machine() -> Machine:
     """Pick device, precision and loader processes, and say why."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = hardware.cores()
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     print(f"device: {device} ({torch.cuda.get_device_name() if cuda else 'no CUDA device is visible'})")

@@ -14,6 +14,7 @@ from ops.bench import machine, race, requests, scenarios, table
 from ops.bench.entrants import ENTRANTS, Programs, chosen, versions
 from ops.bench.errors import BenchError
 from ops.bench.processes import ROOT
+from shared import hardware
 from shared.files import write_whole
 
 REPORT: Final = ROOT / "reports" / "bench-serve.json"
@@ -123,7 +124,7 @@ def measure(plan: race.Plan, photos: requests.Photos, parts: set[str], *, tune: 
     peers = any(entrant.kind == "peer" for entrant in plan.entrants)
     document: dict[str, Any] = {
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine.describe(),
+        "machine": hardware.describe(),
         "versions": found_versions(plan.programs, peers=peers),
         "settings": {
             "rounds": plan.rounds,
