@@ -23,11 +23,11 @@ import httpx
 import msgspec
 
 from ops.served import Served
-from shared.contract import Label
+from shared.contract import CLASSES, Label
 from shared.files import write_whole
+from shared.folders import label_of
 from shared.intervals import Interval, wilson
 
-FOLDERS: Final[dict[str, Label]] = {"cat": "cats", "cats": "cats", "dog": "dogs", "dogs": "dogs"}
 CONNECTIONS: Final = 4
 # How often a photo is sent, and the longest wait between: a service that is busy says when to come back.
 ATTEMPTS: Final = 8
@@ -113,7 +113,7 @@ def sample(photos: Sequence[Photo], limit: int, seed: int = SEED) -> list[Photo]
     """So many of the photos, as large a share of the cats as of the dogs; the same ones for the same seed."""
     if limit >= len(photos):
         return list(photos)
-    cats, dogs = ([photo for photo in photos if photo.label == label] for label in ("cats", "dogs"))
+    cats, dogs = ([photo for photo in photos if photo.label == label] for label in CLASSES)
     some_cats = round(limit * len(cats) / len(photos))
     drawn = random.Random(seed)  # noqa: S311  # a sample, no secret
     return drawn.sample(cats, some_cats) + drawn.sample(dogs, limit - some_cats)
@@ -181,9 +181,7 @@ def below_test(found: Outcome, model: Served) -> str | None:
     if found.of_all.high >= tested.low:
         return None
     refused = f", the {found.refused:,} refused counted as wrong" if found.refused else ""
-    return (
-        f"fewer are right than in the model's own test: {_share(found.of_all)}{refused}, where it was {_share(tested)}"
-    )
+    return f"fewer are right than in the model's own test: {found.of_all.text()}{refused}, where it was {tested.text()}"
 
 
 def say(found: Outcome) -> Iterator[str]:
@@ -191,9 +189,9 @@ def say(found: Outcome) -> Iterator[str]:
     if found.accuracy is None:
         yield f"none of {found.photos:,} photos was answered"
         return
-    yield f"right           {_share(found.accuracy)} of {found.photos - found.refused:,} photos"
+    yield f"right           {found.accuracy.text()} of {found.photos - found.refused:,} photos"
     if found.when_answered:
-        yield f"where answered  {_share(found.when_answered)}; {found.unsure:,} unsure"
+        yield f"where answered  {found.when_answered.text()}; {found.unsure:,} unsure"
     if found.refused:
         yield f"refused         {found.refused:,}"
     if found.untold:
@@ -213,14 +211,10 @@ def write(rows: Sequence[Row], path: Path) -> None:
     write_whole(path, data)
 
 
-def _share(interval: Interval) -> str:
-    return f"{interval.value:.2%} ({interval.low:.2%} to {interval.high:.2%})"
-
-
 def _label(path: PurePosixPath, top: str = "") -> Label | None:
     """The label that the nearest folder with a name of one gives."""
     folders = (*path.parts[:-1][::-1], top)
-    return next((FOLDERS[name.lower()] for name in folders if name.lower() in FOLDERS), None)
+    return next((label for name in folders if (label := label_of(name))), None)
 
 
 async def _ask(http: httpx.AsyncClient, photo: Photo) -> Row:

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from shared.contract import CLASSES
 from shared.files import write_whole
 from shared.pixels import RefusedImageError, pixels
 from training.stage import StageError, progress
@@ -59,7 +60,7 @@ def audit(raw: Path, out: Path, near_duplicate: float) -> list[Row]:
     Raises:
         StageError: ``raw`` is missing, or too few of its photos can be kept.
     """
-    files = sorted(path for label in ("cats", "dogs") for path in raw.glob(f"*/{label}/*") if path.is_file())
+    files = sorted(path for label in CLASSES for path in raw.glob(f"*/{label}/*") if path.is_file())
     if not files:
         raise StageError(f"{raw}: no photos there; run `catsdogs fetch` first")
     kept_before = {row.sha256 for row in read(out) if row.status == "kept"} if out.exists() else set()
@@ -72,7 +73,7 @@ def audit(raw: Path, out: Path, near_duplicate: float) -> list[Row]:
     rows.sort(key=lambda row: row.path)
 
     kept = Counter(row.label for row in rows if row.status == "kept")
-    if min(kept["cats"], kept["dogs"]) < LEAST:
+    if min(kept[label] for label in CLASSES) < LEAST:
         left_out = Counter(row.status for row in rows if row.status != "kept")
         why = ", ".join(f"{count:,} {status}" for status, count in sorted(left_out.items())) or "none"
         raise StageError(
@@ -97,7 +98,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
     count = Counter((row.status, row.label) for row in rows)
     return {
         "files": len(rows),
-        **{status: {label: count[status, label] for label in ("cats", "dogs")} for status in statuses},
+        **{status: {label: count[status, label] for label in CLASSES} for status in statuses},
     }
 
 

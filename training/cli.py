@@ -88,6 +88,7 @@ def audit(params_file: Path) -> None:
 @_stage("Put every kept photo on one side by its content; write data/split.csv.")
 def split(params_file: Path) -> None:
     """Run the stage split."""
+    from shared.contract import CLASSES
     from training import audit, params
     from training.split import SIDES
     from training.split import split as run
@@ -95,8 +96,7 @@ def split(params_file: Path) -> None:
     section = params.load(params_file).split
     photos = run(audit.read(stage.AUDIT), stage.SPLIT, section.train, section.val)
     counts = {
-        side: {label: sum((p.side, p.label) == (side, label) for p in photos) for label in ("cats", "dogs")}
-        for side in SIDES
+        side: {label: sum((p.side, p.label) == (side, label) for p in photos) for label in CLASSES} for side in SIDES
     }
     write_json(stage.REPORTS / "split.json", counts)
     for side, count in counts.items():

@@ -13,10 +13,11 @@ from typing import Final
 
 import kagglehub
 
+from shared.contract import CLASSES
+from shared.folders import label_of
 from training.stage import StageError, progress, whole_directory
 
 KAGGLE_HANDLE: Final = "bhavikjikadara/dog-and-cat-classification-dataset"
-CLASS_FOLDERS: Final = {"cat": "cats", "cats": "cats", "dog": "dogs", "dogs": "dogs"}
 
 
 def fetch(sources: Iterable[str], out: Path) -> dict[str, int]:
@@ -25,7 +26,7 @@ def fetch(sources: Iterable[str], out: Path) -> dict[str, int]:
     Raises:
         StageError: a source is missing or unreadable, or a class has no file in any of them.
     """
-    counts = dict.fromkeys(("cats", "dogs"), 0)
+    counts = dict.fromkeys(CLASSES, 0)
     with whole_directory(out) as aside:
         for source in sources:
             path = _kaggle() if source == "kaggle" else Path(source).expanduser()
@@ -81,7 +82,7 @@ def _place(path: Path | PurePosixPath) -> tuple[str, str] | None:
     """
     if len(path.parts) < 2 or path.name.startswith(".") or "__MACOSX" in path.parts:
         return None
-    label = CLASS_FOLDERS.get(path.parts[-2].lower())
+    label = label_of(path.parts[-2])
     return (label, path.name) if label else None
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shared.contract import CLASSES
 from shared.files import write_whole
 from training.audit import Row
 from training.stage import StageError
@@ -48,7 +49,7 @@ def split(rows: list[Row], out: Path, train: float, val: float) -> list[Photo]:
         Photo(row.path, row.label, side(row.sha256, train, val), row.sha256) for row in rows if row.status == "kept"
     ]
     count = Counter((photo.side, photo.label) for photo in photos)
-    empty = [f"{name}/{label}" for name in SIDES for label in ("cats", "dogs") if not count[name, label]]
+    empty = [f"{name}/{label}" for name in SIDES for label in CLASSES if not count[name, label]]
     if empty:
         raise StageError(f"{len(photos)} photos are too few to split: none for {', '.join(empty)}")
     text = io.StringIO()
