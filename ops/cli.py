@@ -10,7 +10,7 @@ import click
 import msgspec
 
 
-class Share(click.FloatRange):
+class ShareOrTest(click.FloatRange):
     """A share in 0..1, or the word ``test``."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -43,13 +43,13 @@ def report(
     catsdogs report journal/ --json - | jq .quality.accuracy
     """
     from ops import rendering, served
-    from ops.report import measure
+    from ops.report import make_report
     from shared.files import write_whole
     from shared.journal import JournalError
 
     try:
         model = served.from_url(url, key) if url else served.from_file(contract) if contract else None
-        made = measure(paths, model)
+        made = make_report(paths, model)
         figures = msgspec.json.format(msgspec.json.encode(made)) + b"\n"
         if html_file:
             write_whole(html_file, rendering.page(made).encode())
@@ -71,7 +71,7 @@ def report(
 @click.option("--out", type=click.Path(path_type=Path), help="Write what came of each photo there: .csv, or .jsonl.")
 @click.option(
     "--at-least",
-    type=Share(0, 1),
+    type=ShareOrTest(0, 1),
     help="Exit with 1 if a smaller share is answered right: 0.97, say, or `test` for what the model's own test found.",
 )
 def collect(
@@ -92,17 +92,17 @@ def collect(
     try:
         model = served.from_url(url, key) if at_least == "test" else None
         with ExitStack() as opened:
-            photos = collecting.find(source, opened)
+            photos = collecting.find_photos(source, opened)
             if limit:
                 photos = collecting.sample(photos, limit)
             with click.progressbar(length=len(photos), label="photos", file=sys.stderr) as bar:
                 rows = asyncio.run(collecting.collect(photos, url, key, lambda: bar.update(1)))
         if out:
-            collecting.write(rows, out)
+            collecting.write_collected(rows, out)
     except (collecting.CollectError, served.ServedError, OSError) as error:
         raise click.UsageError(str(error)) from error
     found = collecting.outcome(rows)
-    for line in collecting.say(found):
+    for line in collecting.summary_lines(found):
         click.echo(line)
     if isinstance(at_least, float) and (found.accuracy is None or found.of_all.value < at_least):
         click.echo(f"fewer than {at_least:.2%} of all {found.photos:,} are right", err=True)

@@ -41,7 +41,7 @@ class CollectError(Exception):
 
 
 @dataclass(frozen=True)
-class Photo:
+class LabelledPhoto:
     """A photo, what it shows, and how to read it."""
 
     label: Label
@@ -49,7 +49,7 @@ class Photo:
     read: Callable[[], bytes]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class CollectedPhoto(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one photo; never its name.
 
     ``refused`` is the problem's code where the service gave no answer, ``told`` whether it took the true label.
@@ -79,7 +79,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     unsure: int
 
 
-def find(source: Path, opened: ExitStack) -> list[Photo]:
+def find_photos(source: Path, opened: ExitStack) -> list[LabelledPhoto]:
     """The labelled photos in a folder or zip file, in the order of their names.
 
     Args:
@@ -89,12 +89,12 @@ def find(source: Path, opened: ExitStack) -> list[Photo]:
     Raises:
         CollectError: it is neither, or has no such photos.
     """
-    photos: list[Photo] = []
+    photos: list[LabelledPhoto] = []
     if source.is_dir():
         for path in sorted(source.rglob("*")):
             label = _label(PurePosixPath(path.relative_to(source).as_posix()), source.name)
             if label and path.is_file():
-                photos.append(Photo(label, str(path), path.read_bytes))
+                photos.append(LabelledPhoto(label, str(path), path.read_bytes))
     else:
         try:
             archive = opened.enter_context(zipfile.ZipFile(source))
@@ -103,13 +103,13 @@ def find(source: Path, opened: ExitStack) -> list[Photo]:
         for info in sorted(archive.infolist(), key=lambda info: info.filename):
             label = _label(PurePosixPath(info.filename))
             if label and not info.is_dir():
-                photos.append(Photo(label, info.filename, lambda info=info: archive.read(info)))  # type: ignore[misc]  # bound now
+                photos.append(LabelledPhoto(label, info.filename, lambda info=info: archive.read(info)))  # type: ignore[misc]  # bound now
     if not photos:
         raise CollectError(f"{source}: no photos in folders named Cat or cats and Dog or dogs")
     return photos
 
 
-def sample(photos: Sequence[Photo], limit: int, seed: int = SEED) -> list[Photo]:
+def sample(photos: Sequence[LabelledPhoto], limit: int, seed: int = SEED) -> list[LabelledPhoto]:
     """So many of the photos, as large a share of the cats as of the dogs; the same ones for the same seed."""
     if limit >= len(photos):
         return list(photos)
@@ -120,8 +120,8 @@ def sample(photos: Sequence[Photo], limit: int, seed: int = SEED) -> list[Photo]
 
 
 async def collect(
-    photos: Sequence[Photo], url: str, key: str | None, done: Callable[[], None] = lambda: None
-) -> list[Row]:
+    photos: Sequence[LabelledPhoto], url: str, key: str | None, done: Callable[[], None] = lambda: None
+) -> list[CollectedPhoto]:
     """Send every photo and its label.
 
     Args:
@@ -135,7 +135,7 @@ async def collect(
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     places = iter(range(len(photos)))
-    rows: dict[int, Row] = {}
+    rows: dict[int, CollectedPhoto] = {}
 
     async def work() -> None:
         # One connection for a photo and its label: of several replicas, only the one that answered remembers it.
@@ -154,7 +154,7 @@ async def collect(
     return [rows[place] for place in sorted(rows)]
 
 
-def outcome(rows: Sequence[Row]) -> Outcome:
+def outcome(rows: Sequence[CollectedPhoto]) -> Outcome:
     """Count what came of the photos."""
     answered = [row for row in rows if row.refused is None]
     sure = [row for row in answered if row.verdict != "unsure"]
@@ -184,7 +184,7 @@ def below_test(found: Outcome, model: Served) -> str | None:
     return f"fewer are right than in the model's own test: {found.of_all.text()}{refused}, where it was {tested.text()}"
 
 
-def say(found: Outcome) -> Iterator[str]:
+def summary_lines(found: Outcome) -> Iterator[str]:
     """Say it in words."""
     if found.accuracy is None:
         yield f"none of {found.photos:,} photos was answered"
@@ -198,11 +198,11 @@ def say(found: Outcome) -> Iterator[str]:
         yield f"feedback        not taken for {found.untold:,}: has it several replicas, or just been restarted?"
 
 
-def write(rows: Sequence[Row], path: Path) -> None:
+def write_collected(rows: Sequence[CollectedPhoto], path: Path) -> None:
     """Write the rows, whole or not at all: CSV where the name ends so, else a JSON object a line."""
     if path.suffix == ".csv":
         table = io.StringIO()
-        writer = csv.DictWriter(table, Row.__struct_fields__, lineterminator="\n")
+        writer = csv.DictWriter(table, CollectedPhoto.__struct_fields__, lineterminator="\n")
         writer.writeheader()
         writer.writerows(msgspec.structs.asdict(row) for row in rows)
         data = table.getvalue().encode()
@@ -217,7 +217,7 @@ def _label(path: PurePosixPath, top: str = "") -> Label | None:
     return next((label for name in folders if (label := label_of(name))), None)
 
 
-async def _ask(http: httpx.AsyncClient, photo: Photo) -> Row:
+async def _ask(http: httpx.AsyncClient, photo: LabelledPhoto) -> CollectedPhoto:
     try:
         data = await asyncio.to_thread(photo.read)
     except (OSError, zipfile.BadZipFile) as error:
@@ -225,10 +225,10 @@ async def _ask(http: httpx.AsyncClient, photo: Photo) -> Row:
     digest = hashlib.sha256(data).hexdigest()
     answer = await _post(http, "/predict", files={"file": data})
     if answer.status_code != 200:
-        return Row(sha256=digest, true=photo.label, refused=_code(answer))
+        return CollectedPhoto(sha256=digest, true=photo.label, refused=_code(answer))
     prediction = answer.json()
     told = await _post(http, "/feedback", json={"id": prediction["id"], "label": photo.label})
-    return Row(
+    return CollectedPhoto(
         sha256=digest,
         true=photo.label,
         predicted=prediction["predicted_label"],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import shared
-from ops.report import Drift, Quality, Report
+from ops.report import Drift, LiveQuality, Report
 from shared.contract import CLASSES
 from shared.intervals import percent
 
@@ -92,7 +92,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _drift(report.drift) if report.drift else [NO_REFERENCE]
 
 
-def _quality(quality: Quality) -> Iterator[str]:
+def _quality(quality: LiveQuality) -> Iterator[str]:
     yield f"right             {quality.accuracy.text()} of {quality.feedback:,} with feedback"
     if quality.when_answered:
         yield f"  where answered  {quality.when_answered.text()}"

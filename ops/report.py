@@ -24,7 +24,7 @@ from shared.metrics import (
     ConfusionMatrix,
     ReliabilityBin,
     calibration_error,
-    confusion_matrix,
+    confusion_counts,
     log_losses,
     reliability_bins,
 )
@@ -32,7 +32,7 @@ from shared.metrics import (
 STAGES: Final = ("queue", "decode", "infer", "total")
 
 
-class Quality(msgspec.Struct, frozen=True, kw_only=True):
+class LiveQuality(msgspec.Struct, frozen=True, kw_only=True):
     """How good the answers were for which somebody said what the picture showed; ``confusion[true][predicted]``.
 
     ``accuracy`` is the predicted label's, whatever the verdict; ``when_answered`` leaves out what was "unsure".
@@ -96,14 +96,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: dict[str, int]
     unsure: Interval | None
     unsure_because: dict[str, int]
-    quality: Quality | None
+    quality: LiveQuality | None
     models: dict[str, ModelShare]
     latency: dict[str, Latency]
     drift: Drift | None
 
 
 @dataclass
-class Told:
+class JournalContent:
     """What a journal tells: its predictions, and by their place what the pictures showed."""
 
     predictions: list[PredictionLine] = field(default_factory=list)
@@ -113,31 +113,31 @@ class Told:
     unreadable: int = 0
 
 
-def read(files: Iterable[Path]) -> Told:
+def read(files: Iterable[Path]) -> JournalContent:
     """Read a journal's files and bring each feedback to its prediction.
 
     Raises:
         OSError: a file cannot be read.
     """
-    told = Told()
+    content = JournalContent()
     latest: dict[str, int] = {}
     for line in journal.read(files):
         match line:
             case PredictionLine():
-                latest[line.id] = len(told.predictions)
-                told.predictions.append(line)
+                latest[line.id] = len(content.predictions)
+                content.predictions.append(line)
             case FeedbackLine():
-                told.feedback_lines += 1
+                content.feedback_lines += 1
                 if line.id in latest:
-                    told.truth[latest[line.id]] = line.label
+                    content.truth[latest[line.id]] = line.label
                 else:
-                    told.orphans += 1
+                    content.orphans += 1
             case Unreadable():
-                told.unreadable += 1
-    return told
+                content.unreadable += 1
+    return content
 
 
-def measure(paths: Iterable[Path], served: Served | None) -> Report:
+def make_report(paths: Iterable[Path], served: Served | None) -> Report:
     """Make the report.
 
     Args:
@@ -149,32 +149,32 @@ def measure(paths: Iterable[Path], served: Served | None) -> Report:
         OSError: a file cannot be read.
     """
     files = journal.gather(paths)
-    told = read(files)
-    predictions = told.predictions
+    content = read(files)
+    predictions = content.predictions
     # The smallest and the largest, since a clock may have been set back between them.
     times = [line.time for line in predictions]
     unsure = sum(line.verdict == "unsure" for line in predictions)
     return Report(
         files=len(files),
         predictions=len(predictions),
-        feedback_lines=told.feedback_lines,
-        orphans=told.orphans,
-        unreadable=told.unreadable,
+        feedback_lines=content.feedback_lines,
+        orphans=content.orphans,
+        unreadable=content.unreadable,
         first=min(times, default=None),
         last=max(times, default=None),
         verdicts={verdict: sum(line.verdict == verdict for line in predictions) for verdict in (*CLASSES, "unsure")},
         unsure=wilson(unsure, len(predictions)) if predictions else None,
         unsure_because=dict(Counter(line.unsure_because for line in predictions if line.unsure_because)),
-        quality=quality(told) if told.truth else None,
-        models=_models(told),
+        quality=live_quality(content) if content.truth else None,
+        models=_models(content),
         latency=_latency(predictions) if predictions else {},
         drift=_drift(predictions, served) if served else None,
     )
 
 
-def quality(told: Told) -> Quality:
+def live_quality(content: JournalContent) -> LiveQuality:
     """Measure the answers that feedback came for, of which there is one at least."""
-    pairs = [(told.predictions[place], label) for place, label in told.truth.items()]
+    pairs = [(content.predictions[place], label) for place, label in content.truth.items()]
     right = np.array([line.label == label for line, label in pairs])
     answered = np.array([line.verdict != "unsure" for line, _ in pairs])
     confidence = np.array([max(line.probabilities.values()) for line, _ in pairs])
@@ -182,24 +182,24 @@ def quality(told: Told) -> Quality:
     labels = np.array([CLASSES.index(label) for _, label in pairs])
     predicted = np.array([CLASSES.index(line.label) for line, _ in pairs])
     bins = reliability_bins(confidence, right)
-    return Quality(
+    return LiveQuality(
         feedback=len(pairs),
         accuracy=wilson(int(right.sum()), len(pairs)),
         when_answered=wilson(int((right & answered).sum()), int(answered.sum())) if answered.any() else None,
         log_loss=float(log_losses(probabilities, labels).mean()),
         calibration_error=calibration_error(bins),
-        confusion=confusion_matrix(labels, predicted),
+        confusion=confusion_counts(labels, predicted),
         reliability=bins,
     )
 
 
-def _models(told: Told) -> dict[str, ModelShare]:
+def _models(content: JournalContent) -> dict[str, ModelShare]:
     """Each model's part, in the order in which they came."""
     shares: dict[str, ModelShare] = {}
-    for model in dict.fromkeys(line.model for line in told.predictions):
-        places = [place for place, line in enumerate(told.predictions) if line.model == model]
-        right = [told.predictions[place].label == told.truth[place] for place in places if place in told.truth]
-        unsure = sum(told.predictions[place].verdict == "unsure" for place in places)
+    for model in dict.fromkeys(line.model for line in content.predictions):
+        places = [place for place, line in enumerate(content.predictions) if line.model == model]
+        right = [content.predictions[place].label == content.truth[place] for place in places if place in content.truth]
+        unsure = sum(content.predictions[place].verdict == "unsure" for place in places)
         shares[model] = ModelShare(
             predictions=len(places),
             unsure=wilson(unsure, len(places)),

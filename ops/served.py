@@ -13,8 +13,10 @@ class ServedError(Exception):
     """No contract could be had; the message says why."""
 
 
-class Tested(msgspec.Struct, frozen=True):
+class TestResult(msgspec.Struct, frozen=True):
     """What its own test found."""
+
+    __test__ = False  # a noun of the field, not a class of pytest's
 
     accuracy: Interval
 
@@ -24,7 +26,7 @@ class Served(msgspec.Struct, frozen=True):
 
     version: str
     reference: Reference
-    test: Tested | None = None
+    test: TestResult | None = None
 
 
 def from_url(url: str, key: str | None) -> Served:

@@ -30,7 +30,7 @@ def log_losses(probabilities: Floats, labels: Ints) -> npt.NDArray[np.float64]:
     return losses
 
 
-def confusion_matrix(labels: Ints, predicted: Ints) -> ConfusionMatrix:
+def confusion_counts(labels: Ints, predicted: Ints) -> ConfusionMatrix:
     """Counts by true and predicted class, ``[true][predicted]``, from class indices [n] of each."""
     counts = np.zeros((2, 2), int)
     np.add.at(counts, (labels, predicted), 1)

@@ -21,7 +21,7 @@ from training.labels import Decision
 from training.machine import Machine
 from training.measure import bootstrap
 from training.pictures import Pictures
-from training.train import predict
+from training.train import predict_logits
 
 START: Final = "linear probe on the untouched trunk"
 AVERAGE: Final = "average of the kept"
@@ -30,7 +30,7 @@ Probabilities = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """One line of the table. ``kept`` says whether the network is in the average, ``seconds`` what an epoch took."""
 
     name: str
@@ -44,7 +44,7 @@ class Row:
     mlflow_run_id: str | None
 
 
-def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Machine) -> list[Row]:
+def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Machine) -> list[AblationRow]:
     """Measure what lies in ``models/trained`` on the test side, with audited labels.
 
     Args:
@@ -61,7 +61,7 @@ def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Mac
 
     def probabilities(file: str, data: Pictures, what: str) -> Probabilities:
         model.load_state_dict(torch.load(stage.TRAINED / file, weights_only=True, map_location="cpu"))
-        logits, _ = predict(model, data, machine, what)
+        logits, _ = predict_logits(model, data, machine, what)
         return logits.double().softmax(1).numpy()
 
     members = trained["members"]
@@ -80,7 +80,7 @@ def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Mac
         losses = log_losses(shares, labels)
         line = by_name.get(name, {})
         rows.append(
-            Row(
+            AblationRow(
                 name=name,
                 accuracy=wilson(int(right.sum()), len(right)),
                 log_loss=bootstrap(lambda chosen, losses=losses: float(losses[chosen].mean()), len(losses)),  # type: ignore[misc]

@@ -37,7 +37,7 @@ CHUNK: Final = 1024  # rows of the similarity matrix that are in memory at once
 
 
 @dataclass(frozen=True)
-class Row:
+class AuditRow:
     """One file: ``path`` relative to the raw folder, ``twin`` the path of the photo it repeats or contradicts."""
 
     path: str
@@ -49,7 +49,7 @@ class Row:
     detail: str = ""
 
 
-def audit(raw: Path, out: Path, near_duplicate: float) -> list[Row]:
+def audit(raw: Path, out: Path, near_duplicate: float) -> list[AuditRow]:
     """Audit every file below ``raw`` and write the table ``out``.
 
     Args:
@@ -84,15 +84,15 @@ def audit(raw: Path, out: Path, near_duplicate: float) -> list[Row]:
     return rows
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path) -> list[AuditRow]:
     """Read the table that :func:`audit` wrote."""
     if not path.exists():
         raise StageError(f"{path}: not there; run `catsdogs audit` first")
     with path.open(newline="") as file:
-        return [msgspec.convert(row, Row, strict=False) for row in csv.DictReader(file)]
+        return [msgspec.convert(row, AuditRow, strict=False) for row in csv.DictReader(file)]
 
 
-def summary(rows: list[Row]) -> dict[str, Any]:
+def summary(rows: list[AuditRow]) -> dict[str, Any]:
     """Files per status and class, for the report."""
     statuses = ("kept", "corrupt", "duplicate", "near_duplicate", "cross_class")
     count = Counter((row.status, row.label) for row in rows)
@@ -102,24 +102,24 @@ def summary(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def dataset_digest(rows: list[Row]) -> str:
+def dataset_digest(rows: list[AuditRow]) -> str:
     """SHA-256 over label and content of every kept photo, whatever its name."""
     lines = sorted(f"{row.label} {row.sha256}\n" for row in rows if row.status == "kept")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _table(rows: list[Row]) -> str:
+def _table(rows: list[AuditRow]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(AuditRow)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     return text.getvalue()
 
 
-def _decode(raw: Path, files: list[Path]) -> tuple[list[Row], list[npt.NDArray[np.float32]]]:
-    def look(path: Path) -> tuple[Row, npt.NDArray[np.float32]]:
+def _decode(raw: Path, files: list[Path]) -> tuple[list[AuditRow], list[npt.NDArray[np.float32]]]:
+    def look(path: Path) -> tuple[AuditRow, npt.NDArray[np.float32]]:
         data = path.read_bytes()
-        row = Row(
+        row = AuditRow(
             path=path.relative_to(raw).as_posix(),
             label=path.parent.name,
             sha256=hashlib.sha256(data).hexdigest(),
@@ -156,7 +156,7 @@ def _mirrored(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.hstack([pictures, thumbnails[:, -1:]])
 
 
-def _leave_out_repeats(rows: list[Row], thumbnails: npt.NDArray[np.float32], threshold: float) -> list[Row]:
+def _leave_out_repeats(rows: list[AuditRow], thumbnails: npt.NDArray[np.float32], threshold: float) -> list[AuditRow]:
     """Walk the rows in order, keep each photo that repeats no kept one, and leave out both where the labels differ."""
     rows = list(rows)
     for later, earlier in _similar(thumbnails, threshold):

@@ -31,6 +31,7 @@ from shared.files import write_json, write_whole
 from training import labels, params, split, stage
 from training.comparison import compare
 from training.contestants import STATUS, Less, Task
+from training.pictures import evenly_spaced
 from training.scoreboard import report, table
 from training.split import Photo
 from training.stage import StageError
@@ -151,12 +152,12 @@ def _accuracy(answers: dict[str, dict[str, Any]], pictures: int) -> dict[str, An
         "plain": msgspec.to_builtins(comparison.first),
         "ours": msgspec.to_builtins(comparison.second),
         "comparison": msgspec.to_builtins(comparison),
-        "verdict": comparison.told("the plain loop", "ours"),
+        "verdict": comparison.describe("the plain loop", "ours"),
         "validation_seconds": {name: answer["seconds"] for name, answer in answers.items()},
     }
 
 
-def memory(folder: Path, recipe: params.Train, sides: Iterable[str]) -> list[dict[str, Any]]:
+def memory_peaks(folder: Path, recipe: params.Train, sides: Iterable[str]) -> list[dict[str, Any]]:
     """Train on data sets of several sizes, each in a process of its own that loads all of it; returns their peaks."""
     recipe = msgspec.structs.replace(recipe, probe_pictures=min(recipe.probe_pictures, MEMORY_PROBE))
     found = []
@@ -168,7 +169,7 @@ def memory(folder: Path, recipe: params.Train, sides: Iterable[str]) -> list[dic
     return found
 
 
-def ablation(folder: Path, recipe: params.Train, *, bfloat16: bool) -> list[dict[str, Any]]:
+def part_speeds(folder: Path, recipe: params.Train, *, bfloat16: bool) -> list[dict[str, Any]]:
     """Pictures per second with one thing taken away at a time, in turns; the first line has everything."""
     recipe = msgspec.structs.replace(recipe, probe_pictures=0)
     steps = ABLATION_ROUNDS * ABLATION_BATCHES
@@ -207,9 +208,9 @@ def link_sets(folder: Path, photos: list[Photo], train: int, sizes: Iterable[int
         StageError: there are too few photos.
     """
     decided = labels.decisions()
-    sides = {"train": spread([photo for photo in photos if photo.side == "train"], train)}
+    sides = {"train": pick_evenly([photo for photo in photos if photo.side == "train"], train)}
     sides["val"] = [photo for photo in photos if photo.side == "val"]
-    sides |= {str(size): spread(photos, size) for size in sizes}
+    sides |= {str(size): pick_evenly(photos, size) for size in sizes}
     for side, chosen in sides.items():
         for photo in chosen:
             name = photo.sha256[: labels.ID_LENGTH]
@@ -226,7 +227,7 @@ def link_sets(folder: Path, photos: list[Photo], train: int, sizes: Iterable[int
                 link.symlink_to(source.resolve())
 
 
-def spread(photos: list[Photo], count: int) -> list[Photo]:
+def pick_evenly(photos: list[Photo], count: int) -> list[Photo]:
     """``count`` of the photos, spread evenly over them.
 
     Raises:
@@ -234,7 +235,7 @@ def spread(photos: list[Photo], count: int) -> list[Photo]:
     """
     if len(photos) < count:
         raise StageError(f"{count:,} photos are wanted and {len(photos):,} are there: lower the options' numbers")
-    return [photos[round(place)] for place in np.linspace(0, len(photos) - 1, count)]
+    return [photos[index] for index in evenly_spaced(len(photos), count)]
 
 
 @click.command(
@@ -286,11 +287,11 @@ def main(  # noqa: PLR0913, PLR0917  # options are arguments
                 },
             }
             if chosen:
-                document["memory"] = memory(folder, recipe, map(str, chosen))
+                document["memory"] = memory_peaks(folder, recipe, map(str, chosen))
             document |= race(folder, recipe, rounds, batches, accuracy=accuracy)
             if ablate:
                 bfloat16 = any("bfloat16 autocast" in choice for choice in document["choices"])
-                document["ablation"] = ablation(folder, recipe, bfloat16=bfloat16)
+                document["ablation"] = part_speeds(folder, recipe, bfloat16=bfloat16)
     except StageError as error:
         raise click.UsageError(str(error)) from error
     write_json(out, document)

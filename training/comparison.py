@@ -48,9 +48,9 @@ class Comparison(msgspec.Struct, frozen=True):
     @property
     def verdict(self) -> str:
         """What can be said, in a sentence that calls the models the first and the second."""
-        return self.told("the first", "the second")
+        return self.describe("the first", "the second")
 
-    def told(self, first: str, second: str) -> str:
+    def describe(self, first: str, second: str) -> str:
         """Say the verdict with other names for the models."""
         counts = (
             f"{self.only_first_right} of {self.n:,} photos only {first} has right, "

@@ -85,7 +85,7 @@ class Plain:
         part, self.order = self.order[:count], self.order[count:]
         loss_function = nn.CrossEntropyLoss()
         self.network.train()
-        watch = Watch()
+        watch = Stopwatch()
         for images, labels in DataLoader(Subset(self.train_set, part), self.batch_size, num_workers=2):
             self.optimizer.zero_grad()
             loss = loss_function(self.network(images.to(self.device)), labels.to(self.device))
@@ -114,7 +114,7 @@ class Ours:
         if self.less == "freezing":
             self.recipe = msgspec.structs.replace(self.recipe, frozen_blocks=0)
         if self.less == "kept_memory":
-            machines._keep_freed_memory = lambda: "left to the system's malloc"
+            machines.keep_freed_memory = lambda: "left to the system's malloc"
         with contextlib.redirect_stdout(io.StringIO()) as said:
             self.machine = machines.choose_machine()
         self.choices = said.getvalue().splitlines()
@@ -123,9 +123,9 @@ class Ours:
         began = time.monotonic()
         plain_pictures = Pictures(self.folder / "prepared" / task.side)
         decoded = time.monotonic()
-        start = train._start(self.folder / "no checkpoint", self.recipe, plain_pictures, self.machine)
+        start = train.start_weights(self.folder / "no checkpoint", self.recipe, plain_pictures, self.machine)
         self.once = {"decoding": decoded - began, "probe": time.monotonic() - decoded}
-        self.model = train._build(self.recipe, start["weights"], self.machine)
+        self.model = train.build_model(self.recipe, start["weights"], self.machine)
         self.choices.append(f"frozen: {self.model.freeze(self.recipe.frozen_blocks)}")
         if self.less == "channels_last":
             self.model.to(memory_format=torch.contiguous_format)
@@ -152,7 +152,7 @@ class Ours:
         """Learn from the next batches."""
         part = self.batches[self.fit.batch : self.fit.batch + batches]
         self.model.train()
-        watch = Watch()
+        watch = Stopwatch()
         for images, labels in pictures.loader(self.augmented, part, self.machine.workers):
             self._step(images, labels)
             watch.step(self.fit.loss, len(labels))
@@ -162,7 +162,7 @@ class Ours:
         """Say which the averaged weights have right."""
         val_set = Pictures(self.folder / "prepared" / "val")
         began = time.monotonic()
-        logits, labels = train.predict(self.fit.averaged, val_set, self.machine, "validating")
+        logits, labels = train.predict_logits(self.fit.averaged, val_set, self.machine, "validating")
         return {"right": (logits.argmax(1) == labels).tolist(), "seconds": time.monotonic() - began}
 
     def frozen_share(self, batches: int) -> dict[str, Any]:
@@ -185,17 +185,22 @@ class Ours:
     def read_all(self, steps: int) -> dict[str, Any]:
         """Load every batch of the side, learn from ``steps`` of them spread over it, validate, and watch the memory."""
         every = max(1, len(self.batches) // steps)
-        anonymous, done = memory("RssAnon"), 0
+        anonymous, done = process_memory("RssAnon"), 0
         self.model.train()
         loader = pictures.loader(self.augmented, self.batches, self.machine.workers)
         for number, (images, labels) in enumerate(progress(loader, "reading all", len(self.batches), " batches")):
             if number % every == 0 and done < steps:
                 self._step(images, labels)
                 done += 1
-            anonymous = max(anonymous, memory("RssAnon"))
+            anonymous = max(anonymous, process_memory("RssAnon"))
         self.validate()
-        anonymous = max(anonymous, memory("RssAnon"))
-        return {"pictures": len(self.augmented), "steps": done, "peak_mb": memory("VmHWM"), "anonymous_mb": anonymous}
+        anonymous = max(anonymous, process_memory("RssAnon"))
+        return {
+            "pictures": len(self.augmented),
+            "steps": done,
+            "peak_mb": process_memory("VmHWM"),
+            "anonymous_mb": anonymous,
+        }
 
 
 class Undecoded(Pictures):
@@ -213,7 +218,7 @@ class Undecoded(Pictures):
         return sorted((prepared.parents[1] / "photos" / prepared.name).glob("*/*"))
 
 
-class Watch:
+class Stopwatch:
     """Times the batches of a segment from the end of the first one, in which caches and loaders get going."""
 
     def __init__(self) -> None:
@@ -238,7 +243,7 @@ class Watch:
         return {"pictures": self.pictures, "seconds": now - self.first, "whole_seconds": now - self.began}
 
 
-def memory(field: str) -> float:
+def process_memory(field: str) -> float:
     """Resident memory of this process in MB (10⁶ bytes), by a field of Linux's ``/proc/self/status``.
 
     ``VmHWM`` is the most there ever was, as the kernel counted it; ``RssAnon`` what is there now less the pages of

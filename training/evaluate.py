@@ -36,7 +36,7 @@ from training.measure import Quality, quality
 from training.occlusion import Occlusion, occlusion
 from training.packaging import answers
 from training.params import Evaluate
-from training.pictures import Pictures, spread
+from training.pictures import Pictures, evenly_spaced
 from training.stage import StageError, progress
 from training.train import read_trained
 
@@ -84,7 +84,7 @@ def evaluate(params: Evaluate) -> None:
     if "fp32" not in files:
         raise StageError(f"{stage.CANDIDATE}: not there; run `catsdogs export` first")
     _time(files, test, params.timed)
-    evidence = occlusion(files["fp32"].run, [test.array(index) for index in spread(len(test), params.covered)])
+    evidence = occlusion(files["fp32"].run, [test.array(index) for index in evenly_spaced(len(test), params.covered)])
     rows = ablation.ablation(trained, decided, choose_machine())
     truth = np.array(test.labels)
     precisions = (
@@ -141,7 +141,7 @@ def _time(files: dict[Precision, Measured], test: Pictures, count: int) -> None:
     options.inter_op_num_threads = 1
     runs = {precision: runner(file.model.SerializeToString(), options) for precision, file in files.items()}
     spent: dict[Precision, list[float]] = {precision: [] for precision in files}
-    chosen = spread(len(test), count)
+    chosen = evenly_spaced(len(test), count)
     for start in progress(range(0, len(chosen), TURN), "timing", unit=" turns"):
         pictures = [test.array(index)[np.newaxis] for index in chosen[start : start + TURN]]
         for precision, run in runs.items():
@@ -188,7 +188,7 @@ def _write(
     test: Pictures,
     files: dict[Precision, Measured],
     evidence: Occlusion,
-    rows: list[ablation.Row],
+    rows: list[ablation.AblationRow],
     precisions: Comparison | None,
 ) -> None:
     fp32, truth = files["fp32"], np.array(test.labels)
@@ -228,8 +228,8 @@ def _write(
             path.unlink(missing_ok=True)
 
 
-def _verdict(row: ablation.Row) -> str:
-    return row.against_first.told("the fine-tuned network", "this one") if row.against_first else "compared with"
+def _verdict(row: ablation.AblationRow) -> str:
+    return row.against_first.describe("the fine-tuned network", "this one") if row.against_first else "compared with"
 
 
 def _worst(outputs: Outputs, truth: Labels, count: int) -> list[int]:
@@ -251,7 +251,7 @@ def _predictions(paths: list[Path], file: Measured) -> str:
     return text.getvalue()
 
 
-def _track(run_id: str, files: dict[Precision, Measured], rows: list[ablation.Row]) -> None:
+def _track(run_id: str, files: dict[Precision, Measured], rows: list[ablation.AblationRow]) -> None:
     with tracking.run(run_id):
         for precision, file in files.items():
             mlflow.log_metrics(

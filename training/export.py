@@ -23,7 +23,7 @@ from training.graph import Graph, largest_difference, runner, to_onnx
 from training.machine import choose_machine
 from training.packaging import Calibrated, package
 from training.params import Export
-from training.pictures import Pictures, spread
+from training.pictures import Pictures, evenly_spaced
 from training.train import features, read_trained
 
 TOLERANCE: Final = 1e-4  # between torch and onnxruntime, on real photos
@@ -54,7 +54,7 @@ def export(params: Export) -> None:
 
     graph = Graph(classifier, familiarity, temperature)
     model = to_onnx(graph, params.opset)
-    pictures = np.stack([val_set.array(index) for index in spread(len(val_set), params.parity_pictures)])
+    pictures = np.stack([val_set.array(index) for index in evenly_spaced(len(val_set), params.parity_pictures)])
     differences = check_parity(graph, runner(model.SerializeToString()), pictures)
     packaged = package(model, "fp32", Calibrated(trained, temperature), val_set, params, {})
     write_whole(stage.CANDIDATE, packaged.data)

@@ -104,7 +104,7 @@ def out_of_fold(
     return own
 
 
-def table(suspects: list[Suspect]) -> str:
+def suspects_table(suspects: list[Suspect]) -> str:
     """The suspects as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -29,7 +29,7 @@ def choose_machine() -> Machine:
     print(
         f"precision: {'bfloat16 autocast' if bf16 else 'float32'} (bfloat16 arithmetic {'found' if bf16 else 'absent'})"
     )
-    print(f"memory: {_keep_freed_memory()}")
+    print(f"memory: {keep_freed_memory()}")
     print(f"waiting threads: {_how_threads_wait()}")
     # Measured on two cores: 39 ms a picture loading in this process, 48 with one loader process beside the network.
     workers = min(8, cores // 2) if cuda or cores > 4 else 0
@@ -50,7 +50,7 @@ def _how_threads_wait() -> str:
     return f"as OMP_WAIT_POLICY={policy} says" if policy else "as the library has it (OMP_WAIT_POLICY is not set)"
 
 
-def _keep_freed_memory() -> str:
+def keep_freed_memory() -> str:
     """Let glibc's malloc keep what the network frees instead of handing it back and faulting it in again.
 
     Measured on two cores: 33 → 13 ms a picture forward, 33 → 30 ms with the backward pass; before, up to 90 % of the

@@ -87,14 +87,14 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Decision:
+class PromotionDecision:
     """Whether the candidate serves from now on, and why, in words."""
 
     promote: bool
     reason: str
 
 
-def decide(match: Match, margin: float = MARGIN) -> Decision:
+def decide(match: Match, margin: float = MARGIN) -> PromotionDecision:
     """Promote a candidate that is significantly better, or not worse and smaller or faster.
 
     - Significantly better: more photos right, and McNemar's p below 0.05.
@@ -106,18 +106,20 @@ def decide(match: Match, margin: float = MARGIN) -> Decision:
 
     The difference in log loss is shown and recorded; it decides nothing.
     """
-    told = match.right.told("the champion", "the candidate")
+    verdict = match.right.describe("the champion", "the candidate")
     if match.right.significant:
-        return Decision(match.right.difference.value > 0, told)
+        return PromotionDecision(match.right.difference.value > 0, verdict)
     low = match.right.difference.low
     if not low > -margin:
-        return Decision(False, f"{told}, but it may be worse by {-low:.2%} of the photos, more than {margin:.2%}")
+        return PromotionDecision(
+            False, f"{verdict}, but it may be worse by {-low:.2%} of the photos, more than {margin:.2%}"
+        )
     gains = []
     if match.sizes[1] <= SMALLER * match.sizes[0]:
         gains.append(f"{1 - match.sizes[1] / match.sizes[0]:.0%} smaller")
     if match.speed <= FASTER:
         gains.append(f"{1 - match.speed:.0%} faster")
-    return Decision(bool(gains), f"{told}, and it is {' and '.join(gains) or 'neither smaller nor faster'}")
+    return PromotionDecision(bool(gains), f"{verdict}, and it is {' and '.join(gains) or 'neither smaller nor faster'}")
 
 
 def play(champion: bytes, candidate: bytes, folder: Path) -> Match:

@@ -17,7 +17,7 @@ from shared.metrics import (
     Floats,
     Ints,
     calibration_error,
-    confusion_matrix,
+    confusion_counts,
     log_losses,
     reliability_bins,
 )
@@ -63,7 +63,7 @@ def quality(outputs: Outputs, labels: Ints, document: Contract) -> Quality:
         answered=wilson(int(answered.sum()), len(answered)),
         accuracy_when_answered=(wilson(int((right & answered).sum()), int(answered.sum())) if answered.any() else None),
         unsure={reason: int((because == reason).sum()) for reason in ("close_call", "unfamiliar")},
-        confusion=confusion_matrix(labels, probabilities.argmax(1)),
+        confusion=confusion_counts(labels, probabilities.argmax(1)),
     )
 
 
@@ -89,7 +89,7 @@ def bootstrap(statistic: Callable[[Ints], float], count: int) -> Interval:
     return Interval(value=statistic(np.arange(count)), low=float(low), high=float(high))
 
 
-def risk_coverage(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
+def risk_coverage_curve(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
     """Share answered and share wrong among the answered, [n] each, as the threshold falls past one photo after another.
 
     The risk-coverage curve of El-Yaniv and Wiener (2010, https://jmlr.org/papers/v11/el-yaniv10a.html).

@@ -19,7 +19,7 @@ from training.stage import StageError
 FIRST: Final = "fine-tuned"  # what tables call the run that `train` itself describes; the variations have names
 
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Quality = Annotated[int, msgspec.Meta(ge=1, le=100)]
+JpegQuality = Annotated[int, msgspec.Meta(ge=1, le=100)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -77,7 +77,7 @@ class Augmentation(Section, frozen=True):
     hue: Annotated[float, msgspec.Meta(ge=0, le=0.5)]
     rescale: tuple[Positive, Share]
     sharpness: tuple[NotNegative, NotNegative]
-    jpeg: tuple[Quality, Quality]
+    jpeg: tuple[JpegQuality, JpegQuality]
 
 
 class Variation(Section, frozen=True):

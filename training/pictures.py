@@ -79,7 +79,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return picture, self.labels[index]
 
 
-def spread(total: int, count: int) -> list[int]:
+def evenly_spaced(total: int, count: int) -> list[int]:
     """Indices spread evenly over a data set, so that both classes are among them."""
     return [int(index) for index in np.linspace(0, total - 1, min(count, total))]
 

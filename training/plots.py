@@ -34,7 +34,7 @@ class HistoryLine(Protocol):
     def val_accuracy(self) -> float: ...  # noqa: D102
 
 
-def curves(histories: Mapping[str, Sequence[HistoryLine]]) -> Figure:
+def learning_curves(histories: Mapping[str, Sequence[HistoryLine]]) -> Figure:
     """Losses and validation accuracies by epoch, a colour for each member of the soup."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     losses, accuracies = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
@@ -62,7 +62,7 @@ def confusion_matrix(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int
     """
     figure = Figure(figsize=(4.2, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    counts = np.array(metrics.confusion_matrix(truth, predicted))
+    counts = np.array(metrics.confusion_counts(truth, predicted))
     axes.imshow(counts / counts.sum(1, keepdims=True).clip(1), cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(2, 2):
         axes.text(
@@ -197,7 +197,7 @@ def bars(groups: Mapping[str, Mapping[str, float]], title: str) -> Figure:
     return figure
 
 
-def costs(files: Mapping[str, tuple[float, float]]) -> Figure:
+def file_costs(files: Mapping[str, tuple[float, float]]) -> Figure:
     """Milliseconds for a photo, and megabytes, of each file."""
     figure = Figure(figsize=(6.4, 0.9 + 0.45 * len(files)), layout="constrained")
     for place, (title, unit) in enumerate((("a photo on one thread", "ms"), ("size", "MB"))):

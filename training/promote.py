@@ -25,7 +25,7 @@ from shared import contract, exam
 from shared.contract import Contract, Precision
 from shared.files import write_whole
 from training import registry, split, stage, tracking
-from training.match import MARGIN, Decision, Match, decide, play, single_threaded
+from training.match import MARGIN, Match, PromotionDecision, decide, play, single_threaded
 from training.registry import Files
 from training.stage import StageError
 
@@ -54,15 +54,15 @@ def promote(*, dry_run: bool = False, margin: float = MARGIN) -> None:
     document = _contract(candidate.answering)
     with tracking.store() as client:
         champion = registry.champion(client)
-        version = registry.find(client, candidate)
+        version = registry.find_version(client, candidate)
         if champion and version and champion.version == version.version:
-            print(f"{registry.name(champion)}: champion already")
+            print(f"{registry.version_name(champion)}: champion already")
             if not dry_run:
-                with _placed(_named(candidate, registry.name(champion))):
+                with _placed(_named(candidate, registry.version_name(champion))):
                     pass
             return
         decision, match = _judge(candidate, champion, margin)
-        rival = registry.name(champion) if champion else "none"
+        rival = registry.version_name(champion) if champion else "none"
         if match:
             print(match.table(rival))
         print(f"{'promote' if decision.promote else 'keep out'}: {decision.reason}")
@@ -79,7 +79,9 @@ def promote(*, dry_run: bool = False, margin: float = MARGIN) -> None:
             if champion:
                 client.set_model_version_tag(registry.NAME, version.version, registry.PREVIOUS, champion.version)
             _ship(client, version, candidate)
-        print(f"{registry.name(version)}: {'champion, in ' + str(SERVED) if decision.promote else 'registered'}")
+        print(
+            f"{registry.version_name(version)}: {'champion, in ' + str(SERVED) if decision.promote else 'registered'}"
+        )
 
 
 def rollback() -> None:
@@ -94,16 +96,21 @@ def rollback() -> None:
             raise StageError("there is no champion yet, so nothing to go back to; `catsdogs promote` makes one")
         number = champion.tags.get(registry.PREVIOUS)
         if number is None:
-            raise StageError(f"{registry.name(champion)} is the first champion: there is none before it to go back to")
+            raise StageError(
+                f"{registry.version_name(champion)} is the first champion: there is none before it to go back to"
+            )
         previous = client.get_model_version(registry.NAME, number)
-        files = registry.fetch(previous)
+        files = registry.download(previous)
         for data in files.models.values():
             if reason := _refusal(data):
-                raise StageError(f"{registry.name(previous)} must not serve: {reason}")
+                raise StageError(f"{registry.version_name(previous)} must not serve: {reason}")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         client.set_model_version_tag(registry.NAME, champion.version, "rolled_back", now)
         _ship(client, previous, files)
-    print(f"{registry.name(previous)}: champion again, in {SERVED}; {registry.name(champion)} is kept in the registry")
+    print(
+        f"{registry.version_name(previous)}: champion again, in {SERVED}; "
+        f"{registry.version_name(champion)} is kept in the registry"
+    )
 
 
 def _candidate() -> Files:
@@ -147,18 +154,18 @@ def _refusal(data: bytes) -> str | None:
     return f"it fails its exam: {'; '.join(failures)}" if failures else None
 
 
-def _judge(candidate: Files, champion: ModelVersion | None, margin: float) -> tuple[Decision, Match | None]:
+def _judge(candidate: Files, champion: ModelVersion | None, margin: float) -> tuple[PromotionDecision, Match | None]:
     if champion is None:
-        return Decision(True, "there is no champion yet"), None
-    files = registry.fetch(champion)
+        return PromotionDecision(True, "there is no champion yet"), None
+    files = registry.download(champion)
     if reason := _refusal(files.answering):
-        return Decision(True, f"the champion can no longer serve: {reason}"), None
+        return PromotionDecision(True, f"the champion can no longer serve: {reason}"), None
     match = play(files.answering, candidate.answering, stage.PREPARED / "test")
     return decide(match, margin), match
 
 
 def _ship(client: mlflow.MlflowClient, version: ModelVersion, files: Files) -> None:
-    with _placed(_named(files, registry.name(version))):
+    with _placed(_named(files, registry.version_name(version))):
         client.set_registered_model_alias(registry.NAME, registry.CHAMPION, version.version)
 
 

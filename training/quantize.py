@@ -36,7 +36,7 @@ from training.export import read_candidate
 from training.graph import INPUT, runner
 from training.packaging import package
 from training.params import Export, Quantize
-from training.pictures import Pictures, spread
+from training.pictures import Pictures, evenly_spaced
 
 QUANTIZED: Final = ["Conv", "Add", "Clip", "Relu"]
 CORRECTED_ON: Final = 64  # photos, of those that the ranges are seen with
@@ -54,7 +54,7 @@ CENTRED_RANGE: Final = {
 }
 
 
-class Photos(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+class CalibrationPhotos(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     """Photos to see the ranges of the activations with, uint8 [224, 224, 3] each, one at a time."""
 
     def __init__(self, photos: list[Pixels]) -> None:
@@ -76,7 +76,7 @@ def quantize(params: Quantize, answering: Export) -> None:
     candidate, calibrated = read_candidate()
     train_set = Pictures(stage.PREPARED / "train")
     val_set = Pictures(stage.PREPARED / "val", decided=labels.decisions())
-    photos = [train_set.array(index) for index in spread(len(train_set), params.pictures)]
+    photos = [train_set.array(index) for index in evenly_spaced(len(train_set), params.pictures)]
     model = whole_numbers(candidate, photos, params.percentile, params.in_float)
     others = {"the same graph computed in float": in_float(model)}
     packaged = package(model, "int8", calibrated, val_set, answering, others)
@@ -98,7 +98,7 @@ def whole_numbers(
         percentile: share of each activation's values, in per cent, that its range must hold; 100 is all of them.
         in_float: layers to leave in float, by the names of their weights.
     """
-    model = _centred(model)
+    model = centred(model)
     last = next(node for node in model.graph.node if node.op_type == "ReduceMean").input[0]
     kept = [
         node
@@ -114,7 +114,7 @@ def whole_numbers(
         quantize_static(
             source,
             result,
-            Photos(photos),
+            CalibrationPhotos(photos),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED,
             per_channel=True,
@@ -126,7 +126,7 @@ def whole_numbers(
             extra_options={"CalibPercentile": percentile, "TensorQuantOverrides": CENTRED_RANGE},
         )
         quantized = onnx.load(result)
-    _correct_biases(model, quantized, [photos[index] for index in spread(len(photos), CORRECTED_ON)])
+    _correct_biases(model, quantized, [photos[index] for index in evenly_spaced(len(photos), CORRECTED_ON)])
     _feed_bytes(quantized)
     pooled = [next(node for node in model.graph.node if node.op_type == "ReduceMean").output[0]]
     _move_back(quantized, _channel_means(model, pooled, photos)[0] - _channel_means(quantized, pooled, photos)[0])
@@ -202,7 +202,7 @@ def _move_back(model: onnx.ModelProto, shift: npt.NDArray[np.float64]) -> None:
         entries[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
 
 
-def _centred(model: onnx.ModelProto) -> onnx.ModelProto:
+def centred(model: onnx.ModelProto) -> onnx.ModelProto:
     """Let the first layer take ``(image - 128) / 127.5`` instead of the normalised picture, with the same result.
 
     What is normalised is linear in that, so it goes into the layer's weights and bias. A byte of the picture is then a

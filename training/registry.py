@@ -72,7 +72,7 @@ def champion(client: mlflow.MlflowClient) -> ModelVersion | None:
     return client.get_model_version(NAME, str(number)) if number else None
 
 
-def find(client: mlflow.MlflowClient, files: Files) -> ModelVersion | None:
+def find_version(client: mlflow.MlflowClient, files: Files) -> ModelVersion | None:
     """The version that holds exactly these models, or None."""
     names = [f"sha256_{precision}" for precision in PRECISIONS]
     for version in client.search_model_versions(f"name='{NAME}'"):
@@ -103,7 +103,7 @@ def register(client: mlflow.MlflowClient, files: Files, contract: Contract, tags
         return client.create_model_version(NAME, logged.model_uri, run_id, tags, model_id=logged.model_id)
 
 
-def fetch(version: ModelVersion) -> Files:
+def download(version: ModelVersion) -> Files:
     """Bring a version's files from the store.
 
     Raises:
@@ -114,7 +114,9 @@ def fetch(version: ModelVersion) -> Files:
         try:
             found = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
         except (MlflowException, OSError) as error:
-            raise StageError(f"{name(version)}: its files cannot be had from the MLflow store ({error})") from error
+            raise StageError(
+                f"{version_name(version)}: its files cannot be had from the MLflow store ({error})"
+            ) from error
         models, reports = (
             {
                 precision: path.read_bytes()
@@ -126,11 +128,11 @@ def fetch(version: ModelVersion) -> Files:
     files = Files(models, reports)
     kept = {tag: value for tag, value in version.tags.items() if tag.startswith("sha256_")}
     if files.digests != kept:
-        raise StageError(f"{name(version)}: its files in the MLflow store are not those that were registered")
+        raise StageError(f"{version_name(version)}: its files in the MLflow store are not those that were registered")
     return files
 
 
-def name(version: ModelVersion) -> str:
+def version_name(version: ModelVersion) -> str:
     """How a version is called everywhere, such as ``cats-dogs/3``."""
     return f"{version.name}/{version.version}"
 

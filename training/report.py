@@ -70,7 +70,7 @@ def _common(content: Content) -> dict[str, Any]:
         "contract": content.contracts["fp32"],
         "contracts": content.contracts,
         "ablation": content.ablation,
-        "precisions": content.precisions.told("the fp32 file", "the int8 file") if content.precisions else None,
+        "precisions": content.precisions.describe("the fp32 file", "the int8 file") if content.precisions else None,
         "audit": _read("audit.json"),
         "split": _read("split.json"),
         "suspects": _read("suspects.json"),
@@ -108,7 +108,7 @@ def _figures(content: Content) -> dict[str, str]:
         "confusion": plots.confusion_matrix(labels, fp32.probabilities.argmax(1)),
         "reliability": plots.reliability(reliability_bins(confidence["fp32"], right["fp32"]), "Reliability"),
         "risk": plots.risk_coverage(
-            {name: measure.risk_coverage(confidence[name], right[name]) for name in confidence}, chosen
+            {name: measure.risk_coverage_curve(confidence[name], right[name]) for name in confidence}, chosen
         ),
         "familiarity": plots.familiarity(
             {"cats and dogs": fp32.familiarity}
@@ -120,14 +120,14 @@ def _figures(content: Content) -> dict[str, str]:
             "right on the test photos, % (audited labels, 95 % intervals)",
             baseline=content.ablation[1]["name"],
         ),
-        "cost": plots.costs(
+        "cost": plots.file_costs(
             {name: (figures["milliseconds"], figures["megabytes"]) for name, figures in content.metrics.items()}
         ),
     }
     if (split := _read("split.json")) is not None:
         drawn["split"] = plots.bars(split, "Photos by side")
     if (histories := _histories()) is not None:
-        drawn["curves"] = plots.curves(histories)
+        drawn["curves"] = plots.learning_curves(histories)
     return {name: _svg(figure) for name, figure in drawn.items()}
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from shared.contract import CLASSES
 from shared.files import write_whole
-from training.audit import Row
+from training.audit import AuditRow
 from training.stage import StageError
 
 SIDES: Final = ("train", "val", "test")
@@ -33,7 +33,7 @@ class Photo:
     sha256: str
 
 
-def split(rows: list[Row], out: Path, train: float, val: float) -> list[Photo]:
+def split(rows: list[AuditRow], out: Path, train: float, val: float) -> list[Photo]:
     """Assign the kept rows of an audit to sides and write the table ``out``.
 
     Args:

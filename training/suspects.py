@@ -60,7 +60,7 @@ def suspects(prepared: Path, params: Suspects, out: Path, reports: Path) -> list
 
     counts = {choice: decided[choice] for choice in get_args(Choice)}
     document = {"photos": judged, "suspects": len(found), "decided": counts, "undecided": undecided}
-    write_whole(out, labels.table(found))
+    write_whole(out, labels.suspects_table(found))
     write_json(reports / "suspects.json", document)
     write_whole(reports / "suspects.png", sheet.getvalue())
     if model.pretrained:

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import mlflow
 import msgspec
-import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from training.fit import Fit, Weights, greedy_soup
 from training.machine import Machine, choose_machine
 from training.models import Classifier
 from training.params import FIRST, Train
-from training.pictures import Pictures
+from training.pictures import Pictures, evenly_spaced
 from training.stage import StageError, progress, whole_directory
 
 PROBE_FOLDS: Final = 5
@@ -75,7 +74,7 @@ def train(
         for file in saved:
             file.unlink(missing_ok=True)
 
-    start = _start(start_file, params, Pictures(prepared / "train"), machine)
+    start = start_weights(start_file, params, Pictures(prepared / "train"), machine)
     with tracking.run(start["mlflow_run_id"], params.model) as run_id:
         if not start_file.exists():
             mlflow.log_params(tracking.flat(params) | {"split_digest": split_digest})
@@ -87,11 +86,11 @@ def train(
             print(f"member {number} of {len(members)}: {member.name}")
             fits.append(_fit(member, start["weights"], prepared, val_set, machine))
 
-        model = _build(members[0].recipe, start["weights"], machine)
+        model = build_model(members[0].recipe, start["weights"], machine)
         chosen, weights = _average([fit.best for fit in fits], model, prepared, machine)
         print(f"kept: {' + '.join(members[number].name for number in chosen)}, averaged")
         model.load_state_dict(weights)
-        logits, truth = predict(model, val_set, machine, "validating what is kept")
+        logits, truth = predict_logits(model, val_set, machine, "validating what is kept")
         lines = [
             {"name": member.name, "kept": number in chosen, "mlflow_run_id": fit.mlflow_run_id, **asdict(fit.best_line)}
             for number, (member, fit) in enumerate(zip(members, fits, strict=True))
@@ -137,7 +136,7 @@ def _bytes(content: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _start(saved: Path, params: Train, train_set: Pictures, machine: Machine) -> dict[str, Any]:
+def start_weights(saved: Path, params: Train, train_set: Pictures, machine: Machine) -> dict[str, Any]:
     """Weights that every member starts from, and the MLflow run of all; what an interrupted run left, if it did."""
     if saved.exists():
         content: dict[str, Any] = torch.load(saved, weights_only=True, map_location="cpu")
@@ -153,7 +152,8 @@ def _start(saved: Path, params: Train, train_set: Pictures, machine: Machine) ->
     return {"weights": {name: tensor.cpu() for name, tensor in model.state_dict().items()}, "mlflow_run_id": None}
 
 
-def _build(recipe: Train, weights: Weights, machine: Machine) -> Classifier:
+def build_model(recipe: Train, weights: Weights, machine: Machine) -> Classifier:
+    """The network that ``recipe`` names, with these weights, on the machine's device."""
     torch.manual_seed(recipe.seed)
     model = models.build(recipe.model, pretrained=recipe.pretrained)
     model.load_state_dict(weights)
@@ -164,7 +164,7 @@ def _fit(member: Member, start: Weights, prepared: Path, val_set: Pictures, mach
     """Run the epochs that are left of a member, each validated, logged and saved."""
     recipe = member.recipe
     decided = labels.decisions() if recipe.audited else {}
-    model = _build(recipe, start, machine)
+    model = build_model(recipe, start, machine)
     print(f"frozen: {model.freeze(recipe.frozen_blocks)}")
     train_set = Pictures(prepared / "train", decided=decided)
     print(f"pictures: {len(train_set):,} to train on, {len(val_set):,} to validate on")
@@ -178,7 +178,7 @@ def _fit(member: Member, start: Weights, prepared: Path, val_set: Pictures, mach
             transform = augmentation(recipe.augmentation)
             augmented = Pictures(prepared / "train", transform, pictures.epoch_seed(recipe.seed, epoch), decided)
             _run_epoch(fit, augmented, epoch, recipe, machine, member.checkpoint)
-            logits, truth = predict(fit.averaged, val_set, machine, "validating")
+            logits, truth = predict_logits(fit.averaged, val_set, machine, "validating")
             line = fit.end_epoch(logits, truth)
             fit.save(member.checkpoint)
             mlflow.log_metrics({name: value for name, value in asdict(line).items() if name != "epoch"}, line.epoch)
@@ -213,7 +213,7 @@ def _average(members: list[Weights], model: Classifier, prepared: Path, machine:
 
     def loss(weights: Weights) -> float:
         model.load_state_dict(weights)
-        found = (predict(model, side, machine, "validating an average") for side in sides)
+        found = (predict_logits(model, side, machine, "validating an average") for side in sides)
         return sum(float(nn.functional.cross_entropy(logits, truth)) for logits, truth in found) / len(sides)
 
     return greedy_soup(members, loss)
@@ -234,7 +234,7 @@ def _run_epoch(fit: Fit, augmented: Pictures, epoch: int, recipe: Train, machine
             saved = time.monotonic()
 
 
-def predict(model: Classifier, data: Pictures, machine: Machine, what: str) -> tuple[Tensor, Tensor]:
+def predict_logits(model: Classifier, data: Pictures, machine: Machine, what: str) -> tuple[Tensor, Tensor]:
     """Logits float32 [n, 2] and labels int64 [n] of every picture, in order, on the CPU."""
     model.eval()
     logits, labels = [], []
@@ -248,7 +248,7 @@ def predict(model: Classifier, data: Pictures, machine: Machine, what: str) -> t
 
 def features(model: Classifier, data: Pictures, count: int, machine: Machine, what: str) -> tuple[Tensor, Tensor]:
     """Pooled features float32 [n, channels] and labels of ``count`` pictures, spread evenly over the data set."""
-    chosen = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int).tolist()
+    chosen = evenly_spaced(len(data), count)
     batches = [chosen[start : start + AT_ONCE] for start in range(0, len(chosen), AT_ONCE)]
     model.eval()
     rows, labels = [], []
@@ -305,4 +305,4 @@ def _write(
             write_whole(aside / "members" / f"{number}.pt", _bytes(cpu))
         write_json(aside / "trained.json", trained)
         write_whole(aside / "history.csv", text.getvalue())
-        plots.curves(histories).savefig(aside / "curves.png")
+        plots.learning_curves(histories).savefig(aside / "curves.png")

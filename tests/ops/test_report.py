@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from ops.cli import report as command
-from ops.report import measure
+from ops.report import make_report
 from ops.served import Served
 from shared import journal
 from shared.contract import Histogram, Reference
@@ -86,7 +86,7 @@ def run(*arguments: str | Path) -> str:
 
 
 def test_accuracy_is_counted_with_its_interval_over_all_and_where_answered(folder: Path) -> None:
-    made = measure([folder], None)
+    made = make_report([folder], None)
     lines = answers(600, 1) + answers(400, 2)
     pairs = list(zip(lines[::2], lines[1::2], strict=True))
     right = [said.label == was.label for said, was in pairs]
@@ -103,7 +103,7 @@ def test_accuracy_is_counted_with_its_interval_over_all_and_where_answered(folde
 
 
 def test_calibration_is_what_the_evaluation_would_say(folder: Path) -> None:
-    made = measure([folder], None)
+    made = make_report([folder], None)
     assert made.quality is not None
     lines = answers(600, 1) + answers(400, 2)
     confidence = np.array([max(said.probabilities.values()) for said in lines[::2]])  # type: ignore[union-attr]
@@ -114,7 +114,7 @@ def test_calibration_is_what_the_evaluation_would_say(folder: Path) -> None:
 
 
 def test_each_model_has_its_own_figures(folder: Path) -> None:
-    made = measure([folder], None)
+    made = make_report([folder], None)
     assert list(made.models) == ["old", "new"]
     assert [(share.predictions, share.feedback) for share in made.models.values()] == [(600, 600), (401, 400)]
 
@@ -129,7 +129,7 @@ def test_the_last_feedback_counts_and_belongs_to_the_prediction_before_it(tmp_pa
         feedback("a", label="cats"),
         feedback("b", label="cats"),
     )
-    made = measure([path], None)
+    made = make_report([path], None)
     assert made.quality is not None
     assert made.quality.confusion == ((1, 1), (0, 0))
     assert (made.feedback_lines, made.orphans) == (4, 1)
@@ -137,7 +137,7 @@ def test_the_last_feedback_counts_and_belongs_to_the_prediction_before_it(tmp_pa
 
 
 def test_drift_is_of_the_model_that_serves_and_sees_what_has_changed(folder: Path) -> None:
-    same = measure([folder], served()).drift
+    same = make_report([folder], served()).drift
     assert same is not None
     assert (same.model, same.predictions) == ("new", 401)
     assert {name: signal.says for name, signal in same.signals.items()} == dict.fromkeys(
@@ -145,7 +145,7 @@ def test_drift_is_of_the_model_that_serves_and_sees_what_has_changed(folder: Pat
     )
     dark = [msgspec.structs.replace(line, brightness=0.1) for line in answers(400, 2, model="new")[::2]]
     write(folder / journal.name(3), *dark)
-    changed = measure([folder / journal.name(3)], served()).drift
+    changed = make_report([folder / journal.name(3)], served()).drift
     assert changed is not None
     assert changed.signals["brightness"].says == "shifted"
     assert changed.signals["familiarity"].says == "as validated"
@@ -161,7 +161,7 @@ def test_a_model_that_is_not_in_the_journal_has_no_drift(folder: Path, tmp_path:
 def test_a_clock_that_was_set_back_changes_no_figure(tmp_path: Path) -> None:
     lines = answers(50)
     back = [msgspec.structs.replace(line, time=line.time - timedelta(days=number)) for number, line in enumerate(lines)]
-    one, other = (measure([write(tmp_path / str(i), *some)], None) for i, some in enumerate((lines, back)))
+    one, other = (make_report([write(tmp_path / str(i), *some)], None) for i, some in enumerate((lines, back)))
     assert other.quality == one.quality
     assert other.first is not None
     assert other.last is not None

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from shared.metrics import BINS, calibration_error, confusion_matrix, log_losses, reliability_bins
+from shared.metrics import BINS, calibration_error, confusion_counts, log_losses, reliability_bins
 
 
 def test_the_loss_of_an_impossible_answer_is_finite() -> None:
@@ -17,7 +17,7 @@ def test_the_loss_of_float32_probabilities_is_taken_in_float64() -> None:
 
 
 def test_confusion_is_counted_by_true_class_and_then_by_predicted() -> None:
-    assert confusion_matrix(np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1])) == ((1, 1), (0, 2))
+    assert confusion_counts(np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1])) == ((1, 1), (0, 2))
 
 
 def test_answers_that_are_as_sure_as_right_have_no_calibration_error() -> None:

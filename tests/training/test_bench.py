@@ -123,14 +123,14 @@ def test_it_learns_with_any_one_thing_taken_away(ready: Path, recipe: Train, les
 
 @LINUX
 def test_the_memory_read_is_that_of_this_process() -> None:
-    before = contestants.memory("RssAnon")
+    before = contestants.process_memory("RssAnon")
     # Straight from the kernel: malloc may have enough that was freed before.
     with mmap.mmap(-1, 200_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block:
         for place in range(0, len(block), mmap.PAGESIZE):
             block[place] = 1
-        during = contestants.memory("RssAnon")
+        during = contestants.process_memory("RssAnon")
     assert during - before == pytest.approx(200, abs=10)
-    assert contestants.memory("VmHWM") >= during
+    assert contestants.process_memory("VmHWM") >= during
 
 
 def test_its_help_has_examples() -> None:

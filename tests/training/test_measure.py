@@ -15,7 +15,7 @@ def answers(dogs: list[float], familiarity: float = 1.0) -> Outputs:
 
 
 def test_answering_fewer_leaves_the_surest() -> None:
-    coverage, risk = measure.risk_coverage(np.array([0.6, 0.9, 0.8]), np.array([False, True, True]))
+    coverage, risk = measure.risk_coverage_curve(np.array([0.6, 0.9, 0.8]), np.array([False, True, True]))
     np.testing.assert_allclose(coverage, [1 / 3, 2 / 3, 1])
     np.testing.assert_allclose(risk, [0, 0, 1 / 3])
 

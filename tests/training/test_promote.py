@@ -207,7 +207,7 @@ def state() -> tuple[object, ...]:
 def champion() -> str:
     version = registry.champion(client())
     assert version is not None
-    return registry.name(version)
+    return registry.version_name(version)
 
 
 def test_the_first_candidate_is_champion_and_every_file_names_its_version(make: Make) -> None:

@@ -88,7 +88,7 @@ def judged(prepared: Path, weights: dict[str, torch.Tensor]) -> float:
     model = models.build("simple_cnn", pretrained=False)
     model.load_state_dict(weights)
     sides = (Pictures(prepared / "val", transform) for transform in (None, degrade))
-    outputs = [train.predict(model, side, choose_machine(), "judging") for side in sides]
+    outputs = [train.predict_logits(model, side, choose_machine(), "judging") for side in sides]
     return sum(float(torch.nn.functional.cross_entropy(*output)) for output in outputs) / 2
 
 
