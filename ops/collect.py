@@ -1,6 +1,6 @@
 """Labelled photos to a running service, and what they really show after them: the ground truth of a simulation.
 
-    python -m ops.collect photos.zip --url http://localhost:8000 --limit 200
+    python -m ops collect photos.zip --url http://localhost:8000 --limit 200
     catsdogs collect photos.zip --url http://localhost:8000 --at-least 0.97
 
 The photos lie in folders named Cat or cats and Dog or dogs, at any depth, in a folder or a zip file. Each is sent to
@@ -268,9 +268,3 @@ def _code(answer: httpx.Response) -> str:
         return str(answer.json()["code"])
     except (ValueError, KeyError, TypeError):
         return f"status {answer.status_code}"
-
-
-if __name__ == "__main__":
-    from ops.cli import collect as command
-
-    command()

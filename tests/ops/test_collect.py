@@ -144,7 +144,7 @@ def test_it_runs_as_a_module(start: Start, tmp_path: Path) -> None:
     server = start()
     photos = draw_photos(tmp_path / "photos", 3)
     done = subprocess.run(
-        [sys.executable, "-m", "ops.collect", photos, "--url", f"http://127.0.0.1:{server.port}", "--limit", "4"],
+        [sys.executable, "-m", "ops", "collect", photos, "--url", f"http://127.0.0.1:{server.port}", "--limit", "4"],
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
