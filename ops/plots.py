@@ -33,7 +33,7 @@ def reliability(bins: Sequence[ReliabilityBin]) -> Figure:
 
 
 def drift(signals: Mapping[str, Signal]) -> Figure:
-    """Shares of the pictures in each bin of each signal, beside the validation set's."""
+    """Shares of the pictures in each bin of each signal, next to the validation set's."""
     figure = Figure(figsize=(9.6, 3.1), layout="constrained")
     for axes, (name, signal) in zip(figure.subplots(1, len(signals), squeeze=False)[0], signals.items(), strict=True):
         places = range(len(signal.counts))
@@ -52,7 +52,7 @@ def drift(signals: Mapping[str, Signal]) -> Figure:
 
 
 def models(shares: Mapping[str, ModelShare]) -> Figure:
-    """Accuracy of each model that feedback came for, one under the other."""
+    """Accuracy of each model that has feedback, one below the other."""
     figure = Figure(figsize=(7.4, 0.9 + 0.4 * len(shares)), layout="constrained")
     axes = figure.add_subplot()
     for place, share in enumerate(shares.values()):

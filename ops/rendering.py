@@ -1,4 +1,4 @@
-"""The report in words: as text for a terminal, and as one HTML page that loads nothing from elsewhere."""
+"""The report as text for a terminal, and as one self-contained HTML page."""
 
 import io
 from collections.abc import Iterator
@@ -14,12 +14,11 @@ from shared.intervals import percent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NO_PREDICTIONS: Final = "There are no predictions in it."
+NO_PREDICTIONS: Final = "The journal has no predictions."
 NO_FEEDBACK: Final = (
-    "Nobody has said what the pictures showed, so nothing can be said about how many answers are right: "
-    "see POST /feedback, or `catsdogs collect`."
+    "There is no feedback, so the share of right answers is unknown: see POST /feedback, or `catsdogs collect`."
 )
-NO_REFERENCE: Final = "Drift is measured against the model's own validation set: give --url or --contract."
+NO_REFERENCE: Final = "Drift is measured against the model's validation set: pass --url or --contract."
 
 
 def text(report: Report) -> str:
@@ -33,7 +32,6 @@ def page(report: Report) -> str:
     Raises:
         ModuleNotFoundError: jinja2 or matplotlib is not installed.
     """
-    # Here, because text and JSON can be had without them.
     import jinja2  # noqa: PLC0415  # text and JSON need no extra
 
     from ops import plots  # noqa: PLC0415  # text and JSON need no extra
@@ -68,9 +66,9 @@ def _lines(report: Report) -> Iterator[str]:
     files = "1 file" if report.files == 1 else f"{report.files:,} files"
     yield f"{report.predictions:,} predictions and {report.feedback_lines:,} feedback in {files}{_span(report)}"
     if report.unreadable:
-        yield f"{report.unreadable:,} lines cannot be read and are left out"
+        yield f"unreadable lines, left out: {report.unreadable:,}"
     if report.orphans:
-        yield f"{report.orphans:,} feedback are for predictions in none of these files"
+        yield f"feedback without its prediction in these files: {report.orphans:,}"
     if not report.predictions:
         yield NO_PREDICTIONS
         return
@@ -105,7 +103,7 @@ def _quality(quality: LiveQuality) -> Iterator[str]:
 
 def _drift(drift: Drift) -> Iterator[str]:
     if not drift.signals:
-        yield f"drift: no prediction in it is {drift.model}'s"
+        yield f"drift: the journal has no predictions by {drift.model}"
         return
     yield f"drift of {drift.predictions:,} pictures from what {drift.model} was validated on"
     yield f"{'':<12} {'PSI':>7} {'by chance':>10}"

@@ -1,8 +1,8 @@
-"""The report on a model at work: a service's journal in, figures out, as text, JSON or one self-contained page.
+"""The report on a model in production: a service's journal in, figures out, as text, JSON or one HTML page.
 
     catsdogs report journal/ --url http://localhost:8000 --html report.html
 
-Feedback belongs to the last prediction with its id before it; of several on one prediction the last counts.
+Feedback belongs to the last prediction before it with its id; of several for one prediction the last counts.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ STAGES: Final = ("queue", "decode", "infer", "total")
 
 
 class LiveQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """How good the answers were for which somebody said what the picture showed; ``confusion[true][predicted]``.
+    """Quality of the answers that have feedback; ``confusion[true][predicted]``.
 
     ``accuracy`` is the predicted label's, whatever the verdict; ``when_answered`` leaves out what was "unsure".
     """
@@ -66,7 +66,7 @@ class ModelShare(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
-    """The drift of one signal: its index, and the index that chance alone stays below in 95 of 100 cases."""
+    """The drift of one signal: its index, and the index that chance stays below in 95 of 100 cases."""
 
     psi: float
     by_chance: float
@@ -104,7 +104,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class JournalContent:
-    """What a journal tells: its predictions, and by their place what the pictures showed."""
+    """Content of a journal: its predictions, and by their index the true labels."""
 
     predictions: list[PredictionLine] = field(default_factory=list)
     truth: dict[int, Label] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class JournalContent:
 
 
 def read(files: Iterable[Path]) -> JournalContent:
-    """Read a journal's files and bring each feedback to its prediction.
+    """Read a journal's files and match each feedback with its prediction.
 
     Raises:
         OSError: a file cannot be read.
@@ -142,16 +142,16 @@ def make_report(paths: Iterable[Path], served: Served | None) -> Report:
 
     Args:
         paths: files and folders of a journal.
-        served: the model that drift is measured for; without it there is none.
+        served: the model that drift is measured for; None leaves drift out.
 
     Raises:
-        JournalError: a path is not there.
+        JournalError: a path does not exist.
         OSError: a file cannot be read.
     """
     files = journal.gather(paths)
     content = read(files)
     predictions = content.predictions
-    # The smallest and the largest, since a clock may have been set back between them.
+    # Smallest and largest rather than first and last: a clock may have been set back.
     times = [line.time for line in predictions]
     unsure = sum(line.verdict == "unsure" for line in predictions)
     return Report(
@@ -173,7 +173,7 @@ def make_report(paths: Iterable[Path], served: Served | None) -> Report:
 
 
 def live_quality(content: JournalContent) -> LiveQuality:
-    """Measure the answers that feedback came for, of which there is one at least."""
+    """Measure the answers that have feedback, of which there is at least one."""
     pairs = [(content.predictions[place], label) for place, label in content.truth.items()]
     right = np.array([line.label == label for line, label in pairs])
     answered = np.array([line.verdict != "unsure" for line, _ in pairs])
@@ -194,7 +194,7 @@ def live_quality(content: JournalContent) -> LiveQuality:
 
 
 def _models(content: JournalContent) -> dict[str, ModelShare]:
-    """Each model's part, in the order in which they came."""
+    """Each model's part, in order of appearance."""
     shares: dict[str, ModelShare] = {}
     for model in dict.fromkeys(line.model for line in content.predictions):
         places = [place for place, line in enumerate(content.predictions) if line.model == model]

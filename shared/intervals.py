@@ -1,4 +1,4 @@
-"""Shares measured on a sample, with how far they can be trusted."""
+"""Shares measured on a sample, with their confidence intervals."""
 
 from math import sqrt
 from typing import Final

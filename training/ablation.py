@@ -1,7 +1,7 @@
-"""Ablation: what each part of the training brought, on the same test photos.
+"""Ablation: what each part of the training gains, on the same test photos.
 
-The start, every member of the soup and their average are measured as they lie in ``models/trained``, each compared with
-the first member by McNemar's test; a difference that may be chance is called so.
+The start, every member of the soup and their average, all in ``models/trained``, are each compared with the first
+member by McNemar's test.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class AblationRow:
 
 
 def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Machine) -> list[AblationRow]:
-    """Measure what lies in ``models/trained`` on the test side, with audited labels.
+    """Measure the networks in ``models/trained`` on the test side, with audited labels.
 
     Args:
         trained: the content of ``trained.json``.

@@ -1,13 +1,13 @@
-"""Audit: look at every file, and write down which ones to leave out and why. Nothing is deleted.
+"""Audit: check every file, and record which ones to leave out and why. Nothing is deleted.
 
     catsdogs audit
 
-``data/audit.csv`` has one row per file. Status ``kept`` goes on; the others stay out: ``corrupt`` (the service would
-refuse it too), ``duplicate`` (the same bytes), ``near_duplicate`` (the same photo in another size or quality, or
-mirrored) and ``cross_class`` (the same photo filed under both animals, so its label is anyone's guess).
+``data/audit.csv`` has one row per file. Files with status ``kept`` are used; the others are not: ``corrupt`` (the
+service would refuse it too), ``duplicate`` (the same bytes), ``near_duplicate`` (the same photo in another size or
+quality, or mirrored) and ``cross_class`` (the same photo filed under both animals, so its label is unknown).
 
-The file is also the audit's memory: a photo that was kept before is kept again when photos are added later, so that
-the split, which follows from each kept photo's own content, moves none of the old ones.
+The next audit reads the file again: a photo that was kept stays kept when photos are added, so that the split, which
+depends only on each kept photo's content, moves none of the old ones.
 """
 
 import csv
@@ -31,7 +31,7 @@ from shared.files import write_whole
 from shared.pixels import RefusedImageError, pixels
 from training.stage import StageError, progress
 
-THUMBNAIL: Final = 16  # side of the colour thumbnail that near-duplicates are told by
+THUMBNAIL: Final = 16  # side of the colour thumbnail that near-duplicates are found with
 LEAST: Final = 3  # usable photos of a class: one to train on, one to validate on, one to test on
 CHUNK: Final = 1024  # rows of the similarity matrix that are in memory at once
 
@@ -55,18 +55,18 @@ def audit(raw: Path, out: Path, near_duplicate: float) -> list[AuditRow]:
     Args:
         raw: the folder that ``fetch`` filled.
         out: the CSV to write; an earlier one at the same place says which photos were kept before.
-        near_duplicate: two photos whose 16×16 colour thumbnails correlate at least so much are one photo.
+        near_duplicate: least correlation of two 16×16 colour thumbnails for the photos to count as one.
 
     Raises:
         StageError: ``raw`` is missing, or too few of its photos can be kept.
     """
     files = sorted(path for label in CLASSES for path in raw.glob(f"*/{label}/*") if path.is_file())
     if not files:
-        raise StageError(f"{raw}: no photos there; run `catsdogs fetch` first")
+        raise StageError(f"{raw}: no photos found; run `catsdogs fetch` first")
     kept_before = {row.sha256 for row in read(out) if row.status == "kept"} if out.exists() else set()
     rows, thumbnails = _decode(raw, files)
 
-    # Those kept before come first, then the ones with most detail; the rest of the order only has to be stable.
+    # Photos kept before come first, then the largest files; beyond that the order only has to be stable.
     order = sorted(range(len(rows)), key=lambda i: (rows[i].sha256 not in kept_before, -rows[i].bytes, rows[i].sha256))
     rows = [rows[i] for i in order]
     rows = _leave_out_repeats(rows, np.stack([thumbnails[i] for i in order]), near_duplicate)
@@ -87,7 +87,7 @@ def audit(raw: Path, out: Path, near_duplicate: float) -> list[AuditRow]:
 def read(path: Path) -> list[AuditRow]:
     """Read the table that :func:`audit` wrote."""
     if not path.exists():
-        raise StageError(f"{path}: not there; run `catsdogs audit` first")
+        raise StageError(f"{path}: not found; run `catsdogs audit` first")
     with path.open(newline="") as file:
         return [msgspec.convert(row, AuditRow, strict=False) for row in csv.DictReader(file)]
 
@@ -142,7 +142,7 @@ _NOTHING: Final = np.zeros(THUMBNAIL * THUMBNAIL * 3 + 1, np.float32)
 def _thumbnail(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Unit vector whose dot product with another is their correlation.
 
-    The constant at its end keeps flat pictures, which have no variation to correlate, from being like nothing at all.
+    The constant at its end gives flat pictures, which have no variation to correlate, something to match on.
     """
     small = Image.fromarray(array).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     flat = np.asarray(small, np.float32).ravel()

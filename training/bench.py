@@ -1,12 +1,12 @@
-"""How fast training is, against the loop that tutorials write, and what that costs: accuracy and memory.
+"""Training speed against the loop of tutorials, and what it costs in accuracy and memory.
 
-    python -m training.bench                                     # all but the ablation; needs `catsdogs prepare`
-    python -m training.bench --ablate                            # `make bench-train`: and what each part brings
-    python -m training.bench --rounds 3 --batches 6 --no-accuracy --no-memory     # the speed alone, in two minutes
+    python -m training.bench                                     # everything but the ablation; needs `catsdogs prepare`
+    python -m training.bench --ablate                            # `make bench-train`: and what each part gains
+    python -m training.bench --rounds 3 --batches 6 --no-accuracy --no-memory     # speed only, two minutes
 
-Both train in processes of their own, in turns: a segment the one, a segment the other, so that what else the machine
-does hits both. What they have trained in these segments is then validated, so speed and accuracy are those of the same
-run: the same network, photos and number of epochs, one. Writes ``reports/bench-train.json``, and tables beside it.
+Each trains in its own process, in alternating segments, so that other load on the machine affects both. The networks
+trained in these segments are then validated, so speed and accuracy come from the same run: same network, same photos,
+one epoch. Writes ``reports/bench-train.json``, and tables next to it.
 """
 
 import datetime
@@ -55,11 +55,11 @@ THREADS_SPIN: Final = "threads that spin while they wait"
 
 
 class Contestant:
-    """A process that trains when it is told to.
+    """A process that trains on command.
 
     Args:
         task: what to train.
-        environment: variables to set for it beside the ones there are.
+        environment: variables to set in addition to the inherited ones.
     """
 
     def __init__(self, task: Task, environment: Mapping[str, str] | None = None) -> None:
@@ -74,7 +74,7 @@ class Contestant:
         self.ready = self._answer()
 
     def ask(self, command: str) -> dict[str, Any]:
-        """Have it do something, and wait for what it says."""
+        """Send a command, and wait for the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command}\n")
         self._process.stdin.flush()
@@ -84,7 +84,7 @@ class Contestant:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise StageError(f"what is measured ended with exit code {self._process.wait()}; its error is above")
+            raise StageError(f"the measured process exited with code {self._process.wait()}; its error is above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -93,7 +93,7 @@ class Contestant:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it: it stops at the end of its input."""
+        """Stop it by closing its input."""
         self._process.communicate()
 
 
@@ -234,7 +234,9 @@ def pick_evenly(photos: list[Photo], count: int) -> list[Photo]:
         StageError: there are fewer.
     """
     if len(photos) < count:
-        raise StageError(f"{count:,} photos are wanted and {len(photos):,} are there: lower the options' numbers")
+        raise StageError(
+            f"{count:,} photos are needed and there are {len(photos):,}: lower --rounds, --batches or --sizes"
+        )
     return [photos[index] for index in evenly_spaced(len(photos), count)]
 
 

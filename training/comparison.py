@@ -1,7 +1,7 @@
 """Two models on the same photos: is one better, or is the difference chance?
 
-A verdict looks only at the photos on which the two differ, since those on which both are right, or both wrong, say
-nothing about which is better.
+The verdict depends only on the photos on which the two differ: those on which both are right, or both wrong, do not
+say which is better.
 """
 
 from math import sqrt
@@ -42,12 +42,12 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def significant(self) -> bool:
-        """Whether so large a difference would come by chance less than once in twenty times."""
+        """Whether a difference this large has a probability below 5 % by chance."""
         return self.p_value < SIGNIFICANT
 
     @property
     def verdict(self) -> str:
-        """What can be said, in a sentence that calls the models the first and the second."""
+        """The result in a sentence that calls the models the first and the second."""
         return self.describe("the first", "the second")
 
     def describe(self, first: str, second: str) -> str:

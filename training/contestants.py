@@ -1,8 +1,8 @@
-"""The two that ``training.bench`` measures, each in a process of its own that does what it is told.
+"""The two training loops that ``training.bench`` measures, each in its own process that takes commands.
 
-``Plain`` is the loop that tutorials write. ``Ours`` takes the very steps of ``catsdogs train``, or those steps with one
-thing taken away. A process gets its :class:`Task` as its only argument, reads one command a line from standard input,
-and answers each with a line of JSON; all else that it prints goes to standard error.
+``Plain`` is the loop that tutorials write. ``Ours`` is the loop of ``catsdogs train``, or that with one part left
+out. A process gets its :class:`Task` as its only argument, reads one command a line from standard input, and answers
+each with a line of JSON; everything else it prints goes to standard error.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ class Plain:
         return watch.read()
 
     def validate(self) -> dict[str, Any]:
-        """Say which it has right."""
+        """Report which answers are right."""
         began = time.monotonic()
         self.network.eval()
         right: list[bool] = []
@@ -159,7 +159,7 @@ class Ours:
         return watch.read()
 
     def validate(self) -> dict[str, Any]:
-        """Say which the averaged weights have right."""
+        """Report which answers of the averaged weights are right."""
         val_set = Pictures(self.folder / "prepared" / "val")
         began = time.monotonic()
         logits, labels = train.predict_logits(self.fit.averaged, val_set, self.machine, "validating")
@@ -204,10 +204,10 @@ class Ours:
 
 
 class Undecoded(Pictures):
-    """The same pictures, each decoded from its photo whenever it is wanted, like in a data set that keeps none."""
+    """The same pictures, each decoded from its photo on every access, as in a data set that keeps no pixels."""
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Decode the photo, then read and augment as ever: reading takes 0.05 ms, so it may as well be done too."""
+        """Decode the photo, then read and augment as usual; the extra read takes only 0.05 ms."""
         pixels.pixels(self.photos[index].read_bytes())
         return super().__getitem__(index)
 
@@ -219,7 +219,7 @@ class Undecoded(Pictures):
 
 
 class Stopwatch:
-    """Times the batches of a segment from the end of the first one, in which caches and loaders get going."""
+    """Times the batches of a segment from the end of the first one, in which caches and loaders warm up."""
 
     def __init__(self) -> None:
         """Start the watch of the whole segment."""
@@ -230,7 +230,7 @@ class Stopwatch:
     def step(self, loss: float, pictures: int) -> None:
         """Count a batch, once its loss is there."""
         if not math.isfinite(loss):
-            raise ArithmeticError("the loss is no number: what is measured here learns nothing")
+            raise ArithmeticError("the loss is not finite, so the measured run does not learn")
         if self.first is None:
             self.first = time.monotonic()
         else:
@@ -254,9 +254,9 @@ def process_memory(field: str) -> float:
 
 
 def main() -> None:
-    """Do what standard input says until it ends."""
+    """Run the commands on standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keeps what libraries print out of the answers
     task = msgspec.json.decode(sys.argv[1], type=Task)
     contestant = Plain(task) if task.kind == "plain" else Ours(task)
     ready = {"choices": contestant.choices, "once_seconds": contestant.once} if isinstance(contestant, Ours) else {}

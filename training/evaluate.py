@@ -40,7 +40,7 @@ from training.pictures import Pictures, evenly_spaced
 from training.stage import StageError, progress
 from training.train import read_trained
 
-TURN: Final = 20  # photos that a file is timed on before the next has its turn
+TURN: Final = 20  # photos that a file is timed on before the next file's turn
 FILES: Final[dict[Precision, tuple[Path, Path, str]]] = {
     "fp32": (stage.CANDIDATE, stage.MODEL, "metrics.json"),
     "int8": (stage.CANDIDATE_INT8, stage.MODEL_INT8, "metrics.int8.json"),
@@ -50,7 +50,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass
 class Measured:
-    """All that is known of one file."""
+    """One file and its measurements."""
 
     model: onnx.ModelProto
     document: Contract
@@ -75,14 +75,14 @@ def evaluate(params: Evaluate) -> None:
     after_audit = [labels.audited(path.stem, path.parent.name, decided) for path in test.paths]
     others = ood.read(Path(params.not_pets)) if Path(params.not_pets).exists() else {}
     if not others:
-        print(f"{params.not_pets}: not there, so nothing is said about photos of other things (evaluate.not_pets)")
+        print(f"{params.not_pets}: not found; photos of other things are not evaluated (evaluate.not_pets)")
     files = {
         precision: _measure(path, test, after_audit, others)
         for precision, (path, _, _) in FILES.items()
         if path.exists()
     }
     if "fp32" not in files:
-        raise StageError(f"{stage.CANDIDATE}: not there; run `catsdogs export` first")
+        raise StageError(f"{stage.CANDIDATE}: not found; run `catsdogs export` first")
     _time(files, test, params.timed)
     evidence = occlusion(files["fp32"].run, [test.array(index) for index in evenly_spaced(len(test), params.covered)])
     rows = ablation.ablation(trained, decided, choose_machine())
@@ -100,7 +100,7 @@ def evaluate(params: Evaluate) -> None:
             f"{file.audited.accuracy.text()} on the {file.audited.pictures:,} with audited labels; "
             f"log loss {file.raw.log_loss.value:.4f} and {file.audited.log_loss.value:.4f}"
         )
-    print(f"{stage.REPORTS / 'report.html'}: all of it, in figures")
+    print(f"{stage.REPORTS / 'report.html'}: the full report")
 
 
 def _measure(path: Path, test: Pictures, after_audit: list[str | None], others: dict[str, list[Pixels]]) -> Measured:
@@ -131,10 +131,10 @@ def _measure(path: Path, test: Pictures, after_audit: list[str | None], others: 
 
 
 def _time(files: dict[Precision, Measured], test: Pictures, count: int) -> None:
-    """Median milliseconds of a photo on one thread, the files in turns so that the machine's moods hit all alike.
+    """Median milliseconds of a photo on one thread, in turns so that other load affects all files alike.
 
-    A turn is several photos long, as a service runs one file and not two: photo by photo each would find the other's
-    weights in the processor's caches, which costs the quicker one most (2.6 ms rather than 1.9, of 4.6 in float).
+    A turn is several photos long, because a service runs one file: alternating photo by photo, each file evicts the
+    other's weights from the caches, which costs the faster one most (2.6 ms rather than 1.9; float takes 4.6).
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -154,7 +154,7 @@ def _time(files: dict[Precision, Measured], test: Pictures, count: int) -> None:
 
 
 def figures(file: Measured, evidence: Occlusion | None) -> dict[str, Any]:
-    """What ``metrics.json`` says of a file; the plain names are of the labels as they came."""
+    """Content of ``metrics.json`` for a file; names without ``audited`` are of the original labels."""
     document, raw, audited = file.document, msgspec.to_builtins(file.raw), msgspec.to_builtins(file.audited)
     result = {
         "version": document.version,

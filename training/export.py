@@ -2,8 +2,8 @@
 
     catsdogs export
 
-Writes ``models/candidate.onnx``: the graph, and the contract in its metadata, all but the test metrics, which
-``evaluate`` adds.
+Writes ``models/candidate.onnx``: the graph, with the contract in its metadata; ``evaluate`` adds the test
+metrics.
 """
 
 from typing import Final
@@ -70,7 +70,7 @@ def export(params: Export) -> None:
 
 
 def read_candidate() -> tuple[onnx.ModelProto, Calibrated]:
-    """Read what :func:`export` wrote: the bare graph, and what another precision of it needs to know.
+    """Read what :func:`export` wrote: the bare graph, and what is needed to package it in another precision.
 
     Raises:
         StageError: it has not run.
@@ -96,5 +96,7 @@ def check_parity(graph: Graph, run: exam.Run, pictures: Pixels) -> dict[str, flo
     # "not <=" rather than ">": a NaN must fail.
     wrong = [f"{name} by {difference:.2g}" for name, difference in differences.items() if not difference <= TOLERANCE]
     if wrong:
-        raise stage.StageError(f"the exported file differs from torch in {', '.join(wrong)}, more than {TOLERANCE:g}")
+        raise stage.StageError(
+            f"the exported file's outputs differ from torch's by more than {TOLERANCE:g}: {', '.join(wrong)}"
+        )
     return differences

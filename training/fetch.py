@@ -1,4 +1,4 @@
-"""Fetch: bring the photographs together, as they are, under ``data/raw/<source>/{cats,dogs}/``.
+"""Fetch: copy the photos unchanged to ``data/raw/<source>/{cats,dogs}/``.
 
 catsdogs fetch                              # the Kaggle set, through kagglehub
 catsdogs fetch photos/                      # a folder that has Cat/ and Dog/ somewhere inside
@@ -43,11 +43,11 @@ def _kaggle() -> Path:
     print(f"fetching {KAGGLE_HANDLE} from Kaggle")
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
-    # kagglehub raises what requests, urllib3 and its own client raise; for a person they all mean the same.
+    # kagglehub raises what requests, urllib3 and its own client raise; all mean the same to the user.
     except Exception as error:
         raise StageError(
             f"Kaggle did not deliver {KAGGLE_HANDLE} ({type(error).__name__}: {error}); "
-            "download its zip by hand and pass it: make pipeline SOURCE=archive.zip"
+            "download the zip yourself and pass it: make pipeline SOURCE=archive.zip"
         ) from error
 
 
@@ -76,7 +76,7 @@ def _members(archive: zipfile.ZipFile) -> Iterator[tuple[tuple[str, str], zipfil
 
 
 def _place(path: Path | PurePosixPath) -> tuple[str, str] | None:
-    """Class and file name for a path such as ``PetImages/Cat/7.jpg``; None for what is not in a class folder.
+    """Class and file name for a path such as ``PetImages/Cat/7.jpg``; None if it is not in a class folder.
 
     Only the last two parts are used, so a member named ``../../x`` cannot leave the folder.
     """
@@ -93,7 +93,7 @@ def _write(folder: Path, name: str, data: bytes, counts: dict[str, int]) -> None
 
 
 def _unused(path: Path) -> Path:
-    """``path``, or with -2, -3, … before its suffix if it is taken already."""
+    """``path``, or with -2, -3, … before its suffix if that name is taken."""
     number, candidate = 1, path
     while candidate.exists():
         number += 1

@@ -1,4 +1,4 @@
-"""One run of training as it stands: network, optimizer, average and history, saved and loaded as a whole."""
+"""The state of one training run: network, optimizer, weight average and history, saved and loaded together."""
 
 import io
 import time
@@ -113,7 +113,7 @@ class Fit:
         write_whole(path, buffer.getvalue())
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         content = torch.load(path, weights_only=True, map_location="cpu")
         self.model.load_state_dict(content["model"])
         self.average.load_state_dict(content["average"])
@@ -131,7 +131,7 @@ class Fit:
 def average(members: list[Weights]) -> Weights:
     """Mean of several networks' weights.
 
-    It works for networks fine-tuned from one start, and is better than each of them at no cost when they answer.
+    It works for networks fine-tuned from one start, and beats each of them at no cost at inference.
     """
     return {
         name: torch.stack([member[name] for member in members]).mean(0) if tensor.is_floating_point() else tensor
@@ -147,9 +147,9 @@ def greedy_soup(members: list[Weights], loss: Callable[[Weights], float]) -> tup
     Returns:
         The indices of those averaged, the best first, and the average.
     """
-    alone = [loss(member) for member in members]
-    order = sorted(range(len(members)), key=alone.__getitem__)
-    chosen, best = order[:1], alone[order[0]]
+    losses = [loss(member) for member in members]
+    order = sorted(range(len(members)), key=losses.__getitem__)
+    chosen, best = order[:1], losses[order[0]]
     for number in order[1:]:
         mixed = loss(average([members[index] for index in (*chosen, number)]))
         if mixed < best:

@@ -1,4 +1,4 @@
-"""What a run computes with: each choice is made by looking, and printed with its reason."""
+"""Device, precision and loader processes of a run: detected, and printed with the reason."""
 
 import ctypes
 import os
@@ -31,7 +31,7 @@ def choose_machine() -> Machine:
     )
     print(f"memory: {keep_freed_memory()}")
     print(f"waiting threads: {_how_threads_wait()}")
-    # Measured on two cores: 39 ms a picture loading in this process, 48 with one loader process beside the network.
+    # Measured on two cores: 39 ms a picture loading in this process, 48 with one loader process next to the network.
     workers = min(8, cores // 2) if cuda or cores > 4 else 0
     print(f"loader processes: {workers} ({cores} cores, {'a GPU' if cuda else 'and the network needs them'})")
     return Machine(device, torch.bfloat16 if bf16 else None, workers)
@@ -46,12 +46,12 @@ def _cpu_has_bf16() -> bool:
 def _how_threads_wait() -> str:
     policy = os.environ.get("OMP_WAIT_POLICY")  # set in training/__init__.py, where the reason stands in full
     if policy == "PASSIVE":
-        return "sleep (spinning, they would take the cores from whatever else runs)"
-    return f"as OMP_WAIT_POLICY={policy} says" if policy else "as the library has it (OMP_WAIT_POLICY is not set)"
+        return "sleep (spinning would take cores from other work)"
+    return f"as set by OMP_WAIT_POLICY={policy}" if policy else "the library's default (OMP_WAIT_POLICY is not set)"
 
 
 def keep_freed_memory() -> str:
-    """Let glibc's malloc keep what the network frees instead of handing it back and faulting it in again.
+    """Let glibc's malloc keep freed memory instead of returning it to the kernel and faulting it in again.
 
     Measured on two cores: 33 → 13 ms a picture forward, 33 → 30 ms with the backward pass; before, up to 90 % of the
     time went to the kernel's page faults.

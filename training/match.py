@@ -1,4 +1,4 @@
-"""A match: two model files on the same photos, how right, how large and how fast, and who wins."""
+"""A match: two model files on the same photos, their accuracy, size and speed, and which one wins."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,12 +99,12 @@ def decide(match: Match, margin: float = MARGIN) -> PromotionDecision:
 
     - Significantly better: more photos right, and McNemar's p below 0.05.
     - Not worse: it is not significantly worse, and the 95 % interval of the difference in accuracy ends above
-      ``-margin``. The second part is what "no significant difference" alone does not give: on few photos nothing is
-      significant, so a worse model would pass for want of evidence.
+      ``-margin``. The second part is needed because on few photos nothing is significant, so a worse model
+      would pass for lack of evidence.
     - Smaller: at least 1 % fewer bytes. Faster: at least 5 % less time, the median over the photos of the two times'
       ratio, both measured in turns on one thread.
 
-    The difference in log loss is shown and recorded; it decides nothing.
+    The difference in log loss is shown and recorded, but does not decide.
     """
     verdict = match.right.describe("the champion", "the candidate")
     if match.right.significant:
@@ -123,14 +123,14 @@ def decide(match: Match, margin: float = MARGIN) -> PromotionDecision:
 
 
 def play(champion: bytes, candidate: bytes, folder: Path) -> Match:
-    """Let both models answer every photo of ``folder/{cats,dogs}``, in turns.
+    """Run both models on every photo of ``folder/{cats,dogs}``, in turns.
 
     Raises:
-        StageError: no photos there.
+        StageError: there are no photos.
     """
     paths = sorted(folder.glob("*/*.png"))
     if not paths:
-        raise StageError(f"{folder}: no pictures there; run `catsdogs prepare` first")
+        raise StageError(f"{folder}: no pictures found; run `catsdogs prepare` first")
     labels = np.array([CLASSES.index(path.parent.name) for path in paths])
     runs = (single_threaded(champion), single_threaded(candidate))
     probabilities = np.empty((2, len(paths), 2), np.float32)
@@ -156,7 +156,7 @@ def play(champion: bytes, candidate: bytes, folder: Path) -> Match:
 
 
 def single_threaded(model: bytes) -> exam.Run:
-    """Run the file as a lane of the service does, on one thread: what the other cores do matters least so."""
+    """Run the file as a lane of the service does, on one thread, which depends least on what the other cores do."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return runner(model, options)

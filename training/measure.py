@@ -1,4 +1,4 @@
-"""Figures about a model's answers, each with how far it can be trusted. No file, no photo: arrays in, numbers out."""
+"""Figures about a model's answers, with their intervals: arrays in, numbers out."""
 
 from collections.abc import Callable
 from typing import Final
@@ -27,7 +27,7 @@ SEED: Final = 20261123
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """How good the answers to so many photos are; shares 0..1, losses in nats, all with 95 % intervals."""
+    """Quality of the answers to ``pictures`` photos; shares 0..1, losses in nats, with 95 % intervals."""
 
     pictures: int
     accuracy: Interval

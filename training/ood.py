@@ -36,7 +36,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class OodDetection(msgspec.Struct, frozen=True):
-    """How well a file tells pets from anything else; ``auroc`` is the chance that a pet is the more familiar of two."""
+    """How well familiarity separates pets from anything else; ``auroc`` is the area under its ROC curve."""
 
     auroc: float
     strangers_unsure: Interval
@@ -49,7 +49,7 @@ def read(path: Path) -> dict[str, list[Pixels]]:
     """Read a zip file of photos, or a folder, by group; each photo uint8 [224, 224, 3].
 
     Raises:
-        StageError: there is nothing that can be read.
+        StageError: no photo in it can be read.
     """
     try:
         files = _files(path)
@@ -60,7 +60,7 @@ def read(path: Path) -> dict[str, list[Pixels]]:
         try:
             photos[group(name)].append(pixels(data))
         except RefusedImageError:
-            continue  # a list of names, say, beside the photos
+            continue  # such as a list of names next to the photos
     if not any(photos.values()):
         raise StageError(f"{path}: no photo in it can be read")
     return {name: some for name, some in photos.items() if some}
@@ -74,7 +74,7 @@ def group(name: str) -> str:
 
 
 def grouped_answers(run: Run, photos: dict[str, list[Pixels]], what: str) -> dict[str, Outputs]:
-    """Ask a file about every photo."""
+    """Run a file on every photo, by group."""
     return {
         name: Outputs(
             *(np.concatenate(parts) for parts in zip(*(run(photo[np.newaxis]) for photo in some), strict=True))

@@ -39,7 +39,7 @@ class Packaged(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """What the trained network brings along, whatever the precision."""
+    """What is known of the trained network at every precision."""
 
     trained: dict[str, Any]  # models/trained/trained.json
     temperature: float
@@ -64,7 +64,7 @@ def package(
         others: other ways to compute this file, for which the exam must leave room; by their names.
 
     Raises:
-        StageError: too few golden pictures have answers that can be told from noise.
+        StageError: too few golden pictures have answers that differ from noise.
     """
     run = runner(model.SerializeToString())
     outputs = answers(run, val_set, f"validating {precision}")
@@ -136,7 +136,9 @@ def _exam(run: Run, others: dict[str, Run]) -> tuple[exam.Exam, dict[str, float]
     tolerances = {name: round(max(LEAST_TOLERANCE, 2 * max(ways.values())), 4) for name, ways in found.items()}
     kept = {name: picture for name, picture in pictures.items() if tolerances[name] <= LARGEST_TOLERANCE}
     if len(kept) < LEAST_QUESTIONS:
-        raise StageError(f"only {len(kept)} golden pictures have answers that stand clear of noise: no exam can be set")
+        raise StageError(
+            f"only {len(kept)} golden pictures have answers stable under noise; an exam needs {LEAST_QUESTIONS}"
+        )
     largest = {way: max(found[name][way] for name in kept) for way in found[next(iter(kept))]}
     return exam.write(kept, run, {name: tolerances[name] for name in kept}), largest
 

@@ -1,4 +1,4 @@
-"""Prepare: decode each photo once, with the service's own ``pixels``, and keep the result without loss.
+"""Prepare: decode each photo once, with the same ``pixels`` as the service, and store the result losslessly.
 
     catsdogs prepare
 

@@ -1,8 +1,8 @@
-"""Promote: put the pipeline's model into the service if it is better than the one there, and back again.
+"""Promote: ship the pipeline's model if it beats the one in service; roll back to the one before.
 
-    catsdogs promote --dry-run        # the comparison and the decision, nothing changed
-    catsdogs promote                  # and the model registered; champion and in serving/models/ if it won
-    catsdogs rollback                 # the champion before this one serves again
+    catsdogs promote --dry-run        # show the comparison and the decision only
+    catsdogs promote                  # register it; if it wins, it is champion and in serving/models/
+    catsdogs rollback                 # the previous champion serves again
 
 The candidate, ``models/model.onnx`` with ``models/model.int8.onnx`` if it is there, and the registry's champion answer
 the same test photos, each with the file that would serve (int8 where there is one). The rule is that of
@@ -44,7 +44,7 @@ def promote(*, dry_run: bool = False, margin: float = MARGIN) -> None:
     last two is mended by the next ``promote``, since a candidate that is champion already is put in place again.
 
     Args:
-        dry_run: say all of it and change nothing.
+        dry_run: only print what would happen.
         margin: see :func:`training.match.decide`.
 
     Raises:
@@ -85,7 +85,7 @@ def promote(*, dry_run: bool = False, margin: float = MARGIN) -> None:
 
 
 def rollback() -> None:
-    """Make the champion before this one champion again, and put its files back.
+    """Make the previous champion the champion again, and restore its files.
 
     Raises:
         StageError: there is none, its files must not serve, or the store fails.
@@ -93,11 +93,11 @@ def rollback() -> None:
     with tracking.store() as client:
         champion = registry.champion(client)
         if champion is None:
-            raise StageError("there is no champion yet, so nothing to go back to; `catsdogs promote` makes one")
+            raise StageError("there is no champion to roll back from; `catsdogs promote` makes one")
         number = champion.tags.get(registry.PREVIOUS)
         if number is None:
             raise StageError(
-                f"{registry.version_name(champion)} is the first champion: there is none before it to go back to"
+                f"{registry.version_name(champion)} is the first champion: there is no earlier one to roll back to"
             )
         previous = client.get_model_version(registry.NAME, number)
         files = registry.download(previous)
@@ -121,7 +121,7 @@ def _candidate() -> Files:
             continue
         for path in (model, report):
             if not path.exists():
-                raise StageError(f"{path}: not there; run `catsdogs evaluate` first")
+                raise StageError(f"{path}: not found; run `catsdogs evaluate` first")
         models[precision], reports[precision] = model.read_bytes(), report.read_bytes()
         if reason := _refusal(models[precision]):
             raise StageError(f"{model} must not serve: {reason}")
@@ -131,7 +131,7 @@ def _candidate() -> Files:
         if document.precision != precision:
             raise StageError(f"{path}: its contract says {document.precision}")
         if document.provenance.mlflow_run_id != documents["fp32"].provenance.mlflow_run_id:
-            raise StageError(f"{path} and {stage.MODEL} are not of one training run; run `dvc repro`")
+            raise StageError(f"{path} and {stage.MODEL} come from different training runs; run `dvc repro`")
         if document.provenance.split_digest != split.split_digest(split.read(stage.SPLIT)):
             raise StageError(f"{path} was made from another split than {stage.SPLIT}; run `dvc repro`")
     return Files(models, reports)
@@ -148,9 +148,9 @@ def _refusal(data: bytes) -> str | None:
         failures = exam.sit(_contract(data).exam, single_threaded(data))
     except contract.ContractError as error:
         return str(error)
-    # protobuf and onnxruntime raise their own classes, RuntimeError and ValueError alike for a file that is no model.
+    # For a file that is not a model protobuf and onnxruntime raise their own classes, RuntimeError and ValueError.
     except Exception as error:
-        return f"it cannot be run ({(str(error) or type(error).__name__).splitlines()[0]})"
+        return f"it does not run ({(str(error) or type(error).__name__).splitlines()[0]})"
     return f"it fails its exam: {'; '.join(failures)}" if failures else None
 
 
@@ -188,10 +188,10 @@ def _named(files: Files, name: str) -> dict[str, bytes]:
 
 @contextmanager
 def _placed(files: dict[str, bytes]) -> Iterator[None]:
-    """Write the files aside, run the block, and rename them into ``serving/models`` only if it ends well.
+    """Write the files aside, run the block, and rename them into ``serving/models`` only if it succeeds.
 
-    What needs room or may fail comes before the block; after it there are only renames. A precision that the new
-    version does not have is taken away last.
+    What needs disk space or may fail comes before the block; after it there are only renames. A precision that the new
+    version does not have is removed last.
     """
     asides = {SERVED / f".{name}.partial": SERVED / name for name in files}
     try:

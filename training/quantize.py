@@ -1,10 +1,10 @@
-"""Quantize: the network in whole numbers, beside the one in float.
+"""Quantize: write the network in int8.
 
     catsdogs quantize
 
 Writes ``models/candidate.int8.onnx``: static quantization of weights (int8, per output channel) and activations
 (uint8), in QDQ form, calibrated on training photos, and packaged with its own thresholds and exam. The head, the
-evidence and the familiarity stay in float: they are a thousandth of the work, and all of the answer.
+evidence and the familiarity stay in float: they are a thousandth of the work, and decide the answer.
 
 Weights get 7 bits of the 8. A processor without VNNI adds pairs of products in 16 bits, which overflow with 8; with 7
 every processor computes the same.
@@ -39,7 +39,7 @@ from training.params import Export, Quantize
 from training.pictures import Pictures, evenly_spaced
 
 QUANTIZED: Final = ["Conv", "Add", "Clip", "Relu"]
-CORRECTED_ON: Final = 64  # photos, of those that the ranges are seen with
+CORRECTED_ON: Final = 64  # photos, of the calibration photos
 ZERO_POINT: Final = 128
 SPREAD: Final = 127.5
 CENTRED: Final = "centred"
@@ -55,7 +55,7 @@ CENTRED_RANGE: Final = {
 
 
 class CalibrationPhotos(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Photos to see the ranges of the activations with, uint8 [224, 224, 3] each, one at a time."""
+    """Calibration photos for the ranges of the activations, uint8 [224, 224, 3] each, one at a time."""
 
     def __init__(self, photos: list[Pixels]) -> None:
         """Start with the first."""
@@ -94,7 +94,7 @@ def whole_numbers(
 
     Args:
         model: float.
-        photos: to see the ranges of the activations with, uint8 [224, 224, 3] each.
+        photos: to calibrate the ranges of the activations on, uint8 [224, 224, 3] each.
         percentile: share of each activation's values, in per cent, that its range must hold; 100 is all of them.
         in_float: layers to leave in float, by the names of their weights.
     """
@@ -155,7 +155,7 @@ def _correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, photos: 
 
     Args:
         model: in float.
-        quantized: the same, in whole numbers; changed in place.
+        quantized: the same, in whole numbers; modified in place.
         photos: to measure on, uint8 [224, 224, 3] each.
     """
     entries = {entry.name: entry for entry in quantized.graph.initializer}
@@ -242,7 +242,7 @@ def _drop_unused(model: onnx.ModelProto) -> None:
 
 
 def _feed_bytes(model: onnx.ModelProto) -> None:
-    """Take the picture's bytes for the quantized input that they are: Cast, Sub, Div and QuantizeLinear fall away."""
+    """Use the picture's bytes as the quantized input directly, without Cast, Sub, Div and QuantizeLinear."""
     graph = model.graph
     quantized = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == CENTRED)
     made_by = {name: node for node in graph.node for name in node.output}
@@ -261,8 +261,8 @@ def _feed_bytes(model: onnx.ModelProto) -> None:
 def in_float(model: onnx.ModelProto) -> Run:
     """Run a QDQ graph as it is written, rounding between layers but computing each in float.
 
-    It is how far a processor's own int8 arithmetic can be from this one's: what saturates or rounds otherwise here,
-    does not there.
+    It shows how far another processor's int8 arithmetic can be from this one's: it neither saturates nor rounds as the
+    int8 kernels here do.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

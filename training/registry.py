@@ -1,4 +1,4 @@
-"""The model registry: every version of ``cats-dogs`` that was ever a candidate, whole, and which one is champion.
+"""The model registry: every version of ``cats-dogs`` that was a candidate, complete, and which one is champion.
 
 A version is one training run's files: the fp32 model, the int8 model if there is one, and the report of each. It is an
 MLflow model too, so ``mlflow.onnx.load_model("models:/cats-dogs@champion")`` loads the fp32 graph anywhere.
@@ -83,7 +83,7 @@ def find_version(client: mlflow.MlflowClient, files: Files) -> ModelVersion | No
 
 def register(client: mlflow.MlflowClient, files: Files, contract: Contract, tags: dict[str, str]) -> ModelVersion:
     """Make a version of the files, in the run that trained them if this store knows it."""
-    trained_in: str | None = None  # as it stays for a model that was trained elsewhere and came by `dvc pull`
+    trained_in: str | None = None  # stays None for a model that was trained elsewhere and came by `dvc pull`
     with suppress(MlflowException):
         trained_in = client.get_run(contract.provenance.mlflow_run_id).info.run_id
     with tracking.run(trained_in, "promote") as run_id, tempfile.TemporaryDirectory() as folder:
@@ -104,10 +104,10 @@ def register(client: mlflow.MlflowClient, files: Files, contract: Contract, tags
 
 
 def download(version: ModelVersion) -> Files:
-    """Bring a version's files from the store.
+    """Download a version's files from the store.
 
     Raises:
-        StageError: they are no longer there, or no longer those that were registered.
+        StageError: they are gone, or differ from those that were registered.
     """
     with tempfile.TemporaryDirectory() as folder:
         uri = f"models:/{NAME}/{version.version}/extra_files"
@@ -115,7 +115,7 @@ def download(version: ModelVersion) -> Files:
             found = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
         except (MlflowException, OSError) as error:
             raise StageError(
-                f"{version_name(version)}: its files cannot be had from the MLflow store ({error})"
+                f"{version_name(version)}: its files cannot be downloaded from the MLflow store ({error})"
             ) from error
         models, reports = (
             {
@@ -128,12 +128,14 @@ def download(version: ModelVersion) -> Files:
     files = Files(models, reports)
     kept = {tag: value for tag, value in version.tags.items() if tag.startswith("sha256_")}
     if files.digests != kept:
-        raise StageError(f"{version_name(version)}: its files in the MLflow store are not those that were registered")
+        raise StageError(
+            f"{version_name(version)}: its files in the MLflow store differ from those that were registered"
+        )
     return files
 
 
 def version_name(version: ModelVersion) -> str:
-    """How a version is called everywhere, such as ``cats-dogs/3``."""
+    """Name of a version, such as ``cats-dogs/3``."""
     return f"{version.name}/{version.version}"
 
 

@@ -1,7 +1,6 @@
 """The report: one self-contained HTML page and a model card, both from the same figures.
 
-Nothing in the page is loaded from elsewhere: figures are SVG drawn into it, photographs (only in the page that stays on
-this machine) are in it as bytes.
+The page loads nothing: figures are inline SVG, and photos (only in the page that stays on this machine) are embedded.
 """
 
 import base64
@@ -51,7 +50,7 @@ class Content:
 
 
 def page(content: Content, mistakes: Figure | None) -> str:
-    """The report as HTML; ``mistakes`` is a sheet of photographs, or None for a page that may be passed on."""
+    """The report as HTML; ``mistakes`` is a sheet of photos, or None for a page that may be published."""
     return TEMPLATES.get_template("report.html").render(
         **_common(content), figures=_figures(content), mistakes=_png(mistakes) if mistakes else None
     )

@@ -2,7 +2,7 @@
 
     python -m training.scoreboard     # puts the table of reports/bench-train.json into README.md
 
-The README's table is made here and nowhere else, and a test holds it against the report.
+The README's table is generated here, and a test compares it with the report.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What every pipeline stage shares: a clear error, outputs that appear whole or not at all, and where they lie."""
+"""What every pipeline stage shares: its error, its progress bar, directories written whole, and the paths."""
 
 import os
 import shutil
@@ -27,12 +27,12 @@ REPORTS: Final = Path("reports")
 
 
 class StageError(Exception):
-    """Something a person can mend; shown as one line, exit code 2, with nothing half-written."""
+    """A problem the user can fix; shown as one line with exit code 2, and no output is half-written."""
 
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Fill a directory aside and put it in the place of ``path`` only when the block ends well."""
+    """Yield a temporary directory that replaces ``path`` only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -48,7 +48,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = " pictures") -> Iterable[T]:
-    """Show a bar with rate and time left while ``items`` are worked through."""
+    """Iterate over ``items`` with a progress bar that shows rate and time left."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     every = 0.5 if sys.stderr.isatty() else 15  # a log file wants fewer lines than a terminal
