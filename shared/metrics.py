@@ -1,4 +1,4 @@
-"""Figures of a classifier that training's reports and the report on a model at work both give."""
+"""Metrics of a classifier, the same in training's reports and in the report on a model in production."""
 
 from typing import Any, Final
 

@@ -195,7 +195,7 @@ def _write(
     metrics = {precision: figures(file, evidence if precision == "fp32" else None) for precision, file in files.items()}
     predicted = fp32.outputs.probabilities.argmax(1)
     worst = _worst(fp32.outputs, truth, params.worst)
-    mistakes = plots.sheet(
+    mistakes = plots.contact_sheet(
         [test.array(index) for index in worst],
         [f"{CLASSES[truth[i]]}, said {CLASSES[predicted[i]]} {fp32.outputs.probabilities[i].max():.3f}" for i in worst],
         f"{len(worst)} worst of {int((predicted != truth).sum())} mistakes on {len(truth):,} test photos",

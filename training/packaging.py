@@ -23,11 +23,11 @@ from training.stage import StageError, progress
 
 CONFIDENCE_EDGES: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
 UNIT_EDGES: Final = tuple(float(edge) for edge in np.linspace(0, 1, 21).round(2))
-# Measured on the golden pictures: what is a cat moves by 0.01 for noise, and by 0.02 to 0.2 for swapped colours, a
-# picture upside down or half as bright; what is neither animal by up to 0.09, and by 0.1 to 0.6.
+# Measured on the golden pictures: answers to cats move by 0.01 for noise, and by 0.02 to 0.2 for swapped colours, a
+# picture upside down or half as bright; answers to pictures of neither animal by up to 0.09, and by 0.1 to 0.6.
 LEAST_TOLERANCE: Final = 0.01
 LARGEST_TOLERANCE: Final = 0.2
-# Of 14. A network that saw few photos is, in whole numbers, sure of 11; the one that ships of 13.
+# Of 14. An int8 network trained on few photos has stable answers to 11, the one that ships to 13.
 LEAST_QUESTIONS: Final = 8
 
 

@@ -30,10 +30,10 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     Args:
         folder: one side of ``data/processed_split``.
-        transform: what to do to each picture, such as a random augmentation, or None to leave the pictures as they are.
+        transform: what to do to each picture, such as a random augmentation, or None for no change.
         seed: with the index, decides what the transform draws; so a picture's augmentation in an epoch does not
             depend on the worker, or on interruptions.
-        decided: decisions about labels to follow; empty to take the labels as they came.
+        decided: decisions about labels to follow; empty for the original labels.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def array(self, index: int) -> pixels.Pixels:
-        """Read one picture as it is, uint8 [224, 224, 3]."""
+        """Read one picture without the transform, uint8 [224, 224, 3]."""
         # A read, not a memory map: mapped pages would count as this process's memory, the whole data set in the end.
         # Opened for each picture, 20 µs, so that a loader process however started can do it.
         data = bytearray(BYTES)

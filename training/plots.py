@@ -80,7 +80,9 @@ def confusion_matrix(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int
     return figure
 
 
-def sheet(pictures: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], title: str, columns: int = 6) -> Figure:
+def contact_sheet(
+    pictures: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], title: str, columns: int = 6
+) -> Figure:
     """Pictures in a grid, each with its caption.
 
     Args:
@@ -161,7 +163,7 @@ def familiarity(groups: Mapping[str, Floats], threshold: float) -> Figure:
 
 
 def intervals(rows: Mapping[str, Interval], title: str, baseline: str | None = None) -> Figure:
-    """Shares with their intervals, one under the other; a line through the baseline's value."""
+    """Shares with their intervals, one below the other, and a line through the baseline's value."""
     figure = Figure(figsize=(7.4, 0.9 + 0.36 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     for place, (name, share) in enumerate(rows.items()):

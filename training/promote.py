@@ -41,7 +41,7 @@ def promote(*, dry_run: bool = False, margin: float = MARGIN) -> None:
 
     Writes happen in this order: the registry's version with its tags; the files, aside, in ``serving/models``; the
     alias; the files' names. So a full disk or a dead server leaves the old champion serving, and a crash between the
-    last two is mended by the next ``promote``, since a candidate that is champion already is put in place again.
+    last two is repaired by the next ``promote``, which puts a candidate that is already champion in place again.
 
     Args:
         dry_run: only print what would happen.

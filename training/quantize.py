@@ -39,7 +39,7 @@ from training.params import Export, Quantize
 from training.pictures import Pictures, evenly_spaced
 
 QUANTIZED: Final = ["Conv", "Add", "Clip", "Relu"]
-CORRECTED_ON: Final = 64  # photos, of the calibration photos
+CORRECTED_ON: Final = 64  # of the calibration photos
 ZERO_POINT: Final = 128
 SPREAD: Final = 127.5
 CENTRED: Final = "centred"

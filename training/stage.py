@@ -51,6 +51,6 @@ def progress(items: Iterable[T], what: str, total: int | None = None, unit: str 
     """Iterate over ``items`` with a progress bar that shows rate and time left."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    every = 0.5 if sys.stderr.isatty() else 15  # a log file wants fewer lines than a terminal
+    every = 0.5 if sys.stderr.isatty() else 15  # fewer lines in a log file than on a terminal
     bar: Iterable[T] = tqdm.tqdm(items, desc=what, total=total, unit=unit, mininterval=every, dynamic_ncols=True)
     return bar

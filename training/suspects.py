@@ -51,7 +51,7 @@ def suspects(prepared: Path, params: Suspects, out: Path, reports: Path) -> list
     undecided = decided.pop("", 0)
     title = f"{min(SHOWN, len(found))} of {len(found):,} suspects among {judged:,} photos: label, its probability"
     sheet = io.BytesIO()
-    plots.sheet(
+    plots.contact_sheet(
         [pixels(_path(prepared, suspect).read_bytes()) for suspect in found[:SHOWN]],
         [f"{suspect.label} {suspect.probability:.3f} {suspect.decision}" for suspect in found[:SHOWN]],
         title,

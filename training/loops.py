@@ -34,14 +34,14 @@ from training.params import Train
 from training.pictures import Pictures
 from training.stage import progress
 
-Less = Literal["", "channels_last", "freezing", "kept_memory", "decoded_once", "linear_colours", "bfloat16"]
+Part = Literal["", "channels_last", "freezing", "kept_memory", "decoded_once", "linear_colours", "bfloat16"]
 STATUS: Final = Path("/proc/self/status")
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a process is to train: ``steps`` are those of the whole run, ``less`` is what it does without.
+    """What a process trains: ``steps`` are those of the whole run, ``without`` is the part to leave out.
 
-    Below ``folder`` lie ``photos/{train,val}`` as they were taken and ``prepared/<side>`` as ``prepare`` leaves them,
+    Below ``folder`` lie the raw ``photos/{train,val}`` and ``prepared/<side>`` as written by ``prepare``,
     one folder for each class, the files of a side in the same order in both.
     """
 
@@ -50,7 +50,7 @@ class Task(msgspec.Struct, frozen=True):
     recipe: Train
     steps: int
     side: str = "train"
-    less: Less = ""
+    without: Part = ""
 
 
 class Plain:
@@ -110,15 +110,15 @@ class Ours:
 
     def __init__(self, task: Task) -> None:
         """Decode the pictures once, fit the probe that the head starts from, and freeze."""
-        self.less, self.folder, self.recipe = task.less, Path(task.folder), task.recipe
-        if self.less == "freezing":
+        self.without, self.folder, self.recipe = task.without, Path(task.folder), task.recipe
+        if self.without == "freezing":
             self.recipe = msgspec.structs.replace(self.recipe, frozen_blocks=0)
-        if self.less == "kept_memory":
+        if self.without == "kept_memory":
             machines.keep_freed_memory = lambda: "left to the system's malloc"
         with contextlib.redirect_stdout(io.StringIO()) as said:
             self.machine = machines.choose_machine()
         self.choices = said.getvalue().splitlines()
-        if self.less == "bfloat16":
+        if self.without == "bfloat16":
             self.machine = dataclasses.replace(self.machine, autocast=None)
         began = time.monotonic()
         plain_pictures = Pictures(self.folder / "prepared" / task.side)
@@ -127,7 +127,7 @@ class Ours:
         self.once = {"decoding": decoded - began, "probe": time.monotonic() - decoded}
         self.model = train.build_model(self.recipe, start["weights"], self.machine)
         self.choices.append(f"frozen: {self.model.freeze(self.recipe.frozen_blocks)}")
-        if self.less == "channels_last":
+        if self.without == "channels_last":
             self.model.to(memory_format=torch.contiguous_format)
         self.fit = Fit(self.model, self.recipe, task.steps)
         self.augmented = self._augmented(self.folder / "prepared" / task.side)
@@ -136,11 +136,11 @@ class Ours:
     def _augmented(self, side: Path) -> Pictures:
         transform = augmentation(self.recipe.augmentation)
         seed = pictures.epoch_seed(self.recipe.seed, 0)
-        if self.less == "linear_colours":
+        if self.without == "linear_colours":
             given = self.recipe.augmentation
             jitter = v2.ColorJitter(given.brightness, given.contrast, given.saturation, given.hue)
             transform = v2.Compose([jitter if isinstance(t, RandomColour) else t for t in transform.transforms])
-        if self.less == "decoded_once":
+        if self.without == "decoded_once":
             return Undecoded(side, transform, seed)
         return Pictures(side, transform, seed)
 
@@ -246,8 +246,8 @@ class Stopwatch:
 def process_memory(field: str) -> float:
     """Resident memory of this process in MB (10⁶ bytes), by a field of Linux's ``/proc/self/status``.
 
-    ``VmHWM`` is the most there ever was, as the kernel counted it; ``RssAnon`` what is there now less the pages of
-    files, such as torch's libraries.
+    ``VmHWM`` is the peak, as counted by the kernel; ``RssAnon`` the current amount without file pages, such as torch's
+    libraries.
     """
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024 / 1e6
@@ -258,12 +258,12 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # keeps what libraries print out of the answers
     task = msgspec.json.decode(sys.argv[1], type=Task)
-    contestant = Plain(task) if task.kind == "plain" else Ours(task)
-    ready = {"choices": contestant.choices, "once_seconds": contestant.once} if isinstance(contestant, Ours) else {}
+    loop = Plain(task) if task.kind == "plain" else Ours(task)
+    ready = {"choices": loop.choices, "once_seconds": loop.once} if isinstance(loop, Ours) else {}
     print(json.dumps(ready), file=answers, flush=True)
     for line in sys.stdin:
         what, *numbers = line.split()
-        answer = getattr(contestant, what)(*map(int, numbers))
+        answer = getattr(loop, what)(*map(int, numbers))
         print(json.dumps(answer), file=answers, flush=True)
 
 
