@@ -118,7 +118,7 @@ def _span(report: Report) -> str:
 
 
 def _svg(figure: "Figure") -> str:
-    """The figure as an SVG element; text stays text, so that it can be found and read aloud."""
+    """The figure as an SVG element, whose text stays searchable and accessible."""
     import matplotlib  # noqa: PLC0415  # text and JSON need no extra
 
     drawn = io.StringIO()

@@ -35,7 +35,7 @@ STAGES: Final = ("queue", "decode", "infer", "total")
 class LiveQuality(msgspec.Struct, frozen=True, kw_only=True):
     """Quality of the answers that have feedback; ``confusion[true][predicted]``.
 
-    ``accuracy`` is the predicted label's, whatever the verdict; ``when_answered`` leaves out what was "unsure".
+    ``accuracy`` is the predicted label's, whatever the verdict; ``when_answered`` leaves out those that are "unsure".
     """
 
     feedback: int
@@ -84,7 +84,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. ``orphans`` is feedback whose prediction is in none of the files."""
+    """The whole report. ``orphans`` is feedback whose prediction is not in the files."""
 
     files: int
     predictions: int

@@ -55,5 +55,5 @@ def close_call(probabilities: Floats, labels: Ints, error: float) -> float:
         return 1.0
     if len(wrong) <= allowed:
         return 0.5
-    # Answering from just above the (allowed + 1)-th most confident mistake leaves `allowed` of them.
+    # A threshold just above the (allowed + 1)-th most confident mistake leaves `allowed` of them.
     return float(np.nextafter(wrong[len(wrong) - allowed - 1], 2.0).clip(0.5, 1.0))

@@ -51,7 +51,7 @@ class Comparison(msgspec.Struct, frozen=True):
         return self.describe("the first", "the second")
 
     def describe(self, first: str, second: str) -> str:
-        """Say the verdict with other names for the models."""
+        """The verdict with other names for the models."""
         counts = (
             f"{self.only_first_right} of {self.n:,} photos only {first} has right, "
             f"{self.only_second_right} only {second}; p = {self.p_value:.2g}"

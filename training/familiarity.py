@@ -40,7 +40,7 @@ class Familiarity(nn.Module):
         rows = features.double()
         mean = rows.mean(0)
         _, lengths, directions = torch.linalg.svd(rows - mean, full_matrices=False)
-        # A small network puts nearly everything into a few components, and float32 has no digits for what they leave.
+        # A small network puts nearly everything into a few components, and float32 cannot represent the rest.
         explained = lengths.square().cumsum(0) / lengths.square().sum()
         kept = max(1, min(dimensions, int((explained < MOST_EXPLAINED).sum())))
         self.register_buffer("mean", mean.float())

@@ -33,7 +33,7 @@ class Epoch:
 
 
 class Fit:
-    """Everything that changes while training, and so everything that a checkpoint holds.
+    """Everything that changes during training; a checkpoint holds all of it.
 
     Args:
         model: the network, on its device; its averaged twin is what is validated and kept.
@@ -81,7 +81,7 @@ class Fit:
         return min(self.history, key=lambda line: line.val_loss)
 
     def end_epoch(self, logits: Tensor, labels: Tensor) -> Epoch:
-        """Write the epoch into the history, given the validation outputs, and keep its weights if they are the best."""
+        """Append the epoch to the history, given the validation outputs, and keep its weights if they are the best."""
         line = Epoch(
             epoch=len(self.history) + 1,
             train_loss=self.loss / self.seen,
@@ -159,7 +159,7 @@ def greedy_soup(members: list[Weights], loss: Callable[[Weights], float]) -> tup
 
 def _optimizer(model: Classifier, params: Train) -> torch.optim.AdamW:
     trunk = [parameter for parameter in model.trunk.parameters() if parameter.requires_grad]
-    # A network from scratch has nothing to be careful with: its trunk learns as fast as its head.
+    # A network from scratch has no pretrained weights to protect: its trunk learns as fast as its head.
     lr = params.lr if params.pretrained and model.pretrained else params.head_lr
     groups = [
         {"params": [p for p in trunk if p.ndim > 1], "lr": lr},

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 
 def golden_pictures() -> dict[str, bytes]:
-    """Names and file contents, the same at every call on one version of Pillow."""
+    """Names and file contents, deterministic for one version of Pillow."""
     cat = _cat()
     small = cat.resize((180, 120))
     turned = Image.Exif()

@@ -1,7 +1,7 @@
 """The labels: which ones look wrong, and what a person decided about each.
 
 A photo is judged by a network that never saw it: a logistic regression on the features of the untouched ImageNet
-trunk, fitted on the other folds. Where it says the other class, the label is a suspect; that is the candidate rule of
+trunk, fitted on the other folds. If it predicts the other class, the label is a suspect; this is the rule of
 confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068, "prune by class" without its quota, since
 a person reviews each of them here).
 
@@ -43,7 +43,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A photo whose label the other folds contradict; ``probability`` is theirs for the label it has, 0..1."""
+    """A photo whose label the other folds contradict; ``probability`` is what they give its label, 0..1."""
 
     photo: str
     side: str
@@ -96,7 +96,7 @@ def out_of_fold(
     if smallest < 2:
         raise StageError(f"a class has only {smallest} photos, too few to check its labels")
     scaled = (features - features.mean(0)) / features.std(0).clip(1e-6)
-    # C as in the probe that training starts from; 0.001 and 0.1 name the same photos first.
+    # The same C as in the probe of `train`; 0.001 and 0.1 rank the same photos first.
     probe = LogisticRegression(C=0.01, max_iter=1000)
     deal = StratifiedKFold(min(folds, smallest), shuffle=True, random_state=seed)
     probabilities = cross_val_predict(probe, scaled, labels, cv=deal, method="predict_proba")

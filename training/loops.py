@@ -109,7 +109,7 @@ class Ours:
     """The steps of ``catsdogs train``: everything that it does between the prepared pictures and the weights."""
 
     def __init__(self, task: Task) -> None:
-        """Decode the pictures once, fit the probe that the head starts from, and freeze."""
+        """Decode the pictures, fit the probe that the head starts from, and freeze."""
         self.without, self.folder, self.recipe = task.without, Path(task.folder), task.recipe
         if self.without == "freezing":
             self.recipe = msgspec.structs.replace(self.recipe, frozen_blocks=0)
@@ -166,7 +166,7 @@ class Ours:
         return {"right": (logits.argmax(1) == labels).tolist(), "seconds": time.monotonic() - began}
 
     def frozen_share(self, batches: int) -> dict[str, Any]:
-        """Median share of a forward pass that its frozen stages take, 0..1, on a processor; 0 if nothing is frozen."""
+        """Median share of a forward pass that its frozen stages take, 0..1, on a CPU; 0 if nothing is frozen."""
         ends: list[float] = []
         if self.model.frozen:
             last = self.model.stages[self.model.frozen - 1]
@@ -228,7 +228,7 @@ class Stopwatch:
         self.pictures = 0
 
     def step(self, loss: float, pictures: int) -> None:
-        """Count a batch, once its loss is there."""
+        """Count a batch after its loss is computed."""
         if not math.isfinite(loss):
             raise ArithmeticError("the loss is not finite, so the measured run does not learn")
         if self.first is None:

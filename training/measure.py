@@ -90,7 +90,7 @@ def bootstrap(statistic: Callable[[Ints], float], count: int) -> Interval:
 
 
 def risk_coverage_curve(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
-    """Share answered and share wrong among the answered, [n] each, as the threshold falls past one photo after another.
+    """Share answered and share wrong among the answered, [n] each, as the threshold falls from photo to photo.
 
     The risk-coverage curve of El-Yaniv and Wiener (2010, https://jmlr.org/papers/v11/el-yaniv10a.html).
     """

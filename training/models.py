@@ -1,4 +1,4 @@
-"""Networks by name, all of one form: normalise, trunk, mean over places, linear head.
+"""Networks by name, all of the same form: normalise, trunk, mean over places, linear head.
 
 That form is what makes the evidence map free. With global average pooling and a linear head, the difference of the two
 logits is the mean over places of the difference of their class-activation maps (Zhou et al. 2016,
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
         *,
         pretrained: bool,
     ) -> None:
-        """Measure the trunk's channels with one blank picture, and put a linear head on it."""
+        """Find the trunk's channels with one blank picture, and add a linear head."""
         super().__init__()
         self.trunk = trunk
         self.pretrained = pretrained
@@ -145,7 +145,7 @@ def _efficientnet_lite0(pretrained: bool) -> Classifier:
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Classifier:
-    """Cut any torchvision classifier behind its last spatial feature map, found by following one picture through it."""
+    """Cut any torchvision classifier after its last spatial feature map, found by tracing one picture."""
     try:
         weights = get_model_weights(name).DEFAULT if pretrained else None
         network = get_model(name, weights=weights)
@@ -175,7 +175,7 @@ class _TorchvisionTrunk(nn.Module):
 
 
 def _last_map(network: nn.Module) -> tuple[str, torch.Size]:
-    """Name and shape of the last node whose output is still spread over places: [1, c, h>1, w>1], or [1, tokens, c]."""
+    """Name and shape of the last node whose output has spatial positions: [1, c, h>1, w>1], or [1, tokens, c]."""
     _, nodes = feature_extraction.get_graph_node_names(network)
     probe = feature_extraction.create_feature_extractor(copy.deepcopy(network), nodes[1:]).eval()
     with torch.no_grad():

@@ -126,13 +126,13 @@ def answers(run: Run, pictures: Pictures, what: str) -> Outputs:
 
 
 def _exam(run: Run, others: dict[str, Run]) -> tuple[exam.Exam, dict[str, float]]:
-    """The exam, each question with a tolerance that is measured: how far right answers of other machines lie off.
+    """The exam, each question with a tolerance that is measured: how far correct answers of other machines differ.
 
-    Golden pictures whose answers swing with noise say nothing about a machine and are left out.
+    Golden pictures whose answers vary with noise are left out: they cannot tell a wrong machine from a right one.
     """
     pictures = golden_pictures()
     found = {name: exam.spread(picture, run, others) for name, picture in pictures.items()}
-    # Twice what was measured: other processors and decoders are not among the ways that could be tried here.
+    # Twice what was measured, because other processors and decoders could not be tried here.
     tolerances = {name: round(max(LEAST_TOLERANCE, 2 * max(ways.values())), 4) for name, ways in found.items()}
     kept = {name: picture for name, picture in pictures.items() if tolerances[name] <= LARGEST_TOLERANCE}
     if len(kept) < LEAST_QUESTIONS:

@@ -55,7 +55,7 @@ class Split(Section, frozen=True):
 
 
 class Suspects(Section, frozen=True):
-    """How labels are judged, and the share of them that may look wrong before the data set is refused."""
+    """How labels are checked, and the share of them that may look wrong before the data set is refused."""
 
     folds: Annotated[int, msgspec.Meta(ge=2)]
     seed: Count

@@ -61,8 +61,8 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     def array(self, index: int) -> pixels.Pixels:
         """Read one picture without the transform, uint8 [224, 224, 3]."""
-        # A read, not a memory map: mapped pages would count as this process's memory, the whole data set in the end.
-        # Opened for each picture, 20 µs, so that a loader process however started can do it.
+        # A read, not a memory map: mapped pages would count as this process's memory, in the end the whole data set.
+        # Opened for each picture, 20 µs, so that it works in loader processes of any start method.
         data = bytearray(BYTES)
         with self._pixels.open("rb") as file:
             file.seek(self._rows[index] * BYTES)

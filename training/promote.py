@@ -170,7 +170,7 @@ def _ship(client: mlflow.MlflowClient, version: ModelVersion, files: Files) -> N
 
 
 def _named(files: Files, name: str) -> dict[str, bytes]:
-    """The files as they are served: each names the registry's version that it came from."""
+    """The files as they are served: each names its version in the registry."""
     named = {}
     for file, data in files.by_name().items():
         if file.endswith(".json"):

@@ -105,7 +105,7 @@ def whole_numbers(
         for node in model.graph.node
         if node.op_type == "Conv" and (last in node.input or any(name in in_float for name in node.input))
     ]
-    # With its activation: what a layer in float puts out is rounded after the clipping, in 0..6, not before.
+    # With its activation, so that the output of a float layer is rounded after the clipping to 0..6, not before.
     made = {name for node in kept for name in node.output}
     left_out = [node.name for node in model.graph.node if node in kept or made.intersection(node.input)]
     with tempfile.TemporaryDirectory() as folder:
@@ -174,7 +174,7 @@ def _correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, photos: 
 
 
 def _move_back(model: onnx.ModelProto, shift: npt.NDArray[np.float64]) -> None:
-    """Undo what the last layers' rounding does to the features on average, in the biases of all that reads them.
+    """Undo what the last layers' rounding does to the features on average, in the biases of the layers that read them.
 
     They end in float, so it costs nothing.
 

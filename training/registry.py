@@ -82,7 +82,7 @@ def find_version(client: mlflow.MlflowClient, files: Files) -> ModelVersion | No
 
 
 def register(client: mlflow.MlflowClient, files: Files, contract: Contract, tags: dict[str, str]) -> ModelVersion:
-    """Make a version of the files, in the run that trained them if this store knows it."""
+    """Register the files as a version, in the run that trained them if this store knows it."""
     trained_in: str | None = None  # stays None for a model that was trained elsewhere and came by `dvc pull`
     with suppress(MlflowException):
         trained_in = client.get_run(contract.provenance.mlflow_run_id).info.run_id

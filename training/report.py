@@ -144,7 +144,7 @@ def _histories() -> dict[str, list[SimpleNamespace]] | None:
 
 
 def _svg(figure: Figure) -> markupsafe.Markup:
-    """The figure as an SVG element; text stays text, so that it can be found and read aloud."""
+    """The figure as an SVG element, whose text stays searchable and accessible."""
     import matplotlib  # noqa: PLC0415  # only for this setting
 
     text = io.StringIO()

@@ -62,7 +62,7 @@ def store() -> Iterator[mlflow.MlflowClient]:
 
 
 def _reason(error: Exception) -> str:
-    """Say what failed in a line; of "API request to … (Caused by …: [Errno 111] Connection refused"))" the end."""
+    """The error in a line; for "API request to … (Caused by …: [Errno 111] Connection refused"))" only its end."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     return line.rpartition(": ")[2].rstrip("\"')") if line.startswith("API request") else line
 
@@ -112,7 +112,7 @@ def _known(run_id: str) -> bool:
 
 
 def log_dataset(prepared: Path, split_digest: str) -> None:
-    """Name the photos of each side as inputs of the active run, one line of digest and label for each photo.
+    """Log the photos of each side as inputs of the active run, a row of digest and label for each photo.
 
     Two runs on the same photos, split alike, show the same digest. Pixels are not read.
 
@@ -145,7 +145,7 @@ def flat(section: msgspec.Struct, prefix: str = "") -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The checkout's commit, with ``-dirty`` behind it if files differ from it, or ``unknown`` outside a repository."""
+    """The checkout's commit, with ``-dirty`` appended if files differ, or ``unknown`` outside a repository."""
     try:
         described = subprocess.run(
             [

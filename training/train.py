@@ -298,7 +298,7 @@ def _write(
     writer.writeheader()
     writer.writerows({"total_epochs": count, **row} for count, row in enumerate(rows, 1))
     with whole_directory(out) as aside:
-        # torch.save given a path turns a full disk into a RuntimeError that says nothing.
+        # Given a path, torch.save turns a full disk into an uninformative RuntimeError.
         write_whole(aside / "weights.pt", _bytes({name: tensor.cpu() for name, tensor in weights.items()}))
         for number, member in enumerate(members):
             cpu = {name: tensor.cpu() for name, tensor in member.items()}
