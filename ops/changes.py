@@ -9,6 +9,7 @@ Compares the working tree with the given commit; needs git and the extra ``train
 import csv
 import io
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +36,8 @@ HEADLINES: Final = {
 MODELS: Final = {"reports/metrics.int8.json": "int8", "reports/metrics.json": "fp32"}
 HISTORY: Final = Path("models/trained/history.csv")
 PICTURES: Final = (Path("reports/confusion.png"),)
+# This Python's own DVC, whether or not its environment is activated.
+DVC: Final = (sys.executable, "-P", "-m", "dvc")
 
 Diff = dict[str, dict[str, dict[str, Any]]]
 
@@ -171,7 +174,7 @@ def _committed(commit: str, path: Path) -> str:
 
 def _diff(kind: str, commit: str, *options: str) -> Diff:
     # DVC says on stderr which files an old commit has not got; what it has is compared all the same.
-    return msgspec.json.decode(_ran("dvc", kind, "diff", "--json", *options, commit) or "{}", type=Diff)
+    return msgspec.json.decode(_ran(*DVC, kind, "diff", "--json", *options, commit) or "{}", type=Diff)
 
 
 @click.command()

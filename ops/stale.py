@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from ops.changes import DVC
+
 # Where the photographs lie is each user's own affair (`make pipeline SOURCE=…`): the lock names the files the shipped
 # model was made from, params.yaml the public download. What they held is in the lock as well, and is compared.
 PLACE: Final = {"params.yaml": {"fetch": "modified"}}
@@ -38,12 +40,12 @@ def _absent(outs: dict[str, str]) -> bool:
 
 def stale() -> list[str]:
     """The stages whose part of the lock is out of date."""
-    dry = subprocess.run(["dvc", "repro", "--dry", "--allow-missing"], check=False, capture_output=True, text=True)
+    dry = subprocess.run([*DVC, "repro", "--dry", "--allow-missing"], check=False, capture_output=True, text=True)
     found = stages(dry.stdout + dry.stderr)
     if dry.returncode and "failed to reproduce" not in dry.stderr:
         raise SystemExit(f"dvc repro --dry failed:\n{dry.stdout}{dry.stderr}")
     if "fetch" in found:
-        asked = subprocess.run(["dvc", "status", "--json", "fetch"], check=True, stdout=subprocess.PIPE, text=True)
+        asked = subprocess.run([*DVC, "status", "--json", "fetch"], check=True, stdout=subprocess.PIPE, text=True)
         if only_the_place(msgspec.json.decode(asked.stdout).get("fetch", [])):
             found.remove("fetch")
     return found

@@ -1,3 +1,3 @@
 """The service: HTTP in, verdicts out, onnxruntime on the CPU. Never torch, onnx, mlflow or ``training``."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

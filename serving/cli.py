@@ -4,18 +4,21 @@ Subcommands are entry points, so that this room need not import another: group `
 installation, ``catsdogs.commands.NAME`` needs the extra NAME.
 """
 
+import asyncio
 import os
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
 from serving import __version__
+
+if TYPE_CHECKING:
+    from serving.messages import Prediction
 
 GROUPS: Final = {"catsdogs.commands.ops": "ops", "catsdogs.commands": None, "catsdogs.commands.train": "train"}
 ROOMS: Final = ("shared", "training", "serving", "ops")
@@ -81,12 +84,12 @@ def _load(entry: EntryPoint, extra: str | None) -> click.Command:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def main() -> None:
-    """Tell cats from dogs: train a model, serve it, ask it.
+    """Tell cats from dogs: train a model, serve it, use it.
 
     \b
-    catsdogs serve                         answer on http://127.0.0.1:8000
-    catsdogs predict photo.jpg             answer here and now
-    catsdogs fetch photos.zip              the first stage of the pipeline; `dvc repro` runs them all
+    catsdogs serve                         serve the API and a web page on http://127.0.0.1:8000
+    catsdogs predict photo.jpg             classify without a server
+    catsdogs fetch photos.zip              run the first stage of the pipeline; `dvc repro` runs all
     """
 
 
@@ -95,7 +98,7 @@ def main() -> None:
 @click.option("--port", type=int, help="Port to listen on; 0 for any free one.  [CATSDOGS_PORT, or 8000]")
 @click.option("--model", help="Model file.  [CATSDOGS_MODEL, or the one that ships]")
 def serve(host: str | None, port: int | None, model: str | None) -> None:
-    """Answer over HTTP, with a web page on /.
+    """Serve predictions over HTTP, with a web page on /.
 
     \b
     catsdogs serve
@@ -113,22 +116,20 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
     if not settings.model_path.is_file():
         raise click.UsageError(f"{settings.model_path}: no such model file")
 
-    from serving.model import session as models
+    from serving.engine.supervisor import Forker
 
-    # Loading is mostly native code, importing mostly Python: together they take the time of the longer of the two.
-    loader = ThreadPoolExecutor(1)
-    loading = loader.submit(models.load, settings.model_path)
-    loader.shutdown(wait=False)
+    # It imports what lanes need while this process imports what HTTP needs.
+    forker = Forker()
     from serving.http.server import run
 
-    sys.exit(run(settings, loading))
+    sys.exit(run(settings, forker))
 
 
 @click.command()
 def key() -> None:
     """Make an API key.
 
-    The service is told its digest alone; whoever asks sends the key. Neither is kept here.
+    The service is given only its digest; clients send the key. Neither is stored.
 
     \b
     catsdogs key
@@ -139,56 +140,57 @@ def key() -> None:
 
     made, digest = auth.make()
     click.echo(f"key     {made}\ndigest  {digest}\n")
-    click.echo("Give the digest to the service (several with commas between):")
+    click.echo("Give the digest to the service (several are separated by commas):")
     click.echo(f"  CATSDOGS_API_KEYS={digest} catsdogs serve\n")
-    click.echo("and the key to whoever may ask; a browser takes it as the password, with any name:")
+    click.echo("and the key to a client; in a browser it is the password, with any user name:")
     click.echo(f'  curl -H "Authorization: Bearer {made}" -F file=@photo.jpg localhost:8000/predict')
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per file and line, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file, each on a line.")
 @click.option("--model", help="Model file.  [CATSDOGS_MODEL, or the one that ships]")
 def predict(files: tuple[Path, ...], as_json: bool, model: str | None) -> None:
-    """Answer for each of FILES, without a server.
+    """Classify FILES without a server.
 
-    A file that cannot be answered is named on stderr, the others are answered, and the exit code is 1.
+    A file that cannot be classified is reported on stderr; the others are, and the exit code is 1.
 
     \b
     catsdogs predict cat.jpg dog.jpg
     catsdogs predict --json *.jpg | jq .verdict
     """
-    from serving.model import session as models
-    from serving.model.classify import classify
+    from serving import local
     from serving.settings import from_environment
-    from shared.pixels import Limits, RefusedImageError
 
     settings = from_environment(model=model)
+
+    async def answer() -> bool:
+        failed = False
+        async with local.lanes(settings) as lanes:
+            assert lanes.model is not None
+            if reason := lanes.model.fallback:
+                click.echo(f"{lanes.model.file} answers in place of {settings.model_path.name}: {reason}", err=True)
+            if not as_json:
+                click.echo(f"{'verdict':<8} {'cats':>7} {'dogs':>7} {'familiar':>8}  file")
+            async for file, found in local.predict(lanes, files):
+                if isinstance(found, str):
+                    failed = True
+                    click.echo(f"{file}: {found}", err=True)
+                else:
+                    click.echo(msgspec.json.encode(found) if as_json else _line(found))
+        return failed
+
     try:
-        loaded = models.load(settings.model_path)
-    except models.ModelRefusedError as error:
+        failed = asyncio.run(answer())
+    except local.ModelError as error:
         raise click.UsageError(str(error)) from error
-    if loaded.fallback:
-        click.echo(f"{loaded.path.name} answers in place of {settings.model_path.name}: {loaded.fallback}", err=True)
-    if not as_json:
-        click.echo(f"{'verdict':<8} {'cats':>7} {'dogs':>7} {'familiar':>8}  file")
-    failed = False
-    for file in files:
-        try:
-            answer = classify(loaded, file.read_bytes(), Limits(max_pixels=settings.max_pixels))
-        except (OSError, RefusedImageError) as error:
-            failed = True
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            click.echo(f"{file}: {reason}", err=True)
-            continue
-        message = answer.message(str(file), explain=False)
-        if as_json:
-            click.echo(msgspec.json.encode(message))
-        else:
-            because = f"  ({message.unsure_because.replace('_', ' ')})" if message.unsure_because else ""
-            click.echo(
-                f"{message.verdict:<8} {message.probabilities.cats:>7.2%} {message.probabilities.dogs:>7.2%} "
-                f"{message.familiarity:>8.2f}  {file}{because}"
-            )
     if failed:
         sys.exit(1)
+
+
+def _line(found: "Prediction") -> str:
+    because = f"  ({found.unsure_because.replace('_', ' ')})" if found.unsure_because else ""
+    return (
+        f"{found.verdict:<8} {found.probabilities.cats:>7.2%} {found.probabilities.dogs:>7.2%} "
+        f"{found.familiarity:>8.2f}  {found.id}{because}"
+    )

@@ -1,14 +1,8 @@
-"""Errors: raised where the fact is known, turned into an answer here and nowhere else."""
+"""Errors: raised where the fact is known; `serving.http.problems` makes the answers."""
 
 from typing import Final
 
-import msgspec
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-
 from serving.messages import Problem
-from shared.pixels import RefusedImageError
 
 # code: (status, title)
 CODES: Final[dict[str, tuple[int, str]]] = {
@@ -22,7 +16,8 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "image_too_large": (413, "The picture has too many pixels"),
     "unsupported_format": (415, "The file is not a picture in an accepted format"),
     "undecodable_image": (422, "The picture cannot be decoded"),
-    "internal_error": (500, "Something went wrong here"),
+    "too_costly": (422, "The picture takes too much work to decode"),
+    "internal_error": (500, "The service failed on this request"),
     "overloaded": (503, "Too many pictures or connections are waiting"),
     "deadline_exceeded": (503, "The picture waited too long"),
     "draining": (503, "The service is shutting down"),
@@ -49,27 +44,3 @@ def problem(code: str, detail: str, request_id: str) -> Problem:
     return Problem(
         type=TYPE + code.replace("_", "-"), title=title, status=status, detail=detail, code=code, request_id=request_id
     )
-
-
-def response(code: str, detail: str, request_id: str, headers: dict[str, str] | None = None) -> Response:
-    """Make the HTTP answer for one error."""
-    document = problem(code, detail, request_id)
-    return Response(msgspec.json.encode(document), document.status, headers, "application/problem+json")
-
-
-async def answer(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler: the HTTP answer to an error that a request raised."""
-    if isinstance(error, ProblemError | RefusedImageError):
-        request.app.state.service.metrics.rejected.inc({"code": error.code})
-    if isinstance(error, HTTPException):
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_request")
-        error_headers = dict(error.headers or {})
-        return response(code, CODES[code][1].lower(), request.state.id, error_headers)
-    if isinstance(error, ProblemError):
-        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        return response(error.code, error.detail, request.state.id, headers)
-    assert isinstance(error, RefusedImageError)
-    return response(error.code, str(error), request.state.id)
-
-
-HANDLERS: Final = dict.fromkeys((HTTPException, ProblemError, RefusedImageError), answer)

@@ -1,15 +1,28 @@
 """What goes in and out as JSON. The OpenAPI document is made from these types."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from serving.engine.wire import Answer, Because, Verdict
 from shared.contract import Contract, Label
 
 MAX_BATCH: Final = 64
 SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document keeps the types below
 BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
+
+class PictureForm(msgspec.Struct, frozen=True):
+    """A multipart form with one picture."""
+
+    file: Annotated[
+        str,
+        Meta(
+            description="A JPEG, PNG, WebP, GIF, BMP or AVIF file; its name and Content-Type do not matter.",
+            extra_json_schema={"contentMediaType": "application/octet-stream"},
+        ),
+    ]
 
 
 class Probabilities(msgspec.Struct, frozen=True):
@@ -23,14 +36,12 @@ class Prediction(msgspec.Struct, kw_only=True):
     """The answer for one picture."""
 
     id: Annotated[str, Meta(description="The id sent with the picture, or one made for it.")]
-    predicted_label: Annotated[Label, Meta(description="The likelier animal, however unlikely.")]
+    predicted_label: Annotated[Label, Meta(description="The more likely animal, even when unsure.")]
     probabilities: Probabilities
-    verdict: Annotated[
-        Literal["cats", "dogs", "unsure"], Meta(description="The label, or `unsure` where it would be a guess.")
-    ]
-    unsure_because: Literal["close_call", "unfamiliar"] | None
+    verdict: Annotated[Verdict, Meta(description="The label, or `unsure` where it would be a guess.")]
+    unsure_because: Because | None
     familiarity: Annotated[
-        float, Meta(ge=0, le=1, description="How much the picture looks like anything in training; low for a car.")
+        float, Meta(ge=0, le=1, description="How similar the picture is to those in training; low for a car.")
     ]
     model: Annotated[str, Meta(description="Version of the model that answered.")]
     evidence: (
@@ -40,6 +51,22 @@ class Prediction(msgspec.Struct, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+
+    @classmethod
+    def of(cls, answer: Answer, prediction_id: str, model: str) -> Self:
+        """Make it of what a lane answered."""
+        prediction = cls(
+            id=prediction_id,
+            predicted_label=answer.label,
+            probabilities=Probabilities(cats=answer.cats, dogs=answer.dogs),
+            verdict=answer.verdict,
+            unsure_because=answer.unsure_because,
+            familiarity=answer.familiarity,
+            model=model,
+        )
+        if answer.evidence is not None:
+            prediction.evidence = answer.evidence
+        return prediction
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +84,7 @@ class BatchImage(msgspec.Struct, frozen=True, kw_only=True):
     """One picture of a batch."""
 
     data: Annotated[bytes, Meta(description="The picture file, base64.", extra_json_schema={"pattern": BASE64})]
-    id: Annotated[str, Meta(max_length=200, description="Comes back with the result.")] | None = None
+    id: Annotated[str, Meta(max_length=200, description="Returned with the result.")] | None = None
 
 
 class BatchRequest(msgspec.Struct, frozen=True):
@@ -67,7 +94,7 @@ class BatchRequest(msgspec.Struct, frozen=True):
 
 
 class BatchError(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a picture that could not be answered; the others of its batch are."""
+    """The result of a picture that could not be classified; the others of its batch are."""
 
     id: str | None
     error: Problem
@@ -90,7 +117,7 @@ class FeedbackRequest(msgspec.Struct, frozen=True):
     """What the picture of an earlier prediction showed."""
 
     id: Annotated[str, Meta(max_length=200, description="The prediction's id.")]
-    label: Annotated[Label, Meta(description="The animal that it really was.")]
+    label: Annotated[Label, Meta(description="The animal in the picture.")]
 
 
 class FeedbackResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,21 +125,28 @@ class FeedbackResponse(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     label: Label
-    predicted_label: Annotated[Label, Meta(description="What was answered then.")]
+    predicted_label: Annotated[Label, Meta(description="The label of the prediction.")]
     correct: bool
 
 
 class ModelInService(Contract, frozen=True, kw_only=True):
-    """The contract of the model that answers, and which file that is."""
+    """The contract of the model in service, and its file."""
 
-    file: Annotated[str, Meta(description="Name of the file that answers.")]
+    file: Annotated[str, Meta(description="Name of the file in service.")]
     fallback: Annotated[
         str | None,
-        Meta(description="Why the fp32 file answers in place of the int8 file that was asked for; else null."),
+        Meta(description="Why the fp32 file serves instead of the int8 file; else null."),
     ]
 
 
-class Health(msgspec.Struct, frozen=True):
+class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The process can answer."""
 
     status: Literal["ok"] = "ok"
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """The model has passed its exam and new work is accepted."""
+
+    status: Literal["ready"] = "ready"
+    model: Annotated[str, Meta(description="Version of the model that answers.")]

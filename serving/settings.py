@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from shared.pixels import MAX_PIXELS
+from shared.spec import MAX_PIXELS
 
 PREFIX: Final = "CATSDOGS_"
 SHIPPED_MODEL: Final = Path(__file__).parent / "models" / "cats-dogs.fp32.onnx"
@@ -26,13 +26,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings; a field ``max_pixels`` is ``CATSDOGS_MAX_PIXELS`` in the environment."""
 
     model: Annotated[str, Meta(description="The model file; empty for the one that ships.")] = ""
-    host: Annotated[str, Meta(description="The address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1"
+    host: Annotated[str, Meta(description="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 for any free one.")] = 8000
     lanes: Annotated[
-        int, Meta(ge=0, description="Worker threads; 0 for one per usable core (affinity and container quota).")
+        int,
+        Meta(
+            ge=0, description="Lanes, a worker process each; 0 for one per usable core (affinity and container quota)."
+        ),
     ] = 0
     max_queue: Annotated[
-        int, Meta(ge=1, description="Pictures that may wait for a lane; beyond that requests are refused.")
+        int, Meta(ge=1, description="Most pictures that wait for a lane; further requests are refused.")
     ] = 256
     max_body_bytes: Annotated[int, Meta(ge=1, description="Largest request body, except for a batch.")] = 20 * MEGABYTE
     max_batch_bytes: Annotated[int, Meta(ge=1, description="Largest request body of a batch.")] = 64 * MEGABYTE
@@ -41,42 +44,48 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(ge=0, description="Most memory that decoding a picture may take; 0 for what a container's limit leaves."),
     ] = 0
+    max_cpu_seconds: Annotated[
+        float, Meta(gt=0, description="Processor seconds that a picture may take, beside 0.1 for each megapixel.")
+    ] = 0.5
     max_memory_bytes: Annotated[
-        int, Meta(ge=1, description="Most bytes of request bodies in memory; the senders of more wait their turn.")
+        int, Meta(ge=1, description="Most bytes of request bodies in memory; further senders wait.")
     ] = 32 * MEGABYTE
     deadline_seconds: Annotated[
-        float, Meta(gt=0, description="Longest that a picture may take from its arrival in the queue to its answer.")
+        float, Meta(gt=0, description="Longest time from a picture's arrival in the queue to its answer.")
     ] = 10.0
     body_seconds: Annotated[
-        float, Meta(gt=0, description="Longest that a client may take to send a request's head, and then its body.")
+        float,
+        Meta(
+            gt=0,
+            description="Longest time for a client to send a request's head; "
+            "a body may take this long plus a second for each 32 kB.",
+        ),
     ] = 15.0
     drain_delay_seconds: Annotated[
-        float, Meta(ge=0, description="After SIGTERM, how long to be not ready and yet take requests, for balancers.")
+        float, Meta(ge=0, description="How long to take requests after SIGTERM although not ready, for load balancers.")
     ] = 0.0
-    max_connections: Annotated[
-        int, Meta(ge=1, description="Connections at a time; beyond that new ones are refused.")
-    ] = 1000
+    max_connections: Annotated[int, Meta(ge=1, description="Most connections at a time; further ones are refused.")] = (
+        1000
+    )
     api_keys: Annotated[
         str,
         Meta(
             pattern=r"^([0-9a-fA-F]{64}([,\s]+|$))*$",
-            description="SHA-256 digests of the keys that may ask, from `catsdogs key`; empty lets everybody.",
+            description="SHA-256 digests of the API keys, from `catsdogs key`; empty for no keys.",
         ),
     ] = ""
     metrics_port: Annotated[
-        int, Meta(ge=0, le=65535, description="A port for /metrics alone; 0 to have it on the service's own.")
+        int, Meta(ge=0, le=65535, description="A separate port for /metrics; 0 for the service's own.")
     ] = 0
     journal: Annotated[
         str, Meta(description="Folder of the journal of predictions and feedback; empty to write nothing to disk.")
     ] = ""
-    journal_file_bytes: Annotated[
-        int, Meta(ge=1, description="A file of the journal that has grown so large is followed by the next.")
-    ] = 64 * MEGABYTE
-    journal_files: Annotated[
-        int, Meta(ge=0, description="So many files of the journal are kept, the oldest are deleted; 0 for all.")
-    ] = 0
+    journal_file_bytes: Annotated[int, Meta(ge=1, description="Size at which the journal starts a new file.")] = (
+        64 * MEGABYTE
+    )
+    journal_files: Annotated[int, Meta(ge=0, description="Files of the journal to keep, the newest; 0 for all.")] = 0
     watch_seconds: Annotated[
-        float, Meta(ge=0, description="How often to look for another model file and load it; 0 for on SIGHUP only.")
+        float, Meta(ge=0, description="How often to look for a new model file and load it; 0 to load only on SIGHUP.")
     ] = 0.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe level that is logged.")
@@ -108,5 +117,5 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
         # msgspec says "Expected `int` … - at `$.port`"; a person knows the setting by its other name.
         reason, _, place = str(error).partition(" - at `$.")
         if place == "api_keys`":
-            reason = "expected SHA-256 digests in hex, with commas or spaces between; `catsdogs key` makes one"
+            reason = "expected SHA-256 digests in hex, separated by commas or spaces; `catsdogs key` makes one"
         raise SettingsError(f"{PREFIX}{place.rstrip('`').upper()}: {reason}") from error

@@ -1,13 +1,11 @@
 """What a model file says about itself: one JSON document in the ONNX metadata, typed here for both sides."""
 
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from shared import pixels
-from shared.exam import Exam
+from shared import spec
 from shared.intervals import Interval
 
 METADATA_KEY: Final = "cats_dogs_contract"
@@ -76,6 +74,32 @@ class Reference(msgspec.Struct, frozen=True):
     familiarity: Histogram
 
 
+class Question(msgspec.Struct, frozen=True):
+    """One golden picture (a whole file, base64 in JSON) and the outputs that training saw for it.
+
+    ``tolerance`` is the exam's where it is None; what is plainly a cat is held to less than what is neither animal.
+    """
+
+    name: str
+    picture: bytes
+    probabilities: tuple[float, ...]
+    evidence: tuple[float, ...]  # 49 values, row by row
+    familiarity: float
+    tolerance: float | None = None
+
+
+class Exam(msgspec.Struct, frozen=True):
+    """All questions, and how far an answer may lie from the golden one.
+
+    ``tolerance`` bounds, where a question has none of its own, the largest difference of probabilities and familiarity
+    (both 0..1), and the mean difference of the evidence, relative to the picture's largest. (Single places of the map
+    swing by a third for noise of one level.)
+    """
+
+    questions: tuple[Question, ...]
+    tolerance: float
+
+
 class Verdict(NamedTuple):
     """The answer for one picture: ``verdict`` is ``unsure`` exactly when ``unsure_because`` says why."""
 
@@ -92,7 +116,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     precision: Precision
     classes: tuple[str, str] = CLASSES
-    pixels: str = pixels.DIGEST
+    pixels: str = spec.DIGEST
     temperature: float
     unsure: Unsure
     provenance: Provenance
@@ -100,14 +124,14 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     exam: Exam
     test: TestMetrics | None = None
 
-    def judge(self, probabilities: npt.NDArray[np.float32], familiarity: float) -> Verdict:
+    def judge(self, probabilities: Sequence[float], familiarity: float) -> Verdict:
         """Turn one picture's outputs into a verdict.
 
         Args:
-            probabilities: float32 [2], calibrated, in the order of ``classes``.
+            probabilities: two, calibrated, in the order of ``classes``.
             familiarity: 0..1, low for what training never saw.
         """
-        best = int(probabilities.argmax())
+        best = int(probabilities[1] > probabilities[0])
         label: Label = "dogs" if best else "cats"
         if familiarity < self.unsure.unfamiliar:
             return Verdict(label, "unsure", "unfamiliar")
@@ -138,6 +162,6 @@ def loads(metadata: dict[str, str]) -> Contract:
         raise ContractError(f"its contract has schema {contract.schema}; this service reads {SCHEMA}")
     if contract.classes != CLASSES:
         raise ContractError(f"it tells {contract.classes} apart, not {CLASSES}")
-    if contract.pixels != pixels.DIGEST:
+    if contract.pixels != spec.DIGEST:
         raise ContractError("it was trained on pixels made by another procedure than this service's")
     return contract

@@ -7,11 +7,14 @@ it notices another decoder, another channel order, a wrong graph and a processor
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shared.pixels import Pixels, RefusedImageError, pixels
+from shared.contract import Exam, Question
+from shared.pixels import Pixels, pixels
+from shared.spec import RefusedImageError
+
+__all__ = ["Exam", "Outputs", "Question", "Run", "sit", "spread", "write"]
 
 
 class Outputs(NamedTuple):
@@ -24,32 +27,6 @@ class Outputs(NamedTuple):
 
 NOISES: Final = 5  # draws of the noise that a tolerance must leave room for
 Run = Callable[[Pixels], Outputs]  # takes uint8 [n, 224, 224, 3]
-
-
-class Question(msgspec.Struct, frozen=True):
-    """One golden picture (a whole file, base64 in JSON) and the outputs that training saw for it.
-
-    ``tolerance`` is the exam's where it is None; what is plainly a cat is held to less than what is neither animal.
-    """
-
-    name: str
-    picture: bytes
-    probabilities: tuple[float, ...]
-    evidence: tuple[float, ...]  # 49 values, row by row
-    familiarity: float
-    tolerance: float | None = None
-
-
-class Exam(msgspec.Struct, frozen=True):
-    """All questions, and how far an answer may lie from the golden one.
-
-    ``tolerance`` bounds, where a question has none of its own, the largest difference of probabilities and familiarity
-    (both 0..1), and the mean difference of the evidence, relative to the picture's largest. (Single places of the map
-    swing by a third for noise of one level.)
-    """
-
-    questions: tuple[Question, ...]
-    tolerance: float
 
 
 def write(pictures: dict[str, bytes], run: Run, tolerances: dict[str, float]) -> Exam:

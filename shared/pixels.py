@@ -5,47 +5,22 @@ a picture means the same numbers everywhere. Change anything that alters those n
 a model file carries the digest of the procedure it was trained with, and a service with another digest refuses it.
 """
 
-import hashlib
-import json
+import io
 import struct
 import warnings
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import AvifImagePlugin, ExifTags, Image
 
-from shared import outline
+from shared.footprint import footprint, jpeg_coefficients
+from shared.spec import DIGEST, DRAFT_FACTOR, FORMATS, MAX_PIXELS, MAX_SIDE, SIZE, Limits, RefusedImageError
 
-VERSION: Final = 1
-SIZE: Final = 224
-# JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as it stays this many times larger than SIZE: 3.5 times
-# faster on a 12-megapixel photo for a mean difference below 0.5/255.
-DRAFT_FACTOR: Final = 2
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
-MAX_PIXELS: Final = 50_000_000
-# What JPEG and GIF can say. Pillow keeps a pointer and a block of memory for each row: 1 × 50,000,000 took 1.7 GB.
-MAX_SIDE: Final = 65_535
+__all__ = ["DIGEST", "MAX_PIXELS", "SIZE", "Limits", "Pixels", "RefusedImageError", "pixels", "sniff"]
+
 MAX_BRAND_BYTES: Final = 256
-
-# One description of everything that decides the numbers; its digest is what a model file carries.
-DIGEST: Final = hashlib.sha256(
-    json.dumps(
-        {
-            "version": VERSION,
-            "size": SIZE,
-            "formats": FORMATS,
-            "resize": "bilinear, antialiased, aspect not kept",
-            "jpeg_draft": DRAFT_FACTOR,
-            "alpha": "over white",
-            "16 bit": "high byte",
-            "frame": "first",
-            "orientation": "exif, after resizing",
-        },
-        sort_keys=True,
-    ).encode()
-).hexdigest()
 
 # Pillow's own guard is a process-wide warning that counts differently from ours; `limits` is the one that rules here.
 Image.MAX_IMAGE_PIXELS = None
@@ -55,7 +30,8 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 Pixels = npt.NDArray[np.uint8]
-Code = Literal["unsupported_format", "image_too_large", "undecodable_image"]
+Opened = Callable[[int], object]
+LIMITS: Final = Limits()
 
 _TRANSPOSE: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -69,32 +45,13 @@ _TRANSPOSE: Final = {
 _ALPHA_MODES: Final = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
-class RefusedImageError(ValueError):
-    """A picture that :func:`pixels` will not turn into numbers; ``code`` says why, for programs."""
-
-    def __init__(self, code: Code, detail: str) -> None:
-        """Keep ``code`` for programs and ``detail`` for people."""
-        super().__init__(detail)
-        self.code: Code = code
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a picture may cost, told from the header alone.
-
-    ``max_pixels`` is width times height; ``max_bytes`` the memory that decoding it takes, None for any.
-    """
-
-    max_pixels: int = MAX_PIXELS
-    max_bytes: int | None = None
-
-
-def pixels(data: bytes, limits: Limits = Limits()) -> Pixels:
+def pixels(data: bytes, limits: Limits = LIMITS, opened: Opened = lambda _: None) -> Pixels:
     """Decode a picture file into what the network sees.
 
     Args:
         data: a whole JPEG, PNG, WebP, GIF (first frame), BMP or AVIF file, told by its bytes.
         limits: what it may cost.
+        opened: called with width times height once the header is read, before anything is decoded.
 
     Returns:
         uint8 array of shape (224, 224, 3), RGB, 0..255, oriented as EXIF says, transparency over white.
@@ -107,22 +64,29 @@ def pixels(data: bytes, limits: Limits = Limits()) -> Pixels:
     name = sniff(data)
     if name is None:
         raise RefusedImageError("unsupported_format", f"not a picture in an accepted format ({', '.join(FORMATS)})")
-    _check_size(_declared_size(name, data), limits)
+    if name == "WEBP":
+        _check_size(_webp_canvas(data), limits)
+    most = 0
     try:
-        coefficients = outline.check(name, data)
-        with Image.open(outline.Metered(data), formats=[name]) as image:
+        with Image.open(io.BytesIO(data), formats=[name]) as image:
             _check_size(image.size, limits)
-            whole = image.size
+            opened(image.width * image.height)
+            coefficients = jpeg_coefficients(image)
             image.draft(None, (SIZE * DRAFT_FACTOR, SIZE * DRAFT_FACTOR))  # does nothing for formats other than JPEG
-            _check_memory(outline.footprint(image, whole, coefficients), limits)
+            least = footprint(image)
+            # A JPEG that is not progressive may be in several scans too, which only decoding it tells.
+            most = least + coefficients
+            _check_memory(most if image.info.get("progressive") else least, limits)
             return _standardise(image)
     except RefusedImageError:
         raise
-    except outline.CostlyError as error:
-        detail = f"the {name} file asks for more work than a picture needs: {error}"
-        raise RefusedImageError("undecodable_image", detail) from error
+    except MemoryError as error:
+        raise RefusedImageError("image_too_large", "decoding it takes more memory than there is") from error
     # A decoder fed hostile bytes raises whatever it stumbles over (OSError, SyntaxError, struct.error, IndexError, …).
     except Exception as error:
+        # Decoders report that an allocation failed as damage. Where one may have failed, do not call the file corrupt.
+        if limits.max_bytes is not None and most > limits.max_bytes:
+            raise RefusedImageError("image_too_large", "decoding it may take more memory than there is") from error
         raise RefusedImageError("undecodable_image", f"the {name} data is truncated or corrupt") from error
 
 
@@ -145,11 +109,9 @@ def sniff(data: bytes) -> str | None:
     return None
 
 
-def _declared_size(name: str, data: bytes) -> tuple[int, int]:
-    """Width and height of what Pillow takes memory for on opening, a WebP's canvas or a GIF's frame; else (1, 1)."""
-    if name == "GIF":
-        return outline.gif_frame(data)
-    if name != "WEBP" or len(data) < 30:
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP's canvas, for which Pillow takes memory on opening; (1, 1) if too short."""
+    if len(data) < 30:
         return (1, 1)
     kind = data[12:16]
     if kind == b"VP8X":

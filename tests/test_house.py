@@ -21,7 +21,7 @@ ALLOWED = {
     "ops": {"shared", "click", "httpx", "jinja2", "matplotlib", "msgspec", "numpy", "PIL"},
 }  # fmt: skip
 # What the benchmark compares the service with is written with these, in an environment of its own.
-CONTESTANTS = ROOT / "ops" / "bench" / "contestants"
+BASELINES = ROOT / "ops" / "bench" / "baselines"
 COMPARED = {"anyio", "bentoml", "fastapi", "litserve", "onnxruntime", "pydantic"}
 FORBIDDEN = {"training": {"serving", "ops"}}
 
@@ -44,7 +44,7 @@ def modules(room: str) -> list[Path]:
 @pytest.mark.parametrize("room", ALLOWED)
 def test_a_room_imports_only_what_it_may(room: str) -> None:
     for path in modules(room):
-        allowed = ALLOWED[room] | (COMPARED if path.is_relative_to(CONTESTANTS) else set())
+        allowed = ALLOWED[room] | (COMPARED if path.is_relative_to(BASELINES) else set())
         strangers = imports_of(path) - set(sys.stdlib_module_names) - allowed - {room}
         assert not strangers, f"{path.relative_to(ROOT)} imports {strangers}"
 

@@ -1,8 +1,8 @@
 """What ``training.bench`` found, as tables.
 
-    python -m training.scoreboard     # puts the table of reports/bench-train.json into README.md
+    python -m training.scoreboard     # puts the table of reports/bench-train.json into docs/benchmarks.md
 
-The README's table is generated here, and a test compares it with the report.
+That table is generated here, and a test compares it with the report.
 """
 
 import json
@@ -14,11 +14,12 @@ from shared.files import write_whole
 from shared.intervals import Interval
 from training.stage import REPORTS
 
+PAGE: Final = Path("docs/benchmarks.md")
 HEADING: Final = "## How fast it trains\n"
 
 
 def table(document: dict[str, Any]) -> str:
-    """The main figures as Markdown rows, as the README has them."""
+    """The main figures as Markdown rows, as docs/benchmarks.md has them."""
     speed = document["speed"]
     plain, ours, ratio = speed["plain"], speed["ours"], speed["ratio"]
     lines = [
@@ -74,12 +75,12 @@ def report(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def into_readme(readme: str, document: dict[str, Any]) -> str:
-    """Put the main figures in the place of the table below the README's heading ``HEADING``."""
-    before, heading, after = readme.partition(HEADING)
+def into_page(page: str, document: dict[str, Any]) -> str:
+    """Put the main figures in the place of the table below the page's heading ``HEADING``."""
+    before, heading, after = page.partition(HEADING)
     return before + heading + re.sub(r"(?m)(^\|.*\n)+", lambda _: table(document), after, count=1)
 
 
 if __name__ == "__main__":
     found = json.loads((REPORTS / "bench-train.json").read_text())
-    write_whole(Path("README.md"), into_readme(Path("README.md").read_text(), found))
+    write_whole(PAGE, into_page(PAGE.read_text(), found))

@@ -1,41 +1,39 @@
 """The commands."""
 
-import datetime
 import json
 import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
-from ops.bench import machine, race, requests, scenarios, table
-from ops.bench.entrants import ENTRANTS, Programs, chosen, versions
+from ops.bench import machine, requests, table
 from ops.bench.errors import BenchError
+from ops.bench.measure import ARRANGEMENTS, PARTS, Wanted, measure
 from ops.bench.processes import ROOT
-from shared import hardware
+from ops.bench.rounds import Plan
+from ops.bench.servers import SERVERS, Programs, also, chosen
 from shared.files import write_whole
 
 REPORT: Final = ROOT / "reports" / "bench-serve.json"
 SOAK: Final = ROOT / "reports" / "soak.json"
-LIBRARIES: Final = ("onnxruntime", "numpy", "pillow")
-SERVERS: Final = ("uvicorn", "starlette")
-PEERS: Final = ("fastapi", "litserve", "bentoml", "pydantic")
-SCENARIOS: Final = ("speed", "memory", "overload", "fairness")
+# The page whose tables `docs` fills in.
+PAGE: Final = ROOT / "docs" / "benchmarks.md"
 
 
 def default_service() -> Path:
-    """The plain installation's ``catsdogs`` where there is one, else the one beside this Python."""
+    """``catsdogs`` in ``.venv`` if there is one, else the one beside this Python."""
     plain = ROOT / ".venv" / "bin" / "catsdogs"
     return plain if plain.exists() else Path(sys.executable).with_name("catsdogs")
 
 
 class Default(click.Group):
-    """A group whose first command runs where none is named."""
+    """A group that runs its first command if none is named."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """Put the command in front."""
+        """Insert the command."""
         if not args or args[0] not in {*self.commands, "--help", "-h"}:
             args = ["run", *args]
         return super().parse_args(context, args)
@@ -46,25 +44,37 @@ def main() -> None:
     """Measure how fast the service answers. Without a command: run.
 
     \b
-    python -m ops.bench                                   everything, about 25 minutes
-    python -m ops.bench --quick --only ours,raw           two minutes, while working on the service
+    python -m ops.bench                                           everything, about 40 minutes on two cores
+    python -m ops.bench --quick --only ours,raw                   four minutes, while working on the service
+    python -m ops.bench --arrangement separate --seconds 3 --rounds 1
+    python -m ops.bench --only ours-int8 --also old=../old        before and after, in one run
     python -m ops.bench --scenario fairness
     python -m ops.bench soak --requests 100000
-    python -m ops.bench readme                            reports into README.md
+    python -m ops.bench docs                                      put the tables into the documentation
     """
-    # Ended from outside, it still ends the servers that it started and leaves no photos behind.
+    # SIGTERM unwinds the stack: servers are ended and temporary files removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @main.command()
-@click.option("--quick", is_flag=True, help="One round of 3 seconds, no trying of variants, nothing written.")
-@click.option("--only", default="", metavar="NAMES", help=f"Who takes part: {', '.join(e.name for e in ENTRANTS)}.")
-@click.option("--clients", default="1,8,32,128", show_default=True, metavar="NUMBERS", help="Levels of load.")
-@click.option("--rounds", type=click.IntRange(1), help="Turns of each at each level.  [3]")
+@click.option("--quick", is_flag=True, help="One round of 3 seconds, only the first variant of each peer; no report.")
+@click.option("--only", default="", metavar="NAMES", help=f"Which servers: {', '.join(e.name for e in SERVERS)}.")
+@click.option(
+    "--also", "others", multiple=True, metavar="NAME=CHECKOUT", help="The service of another checkout; may be repeated."
+)
+@click.option(
+    "--arrangement",
+    "arrangements",
+    multiple=True,
+    type=click.Choice(ARRANGEMENTS),
+    help="The load generator on the servers' cores, or on others; may be repeated.  [both]",
+)
+@click.option("--clients", default="1,8,32,128", show_default=True, metavar="NUMBERS", help="Levels of load if shared.")
+@click.option("--rounds", type=click.IntRange(1), help="Turns of each server at each level.  [3]")
 @click.option("--seconds", type=click.IntRange(1), help="Measured seconds of a turn.  [8]")
 @click.option("--warm", default=1, show_default=True, type=click.IntRange(1), help="Seconds before, not measured.")
-@click.option("--scenario", multiple=True, type=click.Choice(SCENARIOS), help="Only these parts; may be repeated.")
-@click.option("--tune/--no-tune", default=None, help="Try the peers' variants first, and keep the best.")
+@click.option("--scenario", multiple=True, type=click.Choice(PARTS), help="Only these parts; all but speed are shared.")
+@click.option("--tune/--no-tune", default=None, help="Try the variants of each peer first, and keep the fastest.")
 @click.option("--photos", type=click.Path(exists=True, path_type=Path), help="Folder or zip of your own photos.")
 @click.option("--service", type=click.Path(path_type=Path), default=default_service, help="The `catsdogs` to measure.")
 @click.option(
@@ -73,12 +83,12 @@ def main() -> None:
     default=ROOT / ".venv-bench" / "bin" / "python",
     help="The Python that has the peers.  [.venv-bench/bin/python]",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The report.  [reports/bench-serve.json if all is measured]"
-)
+@click.option("--out", type=click.Path(path_type=Path), help="The report.  [reports/bench-serve.json if all is run]")
 def run(  # noqa: PLR0913, PLR0917  # options are arguments
     quick: bool,
     only: str,
+    others: tuple[str, ...],
+    arrangements: tuple[str, ...],
     clients: str,
     rounds: int | None,
     seconds: int | None,
@@ -90,25 +100,29 @@ def run(  # noqa: PLR0913, PLR0917  # options are arguments
     peers: Path,
     out: Path | None,
 ) -> None:
-    """Compare the service with the machine's limit and with its peers."""
-    parts = set(scenario or SCENARIOS)
-    whole = not (quick or only or scenario or photos)
+    """Compare the service with the bare limit of the machine and with its peers."""
+    whole = not (quick or only or others or arrangements or scenario or photos)
+    arrangements = arrangements or ARRANGEMENTS
+    parts = set(scenario or (PARTS if "shared" in arrangements else ("speed",)))
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             made = requests.make(Path(name) / "photos", photos)
-            plan = race.Plan(
-                entrants=chosen(only),
-                clients=[int(level) for level in clients.split(",")],
+            plan = Plan(
                 rounds=rounds or (1 if quick else 3),
                 seconds=seconds or (3 if quick else 8),
                 warm=warm,
                 retakes=2 if whole else 0,
                 programs=Programs(service.absolute(), peers.absolute()),
-                mixed=made.write(Path(name) / "mixed", requests.MIX),
-                large=made.write(Path(name) / "large", {"large": 1}),
                 first=requests.form(made.files["small"][0]),
             )
-            document = measure(plan, made, parts, tune=whole if tune is None else tune)
+            wanted = Wanted(
+                specs=[*chosen(only), *map(also, others)],
+                arrangements=arrangements,
+                clients=[int(level) for level in clients.split(",")],
+                parts=parts,
+                tune=whole if tune is None else tune,
+            )
+            document = measure(plan, wanted, made, Path(name))
     except (BenchError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     document = machine.rounded(document)
@@ -119,62 +133,13 @@ def run(  # noqa: PLR0913, PLR0917  # options are arguments
         write_whole(out.with_suffix(".md"), table.report(document).encode())
 
 
-def measure(plan: race.Plan, photos: requests.Photos, parts: set[str], *, tune: bool) -> dict[str, Any]:
-    """Measure ``parts``; returns the report."""
-    peers = any(entrant.kind == "peer" for entrant in plan.entrants)
-    document: dict[str, Any] = {
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": hardware.describe(),
-        "versions": found_versions(plan.programs, peers=peers),
-        "settings": {
-            "rounds": plan.rounds,
-            "seconds": plan.seconds,
-            "warm": plan.warm,
-            "clients": plan.clients,
-            "mix": requests.MIX,
-            "photo_bytes": {size: [len(data) for data in files] for size, files in photos.files.items()},
-        },
-    }
-    turns = race.Turns(plan)
-    if tune and parts & {"speed", "memory"}:
-        turns.tune()
-    if "speed" in parts:
-        turns.run()
-    document |= turns.result()
-    if "memory" in parts:
-        document["memory"] = turns.memory()
-    ours = next((entrant for entrant in plan.entrants if entrant.kind == "ours"), None)
-    if ours and "overload" in parts:
-        document["overload"] = scenarios.overload(ours, plan.programs, photos, seconds=plan.seconds)
-    if ours and "fairness" in parts:
-        document["fairness"] = scenarios.fairness(ours, plan.programs, photos)
-    return document
-
-
-def found_versions(programs: Programs, *, peers: bool) -> dict[str, str]:
-    """Versions of what is measured.
-
-    Raises:
-        BenchError: the service and its peers would run on different libraries, and the comparison be of those.
-    """
-    ours = versions(programs.python, (*LIBRARIES, *SERVERS))
-    if not peers:
-        return ours
-    theirs = versions(programs.peers, (*LIBRARIES, *SERVERS, *PEERS))
-    apart = [name for name in (*LIBRARIES, *SERVERS) if ours[name] != theirs[name]]
-    if apart:
-        wanted = " ".join(f"{name}=={ours[name]}" for name in apart)
-        raise BenchError(f"the peers run on other versions than the service: {programs.peers} -m pip install {wanted}")
-    return theirs
-
-
 @main.command()
 @click.option("--requests", "count", default=100_000, show_default=True, type=click.IntRange(1000))
 @click.option("--service", type=click.Path(path_type=Path), default=default_service, help="The `catsdogs` to measure.")
 @click.option("--seed", default=0, show_default=True, help="Of the order of requests.")
 @click.option("--out", type=click.Path(path_type=Path), default=SOAK, help="The report.  [reports/soak.json]")
 def soak(count: int, service: Path, seed: int, out: Path) -> None:
-    """Send very many requests, good and bad, and compare the first tenth with the last.
+    """Send many requests, good and bad, and compare the first tenth with the last.
 
     \b
     python -m ops.bench soak --requests 100000
@@ -194,8 +159,7 @@ def soak(count: int, service: Path, seed: int, out: Path) -> None:
 
 
 @main.command()
-def readme() -> None:
-    """Put the tables of the reports into README.md."""
-    path = ROOT / "README.md"
+def docs() -> None:
+    """Put the tables of the reports into the documentation."""
     soaked = json.loads(SOAK.read_text()) if SOAK.exists() else None
-    write_whole(path, table.into_readme(path.read_text(), json.loads(REPORT.read_text()), soaked).encode())
+    write_whole(PAGE, table.into_page(PAGE.read_text(), json.loads(REPORT.read_text()), soaked).encode())

@@ -1,4 +1,4 @@
-"""A client for the scenarios, on asyncio's streams: it sends requests as they stand, whole or in part."""
+"""A client for the scenarios, on asyncio's streams: it sends raw requests, whole or in part."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ ANSWER_SECONDS = 60
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, and when."""
+    """A response and its times."""
 
     status: int
     headers: dict[str, str]
@@ -23,12 +23,12 @@ class Answer:
 
     @property
     def seconds(self) -> float:
-        """From sending to the whole answer."""
+        """From the start of sending to the whole answer."""
         return self.received - self.sent
 
     @property
     def code(self) -> str:
-        """The problem's code, or the status where there is none."""
+        """The problem's code, or the status if it is no problem."""
         if "problem+json" in self.headers.get("content-type", ""):
             found: dict[str, Any] = json.loads(self.body)
             return str(found.get("code", self.status))
@@ -36,21 +36,21 @@ class Answer:
 
 
 class Connection:
-    """A connection that is kept as long as the server keeps it, and opened where there is none."""
+    """A persistent connection, opened again if the server closes it."""
 
     def __init__(self, port: int) -> None:
-        """Connect to ``port`` of this machine, when something is asked."""
+        """Connect to ``port`` of this machine with the first request."""
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Be connected."""
+        """Connect, unless it is connected."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         return self._streams
 
     async def ask(self, request: bytes) -> Answer:
-        """Send a request, and wait for its answer.
+        """Send a request and wait for the answer.
 
         Raises:
             OSError: the connection broke.
@@ -66,7 +66,7 @@ class Connection:
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
         except asyncio.IncompleteReadError as error:
             await self.close()
-            raise ConnectionResetError("the server closed the connection before it had answered") from error
+            raise ConnectionResetError("the server closed the connection without an answer") from error
         except BaseException:
             await self.close()
             raise
@@ -76,14 +76,14 @@ class Connection:
         return answer
 
     async def abort(self, request: bytes) -> None:
-        """Send the first half of a request, and hang up."""
+        """Send the first half of a request and close the connection."""
         _, writer = await self.open()
         writer.write(request[: len(request) // 2])
         await writer.drain()
         await self.close()
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._streams is not None:
             writer, self._streams = self._streams[1], None
             writer.close()
@@ -97,5 +97,5 @@ class Connection:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        """Hang up."""
+        """Close the connection."""
         await self.close()

@@ -1,4 +1,4 @@
-"""What can go wrong that a person can mend."""
+"""Errors that are shown to the user in one line."""
 
 
 class BenchError(Exception):

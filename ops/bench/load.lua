@@ -1,5 +1,5 @@
--- What wrk does for the benchmark: sends the requests of a folder in their order, again and again, and tells when each
--- answer came, with which status, and how long the answers took.
+-- For wrk: sends the requests of a folder in order, again and again, and prints when each answer came, its status, and
+-- the latencies.
 local ffi = require("ffi")
 ffi.cdef [[
    typedef struct { long seconds; long nanoseconds; } moment;

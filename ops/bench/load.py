@@ -1,7 +1,7 @@
-"""The load: ``wrk`` with a script, and what it says, put right.
+"""The load: ``wrk`` with a script, and its latencies, corrected.
 
-wrk adds answers that never were to its latencies ("coordinated omission": it assumes that a client wanted to send at a
-constant rate). Here every client waits for its answer before it sends again, so :func:`as_measured` takes them out.
+wrk adds answers to its latencies that there never were ("coordinated omission": it assumes that a client wants to send
+at a constant rate). Here every client waits for its answer before it sends again, so :func:`as_measured` removes them.
 """
 
 import shutil
@@ -22,16 +22,16 @@ TIMEOUT_SECONDS: Final = 60
 
 @dataclass(frozen=True)
 class Segment:
-    """What some seconds under load showed; the first of them, in which queues fill, count for latencies alone."""
+    """Some seconds under load; those of warming up, in which queues fill, count only for latencies."""
 
     seconds: float
     answers: int  # with status 200
     statuses: dict[int, int]
-    failures: int  # connections that broke, and answers that did not come
+    failures: int  # broken connections and missing answers
     latencies: Counter[int] = field(repr=False)  # microseconds → answers
-    cpu: float  # seconds of processor time of the server's processes
-    generator_cpu: float  # and of wrk's
-    others_cpu: float  # and of everybody else's on this machine
+    cpu: float  # CPU seconds of the server's process tree
+    generator_cpu: float  # of wrk
+    others_cpu: float  # of all other processes of this machine
 
     @property
     def rate(self) -> float:
@@ -44,18 +44,18 @@ class Segment:
 
 
 def send(folder: Path, port: int, clients: int, seconds: int, warm: int, cpu: Callable[[], float]) -> Segment:
-    """Have ``clients`` send what is in ``folder`` for ``warm`` and then ``seconds`` seconds.
+    """Send the requests of ``folder`` from ``clients`` connections, for ``warm`` and then ``seconds`` seconds.
 
     Args:
-        folder: requests as they stand, and their order; see ``ops.bench.photos``.
+        folder: raw requests and their order; see :meth:`ops.bench.requests.Photos.write`.
         port: where the server listens.
-        clients: connections, each with one request under way.
-        seconds: how long is measured.
-        warm: how long not, before.
-        cpu: tells the seconds of processor time that the server has used so far.
+        clients: connections, each with one request at a time.
+        seconds: measured time.
+        warm: time before that.
+        cpu: returns the CPU seconds that the server has used so far.
 
     Raises:
-        BenchError: wrk is not there, or failed.
+        BenchError: wrk is not installed, or failed.
     """
     program = shutil.which("wrk")
     if program is None:
@@ -65,7 +65,7 @@ def send(folder: Path, port: int, clients: int, seconds: int, warm: int, cpu: Ca
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         time.sleep(warm)
         begin, before = time.monotonic(), (cpu(), cpu_of(process.pid), busy())
-        # wrk ends some milliseconds after its time is up: what comes in these is not counted.
+        # wrk runs some milliseconds longer than it was told; answers in these are not counted.
         time.sleep(seconds - 0.1)
         end, after = time.monotonic(), (cpu(), cpu_of(process.pid), busy())
         said, _ = process.communicate()
@@ -76,7 +76,7 @@ def send(folder: Path, port: int, clients: int, seconds: int, warm: int, cpu: Ca
     arrived = [(float(moment), int(code)) for moment, code in (line.split() for line in answers if line)]
     statuses = Counter(code for moment, code in arrived if begin <= moment < end)
     samples = Counter({int(value): int(count) for value, count in (line.split() for line in latencies if line)})
-    server, generator, everybody = (late - early for late, early in zip(after, before, strict=True))
+    server, generator, machine = (late - early for late, early in zip(after, before, strict=True))
     return Segment(
         seconds=end - begin,
         answers=statuses.get(200, 0),
@@ -85,15 +85,15 @@ def send(folder: Path, port: int, clients: int, seconds: int, warm: int, cpu: Ca
         latencies=as_measured(samples, duration // (requests // clients)) if requests >= clients else samples,
         cpu=server,
         generator_cpu=generator,
-        others_cpu=max(0.0, everybody - server - generator),
+        others_cpu=max(0.0, machine - server - generator),
     )
 
 
 def as_measured(samples: Counter[int], expected: int) -> Counter[int]:
-    """Take out what wrk's ``stats_correct`` put in.
+    """Remove what wrk's ``stats_correct`` added.
 
     For each answer that took n > 2 × ``expected``, it adds one of n - ``expected``, one of n - 2 × ``expected``, and so
-    on, down to ``expected``. The longest was added by none, so from there downwards it can be undone.
+    on, down to ``expected``. The longest was not added, so from there downwards the additions can be undone.
 
     Source: https://github.com/wg/wrk/blob/4.1.0/src/stats.c
     """

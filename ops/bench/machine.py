@@ -1,4 +1,4 @@
-"""Reports, written whole or not at all."""
+"""The writing of reports."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ from shared.files import write_whole
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write ``document`` as indented JSON, whole or not at all; figures to four digits, since no more are meant."""
+    """Write ``document`` as indented JSON, figures to four significant digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(rounded(document), indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def rounded(part: Any) -> Any:
-    """The document with its figures to four digits."""
+    """The document with its figures to four significant digits."""
     if isinstance(part, dict):
         return {name: rounded(value) for name, value in part.items()}
     if isinstance(part, list | tuple):

@@ -1,10 +1,10 @@
-"""The photos that are sent: three sizes of a few, written as JPEG files.
+"""The photos that are sent: a few, in three sizes, as JPEG files.
 
     python -m ops.bench.photos FOLDER [SOURCE]
 
-By default they are made from ``tests/cat.jpg`` (CC0) and from noise, the same bytes on every run, so that anybody
-measures with the same ones; ``--photos`` takes a folder or zip file of one's own to make the three sizes from. A
-program of its own: what the benchmark itself maps of numpy and Pillow would be taken off the memory of the servers.
+By default they are made from ``tests/cat.jpg`` (CC0) and from noise, the same bytes on every run and machine; SOURCE is
+a folder or zip file of photos to make the three sizes from instead. This is a program of its own because a benchmark
+that mapped numpy and Pillow would lower the PSS of the servers.
 """
 
 import io
@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 OWN_PHOTOS: Final = 6
-# A photo is held at each size in wrk's memory, and its pixels here while it is made.
+# wrk holds each photo in each size in memory, and this program its pixels.
 MAX_SOURCE_PIXELS: Final = 50_000_000
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size of photo: its pixels, its JPEG quality, and how much grain it has, as a sensor's noise."""
+    """A size of photo: pixels, JPEG quality, and grain, like the noise of a sensor."""
 
     width: int
     height: int
@@ -42,7 +42,7 @@ class Size:
 SIZES: Final = {
     "small": Size(200, 150, 85, 2),
     "medium": Size(500, 375, 90, 2),
-    "large": Size(4000, 3000, 88, 4.5),  # 12 megapixels as a telephone takes them, 2 to 4 MB
+    "large": Size(4000, 3000, 88, 4.5),  # 12 megapixels, as from a phone, 2 to 4 MB
 }
 
 
@@ -50,11 +50,11 @@ def make(folder: Path, source: Path | None) -> None:
     """Write three sizes of a few photos into ``folder``, as ``small-0.jpg``, ``small-1.jpg``, and so on.
 
     Args:
-        folder: is there.
+        folder: exists.
         source: a folder or zip file of photos; None for the cat and noise.
 
     Raises:
-        BenchError: there are no photos in it.
+        BenchError: ``source`` has no photos.
     """
     pictures = list(_own(source)) if source else list(_drawn())
     if not pictures:

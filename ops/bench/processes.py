@@ -1,4 +1,4 @@
-"""A server as a tree of processes: started, stopped while others are measured, and what it costs."""
+"""A server as a tree of processes: start it, stop it while others are measured, and read what it costs."""
 
 import contextlib
 import http.client
@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -24,30 +24,44 @@ END_SECONDS: Final = 15
 IDLE_SHARE: Final = 0.1
 
 
-def cores() -> int:
-    """Cores that this process, and so whatever it starts, may use."""
-    return len(os.sched_getaffinity(0))
+@contextlib.contextmanager
+def on_cores(wanted: Set[int]) -> Iterator[None]:
+    """Keep this thread, and the processes that it starts in the block, to the cores ``wanted``."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, wanted)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that is not in use."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
-class Server:
-    """A server process, with what it starts itself.
+class ServerProcess:
+    """A server process and its descendants.
 
     Args:
-        command: what to run, in the root of the repository.
-        environment: variables to set for it beside the ones there are.
+        command: what to run.
+        environment: variables to set beside those of this process.
         port: where it will listen.
         ready: a path that answers 200 once it is ready; None where only a prediction tells.
+        folder: where to run it.
     """
 
-    def __init__(self, command: list[str], environment: Mapping[str, str], port: int, ready: str | None = None) -> None:
-        """Start it; see :meth:`wait`."""
+    def __init__(
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        port: int,
+        ready: str | None = None,
+        folder: Path = ROOT,
+    ) -> None:
+        """Start it; :meth:`wait` waits until it answers."""
         self.port = port
         self._ready = ready
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed in stop()
@@ -55,12 +69,12 @@ class Server:
         try:
             self._process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=folder,
                 env=os.environ | dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # the signals below go to the group, and Ctrl-C to this process alone
+                start_new_session=True,  # Ctrl-C goes to this process only
             )
         except OSError as error:
             self._log.close()
@@ -72,17 +86,17 @@ class Server:
         return self._process.pid
 
     def wait(self, request: bytes) -> tuple[float, float]:
-        """Wait for it; returns the seconds from its start until it was ready, and until it had answered ``request``.
+        """Wait until it answers; returns the seconds from its start to ready, and to the answer to ``request``.
 
         Raises:
-            BenchError: it ended, or took too long.
+            BenchError: it exited, or took too long.
         """
         ready = self._poll(self._says_ready) if self._ready else None
         answered = self._poll(lambda: self.ask(request)[0] == 200)
         return ready or answered, answered
 
     def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Send a request as it stands, on a connection of its own; returns status and body."""
+        """Send a raw request on a connection of its own; returns status and body."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(request)
             response = http.client.HTTPResponse(connection)
@@ -100,12 +114,12 @@ class Server:
                 if condition():
                     return time.monotonic() - self.started
             if self._process.poll() is not None:
-                raise BenchError(f"the server ended with exit code {self._process.returncode}:\n{self.log()}")
+                raise BenchError(f"the server exited with code {self._process.returncode}:\n{self.log()}")
             time.sleep(0.005)
         raise BenchError(f"the server did not answer within {START_SECONDS} s:\n{self.log()}")
 
     def log(self) -> str:
-        """The end of what it wrote."""
+        """The end of its output."""
         self._log.seek(0)
         return self._log.read().decode(errors="replace")[-4000:]
 
@@ -114,19 +128,19 @@ class Server:
         return tree(self.pid)
 
     def cpu(self) -> float:
-        """Seconds of processor time that the tree has used."""
+        """CPU seconds that the tree has used."""
         return sum(map(cpu_of, self.pids()))
 
     def pause(self) -> None:
-        """Have it stand still, so that it takes no time from others."""
+        """Stop all its processes (SIGSTOP)."""
         self._signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
-        """Let it go on."""
+    def resume(self) -> None:
+        """Continue after :meth:`pause`."""
         self._signal(signal.SIGCONT)
 
     def settle(self, seconds: float = 5.0) -> None:
-        """Wait until it has nothing to do: requests whose clients are gone are work for some servers."""
+        """Wait until it is idle: some servers work on requests whose clients are gone."""
         end, before = time.monotonic() + seconds, self.cpu()
         while time.monotonic() < end:
             time.sleep(0.2)
@@ -141,7 +155,7 @@ class Server:
                 os.kill(pid, number)
 
     def stop(self) -> None:
-        """End it and everything it started."""
+        """End the whole tree."""
         left = self.pids()
         self._signal(signal.SIGCONT)
         if self._process.poll() is None:
@@ -157,7 +171,7 @@ class Server:
             time.sleep(0.01)
         self._log.close()
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> "ServerProcess":
         """Use it in a block."""
         return self
 
@@ -166,35 +180,35 @@ class Server:
         self.stop()
 
 
-class Watch:
-    """The most memory that a server used while a block ran, looked at five times a second."""
+class PeakMemory:
+    """The most memory that a server used during a block, sampled five times a second."""
 
-    def __init__(self, server: Server) -> None:
-        """Watch ``server``."""
+    def __init__(self, server: ServerProcess) -> None:
+        """Sample ``server``."""
         self._server = server
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.peak_mb = 0.0
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self.mb = 0.0
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         while True:
-            self.peak_mb = max(self.peak_mb, memory_mb(self._server.pids()))
+            self.mb = max(self.mb, memory_mb(self._server.pids()))
             if self._end.wait(0.2):
                 return
 
-    def __enter__(self) -> "Watch":
-        """Start to look."""
+    def __enter__(self) -> "PeakMemory":
+        """Start to sample."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look once more, and no longer."""
+        """Stop sampling."""
         self._end.set()
         self._thread.join()
 
 
 def tree(root: int) -> list[int]:
-    """``root`` and all that descend from it."""
+    """``root`` and all its descendants."""
     found = [root]
     for pid in found:
         with contextlib.suppress(OSError):
@@ -205,7 +219,7 @@ def tree(root: int) -> list[int]:
 
 
 def busy() -> float:
-    """Seconds of processor time that this machine has worked for anybody, or was kept from working by its host."""
+    """CPU seconds that this machine has spent so far, in all processes, or lost to its host (steal)."""
     user, nice, system, _, _, irq, softirq, steal, *_ = map(
         int, Path("/proc/stat").read_text().split("\n")[0].split()[1:]
     )
@@ -213,7 +227,7 @@ def busy() -> float:
 
 
 def memory_mb(pids: list[int]) -> float:
-    """Megabytes (10⁶) of the processes: what they share with others counts by its share (PSS), so the sum is right."""
+    """Memory of the processes in megabytes (10⁶): PSS, so pages that they share are counted once."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -223,7 +237,7 @@ def memory_mb(pids: list[int]) -> float:
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process has neither ended nor waits for its parent to notice (it has no command any more then)."""
+    """Whether a process is there and no zombie (which has no command line)."""
     try:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
     except OSError:
@@ -231,7 +245,7 @@ def _lives(pid: int) -> bool:
 
 
 def cpu_of(pid: int) -> float:
-    """Seconds of a process and of those of its children that have ended."""
+    """CPU seconds of a process and of its children that have ended and been waited for."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

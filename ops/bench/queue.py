@@ -1,4 +1,4 @@
-"""What a queue that costs nothing would show: how far latencies lie apart where photos of all sizes wait in line."""
+"""The spread of latencies of an ideal first-come, first-served queue of photos of all sizes."""
 
 import heapq
 from collections import Counter
@@ -10,13 +10,13 @@ TURNS = 40
 
 
 def spread(order: list[str], times_ms: dict[str, float], clients: int, lanes: int) -> float:
-    """p99 over p50 of a first-come, first-served queue that costs nothing.
+    """p99 over p50 of a simulated first-come, first-served queue without overhead.
 
     Args:
-        order: names of the photos that are sent, again and again.
-        times_ms: milliseconds that each takes a lane; photos without are left out.
-        clients: each sends as soon as it has its answer.
-        lanes: so many are worked on at once.
+        order: names of the photos in the order sent, repeated.
+        times_ms: milliseconds of a lane for each photo; photos without are skipped.
+        clients: each sends its next photo when it has its answer.
+        lanes: photos that are processed at the same time.
     """
     sent = [0.0] * clients
     free = [0.0] * lanes
@@ -27,6 +27,6 @@ def spread(order: list[str], times_ms: dict[str, float], clients: int, lanes: in
         done = max(came, heapq.heappop(free)) + times_ms[name]
         heapq.heappush(free, done)
         heapq.heappush(sent, done)
-        if came:  # not those that all came at once
+        if came:  # not the first ones, which all arrive at once
             latencies[round(1000 * (done - came))] += 1
     return quantile(latencies, 0.99) / quantile(latencies, 0.5)

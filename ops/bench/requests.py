@@ -1,4 +1,4 @@
-"""Whole HTTP requests, and the order in which a load of them is sent."""
+"""Raw HTTP requests and the order in which they are sent."""
 
 import json
 import subprocess
@@ -13,16 +13,17 @@ from ops.bench.processes import ROOT
 
 BOUNDARY: Final = "6c3a1f0e9d274b58"
 MIX: Final = {"small": 45, "medium": 45, "large": 10}  # per cent
+MIXES: Final = {"mixed": MIX, "uniform": {"medium": 1}, "large": {"large": 1}}
 
 
 @dataclass(frozen=True)
 class Photos:
-    """JPEG files by size, so many of each."""
+    """JPEG files by size, as many of each."""
 
     files: dict[str, list[bytes]]
 
     def write(self, folder: Path, mix: dict[str, int]) -> Path:
-        """Write the photos, the requests that send them, and their order into ``folder``; returns it."""
+        """Write the photos, their requests and the order into ``folder``; returns it."""
         folder.mkdir()
         names = order(mix, len(self.files["small"]))
         for size, number in dict.fromkeys(names):
@@ -33,10 +34,10 @@ class Photos:
 
 
 def make(folder: Path, source: Path | None) -> Photos:
-    """Have the photos made in ``folder``, which must not be there yet, and read them.
+    """Make the photos in ``folder``, which must not exist yet, and read them.
 
     Raises:
-        BenchError: there are none in ``source``.
+        BenchError: ``source`` has no photos.
     """
     folder.mkdir()
     command = [sys.executable, "-m", "ops.bench.photos", str(folder)]
@@ -48,7 +49,7 @@ def make(folder: Path, source: Path | None) -> Photos:
 
 
 def order(mix: dict[str, int], each: int) -> list[tuple[str, int]]:
-    """Sizes and numbers of the photos to send in turn: ``mix`` per cent of each size, spread as evenly as can be."""
+    """Sizes and numbers of the photos to send in turn: ``mix`` per cent of each size, spread evenly."""
     total = sum(mix.values())
     sent = dict.fromkeys(mix, 0)
     names = []
@@ -61,7 +62,7 @@ def order(mix: dict[str, int], each: int) -> list[tuple[str, int]]:
 
 
 def form(data: bytes, path: str = "/predict", field: str = "file") -> bytes:
-    """A whole request that sends one file in a multipart form."""
+    """A raw request that sends one file in a multipart form."""
     body = (
         f"--{BOUNDARY}\r\n"
         f'Content-Disposition: form-data; name="{field}"; filename="photo.jpg"\r\n'
@@ -72,12 +73,12 @@ def form(data: bytes, path: str = "/predict", field: str = "file") -> bytes:
 
 
 def batch(files: list[bytes]) -> bytes:
-    """A whole request that sends many files to ``/predict/batch``."""
+    """A raw request that sends files to ``/predict/batch``."""
     body = json.dumps({"images": [{"data": b64encode(data).decode()} for data in files]})
     return post("/predict/batch", "application/json", body.encode())
 
 
 def post(path: str, kind: str, body: bytes) -> bytes:
-    """A whole request with a body."""
+    """A raw request with a body."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body

@@ -1,4 +1,4 @@
-"""What a table of rates does not show: more clients than there is room for, and batches beside single requests."""
+"""Overload, and batches beside single requests."""
 
 import asyncio
 import statistics
@@ -8,46 +8,47 @@ from typing import Any, Final
 import click
 
 from ops.bench.client import Answer, Connection
-from ops.bench.entrants import Entrant, Programs, Variant
 from ops.bench.errors import BenchError
-from ops.bench.processes import Server, cores
+from ops.bench.processes import ServerProcess
 from ops.bench.requests import Photos, batch, form
+from ops.bench.servers import Programs, ServerSpec, Variant
+from shared.hardware import cores
 
 QUEUE: Final = 64
 CROWD: Final = 256
-# A queue that takes seconds to work off: Retry-After is whole seconds, so a shorter wait says nothing about it.
+# Long enough to take seconds: Retry-After has whole seconds, so a shorter wait would not test it.
 LONG_QUEUE: Final = 640
-# So many more that some are refused even where the service works off a picture for every two that arrive.
+# Enough that some are refused even if the service finishes a picture for every two that arrive.
 BURST: Final = 1_000
-# Neither a deadline nor the number of connections shall be what refuses.
+# Only the queue may refuse, neither the deadline nor the number of connections.
 ROOMY: Final = {"CATSDOGS_DEADLINE_SECONDS": "60", "CATSDOGS_MAX_CONNECTIONS": "4096"}
-# What a client that was refused waits before it tries again: impatient, but no attack.
+# A refused client's pause before it tries again: impatient, but no attack.
 PAUSE_SECONDS: Final = 0.25
 BATCH: Final = 64
 BATCHES: Final = 7
 
 
-def overload(entrant: Entrant, programs: Programs, photos: Photos, seconds: float) -> dict[str, Any]:
-    """Send more than the queue holds; returns the part ``overload`` of the report."""
+def overload(spec: ServerSpec, programs: Programs, photos: Photos, seconds: float) -> dict[str, Any]:
+    """Send more than the queue holds; returns the report's part ``overload``."""
     variant = Variant("a short queue", environment=ROOMY | {"CATSDOGS_MAX_QUEUE": str(QUEUE)})
-    with entrant.start(programs, variant) as server:
+    with spec.start(programs, variant) as server:
         server.wait(form(photos.files["small"][0]))
         steady = asyncio.run(_crowd(server, photos, seconds))
     click.echo(f"overload, {CROWD} clients for a queue of {QUEUE}: {steady['codes']}")
     variant = Variant("a long queue", environment=ROOMY | {"CATSDOGS_MAX_QUEUE": str(LONG_QUEUE)})
-    with entrant.start(programs, variant) as server:
+    with spec.start(programs, variant) as server:
         server.wait(form(photos.files["small"][0]))
         # The service learns how long a picture takes from those that it answers.
         asyncio.run(_together(server, [form(photos.files["medium"][0])] * 100))
         burst = asyncio.run(_burst(server, photos))
     click.echo(
         f"Retry-After: {burst['promised_s']} s promised to {burst['refused']}, {burst['actual_s']:.2f} s until the "
-        f"queue was worked off: {burst['factor']:.2f} times"
+        f"queue had drained: {burst['factor']:.2f} times"
     )
     return {"steady": steady, "retry_after": burst}
 
 
-async def _crowd(server: Server, photos: Photos, seconds: float) -> dict[str, Any]:
+async def _crowd(server: ServerProcess, photos: Photos, seconds: float) -> dict[str, Any]:
     request = form(photos.files["medium"][0])
     end = asyncio.get_running_loop().time() + seconds
     codes: Counter[str] = Counter()
@@ -81,16 +82,16 @@ async def _crowd(server: Server, photos: Photos, seconds: float) -> dict[str, An
     }
 
 
-async def _burst(server: Server, photos: Photos) -> dict[str, Any]:
-    """Fill the queue once and let it run empty: did it take as long as those who found it full were told?
+async def _burst(server: ServerProcess, photos: Photos) -> dict[str, Any]:
+    """Fill the queue once and let it drain: does that take as long as Retry-After promised to those refused?
 
-    Retry-After names the seconds after which there is room again whatever others do: when the queue is worked off.
-    What it took is counted from each refusal to the last answer. The header has whole seconds, at least one.
+    Retry-After promises room after that time whatever other clients do, so when the queue has drained. The time is
+    counted from each refusal to the last answer. The header has whole seconds, at least one.
     """
     answers = await _together(server, [form(photos.files["medium"][0])] * BURST)
     refused = [answer for answer in answers if answer.code == "overloaded"]
     if not refused:
-        raise BenchError(f"{BURST} requests at once filled no queue of {LONG_QUEUE}: nobody was refused")
+        raise BenchError(f"{BURST} requests at once did not fill a queue of {LONG_QUEUE}: none was refused")
     done = max(answer.received for answer in answers if answer.status == 200)
     factors = [
         max(promise / actual, actual / promise)
@@ -110,8 +111,8 @@ async def _burst(server: Server, photos: Photos) -> dict[str, Any]:
     }
 
 
-async def _together(server: Server, requests: list[bytes]) -> list[Answer]:
-    """Send all at once, each on a connection of its own that is open already."""
+async def _together(server: ServerProcess, requests: list[bytes]) -> list[Answer]:
+    """Send all at once, each on its own open connection."""
     connections = [Connection(server.port) for _ in requests]
     for connection in connections:
         await connection.open()
@@ -121,20 +122,20 @@ async def _together(server: Server, requests: list[bytes]) -> list[Answer]:
     return answers
 
 
-def fairness(entrant: Entrant, programs: Programs, photos: Photos) -> dict[str, Any]:
-    """Batches against single requests, and beside them; returns the part ``fairness`` of the report."""
-    with entrant.start(programs, entrant.variants[0]) as server:
+def fairness(spec: ServerSpec, programs: Programs, photos: Photos) -> dict[str, Any]:
+    """Batches against single requests, and beside them; returns the report's part ``fairness``."""
+    with spec.start(programs, spec.variants[0]) as server:
         server.wait(form(photos.files["small"][0]))
         found = asyncio.run(_fairness(server, photos))
     click.echo(
         f"fairness: a picture of a batch costs {found['batch_ms']:.2f} ms, of {BATCH} single requests "
         f"{found['single_ms']:.2f} ms ({found['ratio']:.3f} times); a single request beside batches takes "
-        f"{found['beside_p50_ms']:.1f} ms (p99 {found['beside_p99_ms']:.1f}), alone {found['alone_p50_ms']:.1f}"
+        f"{found['beside_p50_ms']:.1f} ms (p99 {found['beside_p99_ms']:.1f}), without them {found['alone_p50_ms']:.1f}"
     )
     return found
 
 
-async def _fairness(server: Server, photos: Photos) -> dict[str, Any]:
+async def _fairness(server: ServerProcess, photos: Photos) -> dict[str, Any]:
     files = [photos.files["medium"][number % len(photos.files["medium"])] for number in range(BATCH)]
     whole, singles = batch(files), [form(data) for data in files]
     batches, groups = [], []
@@ -159,7 +160,7 @@ async def _fairness(server: Server, photos: Photos) -> dict[str, Any]:
     beside = await _singles(server, singles[0], 150)
     stop.set()
     await sender
-    # What one picture takes a lane: with all lanes at work, as they are beside a batch.
+    # A lane's time for one picture while all lanes are busy, as they are beside a batch.
     picture = statistics.median(groups) / BATCH * cores()
     return {
         "batch_ms": 1000 * statistics.median(batches) / BATCH,
@@ -174,7 +175,7 @@ async def _fairness(server: Server, photos: Photos) -> dict[str, Any]:
     }
 
 
-async def _singles(server: Server, request: bytes, count: int) -> list[float]:
+async def _singles(server: ServerProcess, request: bytes, count: int) -> list[float]:
     async with Connection(server.port) as connection:
         return [(await connection.ask(request)).seconds for _ in range(count)]
 

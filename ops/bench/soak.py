@@ -1,8 +1,8 @@
-"""A hundred thousand requests, good and bad, at one service: is the last tenth as the first?
+"""A hundred thousand requests, good and bad, to one service: does the last tenth differ from the first?
 
-What is sent, in an order drawn from a seed: pictures, batches, files that are none, forms that break off, addresses
-that are not there, and uploads that their clients abandon. Each has the answers that are right for it; any other is a
-failure, and so is a picture that is answered otherwise than at the start.
+In a random but seeded order: pictures, batches, files that are no pictures, truncated forms, unknown paths, and uploads
+that the client abandons. Each has its correct statuses; any other is a failure, and so is a picture that is answered
+otherwise than at the start.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from typing import Any, Final
 import click
 
 from ops.bench.client import Answer, Connection
-from ops.bench.entrants import Programs, Variant, chosen
-from ops.bench.processes import Server, memory_mb
+from ops.bench.processes import ServerProcess, memory_mb
 from ops.bench.requests import batch, form, make, post
+from ops.bench.servers import Programs, Variant, chosen
 from shared import hardware
 
 CLIENTS: Final = 8
@@ -32,7 +32,7 @@ SIZE: Final = "small"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of request: how often of 100, what is sent, and the statuses that are right."""
+    """A kind of request: its share in per cent, the requests, and the correct statuses."""
 
     share: int
     requests: list[bytes]
@@ -41,9 +41,9 @@ class Kind:
 
 @dataclass
 class Tenth:
-    """What was seen in a tenth of the requests."""
+    """Samples from a tenth of the requests."""
 
-    latencies: list[float] = field(default_factory=list)  # of whole pictures sent alone, seconds
+    latencies: list[float] = field(default_factory=list)  # of single pictures, seconds
     memory: list[float] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Tenth:
 
 
 def kinds(files: list[bytes]) -> dict[str, Kind]:
-    """What is sent."""
+    """The kinds of requests, made from ``files``."""
     cat = files[0]
     get = "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n".format
     return {
@@ -96,7 +96,7 @@ def soak(count: int, programs: Programs, seed: int) -> dict[str, Any]:
 
 
 class _Soak:
-    def __init__(self, server: Server, files: list[bytes], count: int, seed: int) -> None:
+    def __init__(self, server: ServerProcess, files: list[bytes], count: int, seed: int) -> None:
         self.server = server
         self.files = files
         self.count = count
@@ -163,7 +163,7 @@ class _Soak:
             self.failures.append(f"request {self.sent:,}, {name}: {what}")
 
     async def _watch(self) -> None:
-        """Look at the server's memory, files and threads all along, about 200 times in all; and say how far it is."""
+        """Sample the server's memory, files and threads about 200 times, and print the progress."""
         told, looked = 0, -1
         while True:
             if (look := self.sent * 20 * TENTHS // self.count) > looked:

@@ -1,50 +1,73 @@
-"""What was found, as tables: for the terminal, and for the README, whose table is made here and nowhere else."""
+"""The figures as tables: for the terminal, the report and the documentation."""
 
 import re
 from typing import Any, Final
 
-from ops.bench.entrants import ENTRANTS
+from ops.bench.errors import BenchError
+from ops.bench.servers import SERVERS
 from ops.bench.targets import judge
 
-HEADING: Final = "## How fast it answers\n"
+TITLES: Final = {spec.name: spec.title for spec in SERVERS}
+MARKER: Final = "<!-- bench-serve: {} -->\n"
 NOT_MEASURED: Final = "| not measured yet |\n|---|\n"
 
 
 def rows(document: dict[str, Any]) -> str:
-    """Everybody's figures at every level, as Markdown."""
+    """Each server's figures at each level, as Markdown."""
     speed = document["speed"]
     levels = list(dict.fromkeys(clients for found in speed.values() for clients in found))
     lines = [
         "| requests per second (p50, p99 in ms) | " + " | ".join(f"{level} clients" for level in levels) + " |",
         "|---" * (len(levels) + 1) + "|",
     ]
-    for entrant in ENTRANTS:
-        if entrant.name in speed:
-            cells = [_cell(speed[entrant.name].get(level)) for level in levels]
-            lines.append(f"| {entrant.title} | {' | '.join(cells)} |")
+    for name, found in speed.items():
+        cells = [_cell(found.get(level)) for level in levels]
+        lines.append(f"| {_title(name)} | {' | '.join(cells)} |")
     return "\n".join(lines).replace(" 1 clients", " 1 client") + "\n"
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name, f"`{name}`")
 
 
 def _cell(level: dict[str, Any] | None) -> str:
     return f"{level['rate']:.1f} ({level['p50_ms']:.1f}, {level['p99_ms']:.1f})" if level else ""
 
 
+def separate(document: dict[str, Any]) -> str:
+    """The figures with the load generator on cores of its own, as Markdown."""
+    part = document.get("separate")
+    if not part:
+        return NOT_MEASURED
+    levels = ("1 client", "4 a lane", "8 a lane", "32 a lane, at most 256")
+    lines = [f"| lanes | photos | requests per second (p50, p99 in ms) | {' | '.join(levels)} |", "|---" * 7 + "|"]
+    for measured in part["measured"]:
+        for name, found in measured["speed"].items():
+            cells = [str(measured["lanes"]), measured["photos"], _title(name), *map(_cell, found.values())]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        f"| {lanes} | | left out: needs {lanes + 1} cores, this machine has {document['machine']['cores']} | | | | |"
+        for lanes in part["left_out"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def costs(document: dict[str, Any]) -> str:
-    """What each server costs, as Markdown."""
+    """Start, CPU and memory of each server, as Markdown."""
     memory = document.get("memory", {})
     lines = [
         "| | start to answer | CPU a request | memory at rest | 128 clients | 128 clients, 12 megapixels |",
         "|---|---|---|---|---|---|",
     ]
-    for entrant in ENTRANTS:
-        if not document["speed"].get(entrant.name):
+    for name, levels in document["speed"].items():
+        if not levels:
             continue
-        last = list(document["speed"][entrant.name].values())[-1]
-        start = document["starts"].get(entrant.name)
+        last = list(levels.values())[-1]
+        start = document["starts"].get(name)
         cells = [f"{start['answered_s']:.2f} s" if start else "", f"{last['cpu_ms']:.1f} ms"]
-        found = memory.get(entrant.name)
-        cells += [f"{found[name]:.0f} MB" if found else "" for name in ("idle_mb", "mixed_mb", "large_mb")]
-        lines.append(f"| {entrant.title} | {' | '.join(cells)} |")
+        found = memory.get(name)
+        cells += [f"{found[part]:.0f} MB" if found else "" for part in ("idle_mb", "mixed_mb", "large_mb")]
+        lines.append(f"| {_title(name)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -71,10 +94,11 @@ def soak(document: dict[str, Any]) -> str:
 
 
 def report(document: dict[str, Any]) -> str:
-    """All of it, for the terminal and for ``reports/bench-serve.md``."""
+    """All tables, for the terminal and for ``reports/bench-serve.md``."""
     machine, settings = document["machine"], document["settings"]
     sizes = ", ".join(f"{share} % {size}" for size, share in settings["mix"].items())
-    share, others = (_most(document, name) for name in ("generator_share", "others_share"))
+    speeds = [document["speed"], *(part["speed"] for part in document.get("separate", {}).get("measured", []))]
+    share, others = (_most(speeds, name) for name in ("generator_share", "others_share"))
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     lines = [
         "# How fast the service answers",
@@ -82,12 +106,19 @@ def report(document: dict[str, Any]) -> str:
         f"Written by `python -m ops.bench` on {document['written']}: {machine['processor']}, {machine['cores']} cores "
         f"({', '.join(machine['flags'])}); {versions}. Photos: {sizes}. {settings['rounds']} rounds of "
         f"{settings['seconds']} s for each server at each level; medians. The load generator took at most "
-        f"{share:.1%} of the machine, other programs at most {others:.1%}.",
+        f"{share * machine['cores']:.2f} cores, other programs at most {others:.1%} of the machine.",
         "",
-        rows(document),
-        costs(document),
-        targets(document),
     ]
+    if any(document["speed"].values()):
+        lines += ["Load generator and server on the same cores:", "", rows(document), costs(document)]
+    if "separate" in document:
+        lines += [
+            "Load generator on cores of its own, one core for each lane, int8; the bare limit is the better of threads "
+            "and processes:",
+            "",
+            separate(document),
+        ]
+    lines.append(targets(document))
     if document["tried"]:
         lines += ["| tried | requests per second, 32 clients |", "|---|---|"]
         for name, tried in document["tried"].items():
@@ -98,15 +129,28 @@ def report(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _most(document: dict[str, Any], name: str) -> float:
-    return max((level.get(name, 0) for levels in document["speed"].values() for level in levels.values()), default=0)
+def _most(speeds: list[dict[str, Any]], name: str) -> float:
+    levels = (level for speed in speeds for found in speed.values() for level in found.values())
+    return max((level.get(name, 0.0) for level in levels), default=0.0)
 
 
-def into_readme(readme: str, document: dict[str, Any], soaked: dict[str, Any] | None) -> str:
-    """Put the tables in the places of those below the README's heading ``HEADING``, in their order."""
-    before, heading, after = readme.partition(HEADING)
-    section, next_heading, rest = after.partition("\n## ")
-    tables = [rows(document), costs(document), targets(document), *([soak(soaked)] if soaked else [])]
-    place = iter(tables)
-    section = re.sub(r"(?m)(^\|.*\n)+", lambda found: next(place, found[0]), section)
-    return before + heading + section + next_heading + rest
+def into_page(page: str, document: dict[str, Any], soaked: dict[str, Any] | None) -> str:
+    """Put each table below its marker comment, in place of what is there.
+
+    Raises:
+        BenchError: a marker is missing.
+    """
+    tables = {
+        "speed": rows(document),
+        "costs": costs(document),
+        "separate": separate(document),
+        "targets": targets(document),
+        "soak": soak(soaked) if soaked else NOT_MEASURED,
+    }
+    for name, table in tables.items():
+        marker = MARKER.format(name)
+        if marker not in page:
+            raise BenchError(f"the page has no {marker.strip()}")
+        before, _, after = page.partition(marker)
+        page = before + marker + table + re.sub(r"\A(\|.*\n)+", "", after)
+    return page

@@ -1,122 +1,115 @@
-"""How many bytes of request bodies may be in memory at once, whoever sends them.
+"""How many bytes of request bodies may be in memory at once, and how slowly they may come.
 
-A thousand clients may each send twenty megabytes. A body has its first bytes free, as many as an ordinary photo has;
-one that is larger is left in the socket, where its sender waits, until there is room for the whole of it. So those that
-are let in are not kept waiting by halves of others.
+A thousand clients may each send twenty megabytes. Every byte counts, and is granted in steps before it is read; until
+then it is left in the socket, where its sender waits. The oldest body is always granted more, so bodies that wait for
+each other's memory come to an end.
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from types import TracebackType
 from typing import Final
 
 from serving.errors import ProblemError
 
-FREE_BYTES: Final = 128_000
-# A body of unknown length is given so much at a time.
-STEP_BYTES: Final = 1_000_000
-# While others wait for room, a client that sends nothing for so long is cut off; otherwise it has its full time.
-STALL_SECONDS: Final = 2.0
+# Most photos get all they need at once; a body that is hardly sent holds no more.
+STEP_BYTES: Final = 256_000
+# A body may take a first time and then as long as this rate allows: an uplink of 256 kbit/s passes.
+BYTES_PER_SECOND: Final = 32_000
+# The first time, while others wait for memory.
+CONTENDED_SECONDS: Final = 2.0
 
 
-class Pool:
-    """Memory for bodies, on one event loop. ``granted`` is what bodies have or may still send.
+class BodyBudget:
+    """Memory for bodies, on one event loop. ``granted`` is what bodies hold or may still send.
 
     Args:
-        size: bytes, which one body at a time may exceed.
-        seconds: longest that a body waits for room.
+        size: bytes, which the oldest body may exceed.
+        seconds: longest that a body waits for memory, and the first time that it has for coming in.
+        wait_seconds: longest that a body waits for memory.
     """
 
-    def __init__(self, size: int, seconds: float) -> None:
+    def __init__(self, size: int, seconds: float, wait_seconds: float) -> None:
         """Make it empty."""
         self.granted = 0
+        self.seconds = seconds
         self._size = size
-        self._seconds = seconds
-        self._leases: OrderedDict[Lease, None] = OrderedDict()  # those with a grant, oldest first
-        self._line: deque[tuple[Lease, int, asyncio.Future[None]]] = deque()
+        self._wait_seconds = wait_seconds
+        self._leases: OrderedDict[Lease, None] = OrderedDict()  # oldest first
+        self._waiting: OrderedDict[Lease, tuple[int, asyncio.Future[None]]] = OrderedDict()
 
     def lease(self, copies: int = 1) -> "Lease":
         """Make the share of one body that is kept so many times; use it in a ``with`` block as long as the body."""
         return Lease(self, copies)
 
-    async def grant(self, lease: "Lease", size: int, time_left: asyncio.Timeout) -> None:
-        """Give a body ``size`` more bytes once there is room; the client's ``time_left`` stands still meanwhile.
+    def check(self) -> None:
+        """Cut off bodies that come in too slowly; call every second or so."""
+        now = asyncio.get_running_loop().time()
+        first = CONTENDED_SECONDS if self._waiting else self.seconds
+        for lease in self._leases:
+            if lease.time_left is not None and now - lease.started > first + lease.received / BYTES_PER_SECOND:
+                lease.time_left.reschedule(now)
+
+    async def grant(self, lease: "Lease", size: int) -> None:
+        """Give a body ``size`` more bytes once there is room.
 
         Raises:
             ProblemError: ``overloaded``: there was none in time.
         """
-        if self._may(lease, size) and (lease in self._leases or not self._line):
+        if self._has_room(lease, size) and (lease.granted or not self._waiting):
             self._give(lease, size)
             return
-        loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
-        place = (lease, size, waiter)
-        # Whoever has something goes first, so that it can be done with it.
-        (self._line.appendleft if lease in self._leases else self._line.append)(place)
-        started, ends = loop.time(), time_left.when()
-        time_left.reschedule(None)
-        lease.sending = False
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[lease] = (size, waiter)
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._wait_seconds):
                 await waiter
         except TimeoutError as error:
             raise ProblemError("overloaded", "too many large bodies are under way", retry_after=1) from error
         finally:
-            if place in self._line:
-                self._line.remove(place)
-        lease.sending = True
-        if ends is not None:
-            time_left.reschedule(ends + loop.time() - started)
+            self._waiting.pop(lease, None)
+
+    def enter(self, lease: "Lease") -> None:
+        """Take note of a body that begins."""
+        self._leases[lease] = None
+
+    def leave(self, lease: "Lease") -> None:
+        """Take back what a body holds, and let others in."""
+        del self._leases[lease]
+        self.give_back(lease, lease.granted)
 
     def give_back(self, lease: "Lease", size: int) -> None:
-        """Take back ``size`` bytes of a body's, and let others in."""
+        """Take back ``size`` bytes, and let others in: who has something first, so that it can be done with it."""
         self.granted -= size
         lease.granted -= size
-        if not lease.granted:
-            self._leases.pop(lease, None)
-        while self._line and self._may(*self._first()[:2]):
-            place = self._first()
-            self._line.remove(place)
-            if not place[2].done():
-                self._give(place[0], place[1])
-                place[2].set_result(None)
+        for other in sorted(self._waiting, key=lambda other: not other.granted):
+            wanted, waiter = self._waiting[other]
+            if not self._has_room(other, wanted):
+                return
+            self._give(other, wanted)
+            del self._waiting[other]
+            if not waiter.done():
+                waiter.set_result(None)
 
-    def check(self) -> None:
-        """Cut off clients that have stopped sending, if others wait for what they hold; call every second or so."""
-        now = asyncio.get_running_loop().time()
-        for lease in self._leases if self._line else ():
-            if lease.sending and lease.time_left is not None and now - lease.last_piece > STALL_SECONDS:
-                lease.sending = False
-                lease.time_left.reschedule(now)
-
-    def _first(self) -> tuple["Lease", int, asyncio.Future[None]]:
-        """Whose turn it is: the oldest body's, if it waits."""
-        oldest = next(iter(self._leases), None)
-        return next((place for place in self._line if place[0] is oldest), self._line[0])
-
-    def _may(self, lease: "Lease", size: int) -> bool:
-        # The oldest may always go on, or bodies of unknown length could wait for each other.
-        oldest = next(iter(self._leases), lease)
-        return oldest is lease or self.granted + size <= self._size
+    def _has_room(self, lease: "Lease", size: int) -> bool:
+        return self.granted + size <= self._size or next(iter(self._leases)) is lease
 
     def _give(self, lease: "Lease", size: int) -> None:
         self.granted += size
         lease.granted += size
-        self._leases.setdefault(lease)
 
 
 class Lease:
-    """One body's share of the pool."""
+    """One body's share of the budget."""
 
-    def __init__(self, pool: Pool, copies: int) -> None:
+    def __init__(self, budget: BodyBudget, copies: int) -> None:
         """Hold nothing yet."""
         self.granted = 0
-        self.sending = False
-        self.last_piece = 0.0
+        self.received = 0
+        self.started = 0.0
         self.time_left: asyncio.Timeout | None = None
-        self._pool = pool
+        self._budget = budget
         self._copies = copies
-        self._held = 0
 
     async def take(self, size: int, declared: int, time_left: asyncio.Timeout) -> None:
         """Count ``size`` more bytes of a body of ``declared`` bytes (0: unknown), once there is room for them.
@@ -124,26 +117,28 @@ class Lease:
         Raises:
             ProblemError: ``overloaded``: there was none in time.
         """
-        self._held += size * self._copies
-        missing = self._held - FREE_BYTES - self.granted
-        if missing <= 0 and not self.granted:
+        self.received += size
+        missing = self.received * self._copies - self.granted
+        if missing <= 0:
             return
+        rest = (declared - self.received) * self._copies if declared else STEP_BYTES
+        loop = asyncio.get_running_loop()
+        self.time_left, asked = None, loop.time()
+        await self._budget.grant(self, missing + max(0, min(rest, STEP_BYTES)))
+        self.started += loop.time() - asked  # waiting for us is not the client's slowness
         self.time_left = time_left
-        self.sending = True
-        if missing > 0:
-            rest = declared * self._copies - FREE_BYTES - self.granted if declared else STEP_BYTES
-            await self._pool.grant(self, max(missing, rest), time_left)
-        self.last_piece = asyncio.get_running_loop().time()
 
     def complete(self) -> None:
         """Say that the body is there: what it may still have sent is free again."""
-        self.sending = False
-        spare = self.granted - max(0, self._held - FREE_BYTES)
+        self.time_left = None
+        spare = self.granted - self.received * self._copies
         if spare > 0:
-            self._pool.give_back(self, spare)
+            self._budget.give_back(self, spare)
 
     def __enter__(self) -> "Lease":
         """Begin."""
+        self.started = asyncio.get_running_loop().time()
+        self._budget.enter(self)
         return self
 
     def __exit__(
@@ -151,5 +146,4 @@ class Lease:
     ) -> None:
         """Give back what was granted."""
         self.time_left = None
-        if self.granted:
-            self._pool.give_back(self, self.granted)
+        self._budget.leave(self)

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from serving.settings import Settings
-from shared.pixels import Limits
+from shared.spec import Limits
 
 CGROUP: Final = Path("/sys/fs/cgroup")
 # Version 1 says that there is no limit with the largest number of whole pages.
@@ -24,6 +24,8 @@ EASE_ABOVE: Final = 0.6
 BATCH_COPIES: Final = 3
 # Enough for 12 megapixels of JPEG as a camera writes it.
 LEAST_DECODE_BYTES: Final = 8_000_000
+# Enough for 50 megapixels in any format.
+MOST_DECODE_BYTES: Final = 1_500_000_000
 
 
 def usable_memory(cgroup: Path = CGROUP) -> int | None:
@@ -67,7 +69,7 @@ def fitted(settings: Settings, lanes: int, limit: int | None) -> tuple[Settings,
     which every lane may do at once. Without a limit everything stays as set.
     """
     if limit is None:
-        return settings, Limits(settings.max_pixels, settings.max_decode_bytes or None)
+        return settings, Limits(settings.max_pixels, settings.max_decode_bytes or MOST_DECODE_BYTES)
     spare = max(0, limit - RESIDENT_BYTES - LANE_BYTES * lanes)
     batch = min(settings.max_batch_bytes, max(settings.max_body_bytes, spare // 2 // BATCH_COPIES))
     bodies = max(settings.max_memory_bytes, BATCH_COPIES * batch)

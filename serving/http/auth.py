@@ -1,4 +1,4 @@
-"""API keys: who may ask. Only their SHA-256 digests are known here, so a leaked setting lets nobody in."""
+"""API keys. The service has only their SHA-256 digests, so a leaked setting gives no access."""
 
 import base64
 import binascii
@@ -10,10 +10,10 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import errors
+from serving.http import problems
 from serving.telemetry.metrics import Metrics
 
-# What an orchestrator asks, which has no key.
+# Probes: an orchestrator has no key.
 OPEN: Final = frozenset(("/health", "/health/ready"))
 CHALLENGES: Final = ('Bearer realm="cats-dogs"', 'Basic realm="cats-dogs", charset="UTF-8"')
 
@@ -33,7 +33,7 @@ class Keys:
     """ASGI middleware that answers 401 to a request without a key, before any of its body is read."""
 
     def __init__(self, app: ASGIApp, known: tuple[bytes, ...], metrics: Metrics) -> None:
-        """Let through to ``app`` whoever has a key whose digest is ``known``."""
+        """Pass requests on to ``app`` if they have a key whose digest is ``known``."""
         self.app = app
         self.known = known
         self.metrics = metrics
@@ -44,7 +44,7 @@ class Keys:
             await self.app(scope, receive, send)
             return
         self.metrics.rejected.inc({"code": "unauthorized"})
-        answer = errors.response(
+        answer = problems.response(
             "unauthorized",
             "send a key as Authorization: Bearer KEY, as X-API-Key: KEY, or as the password of HTTP Basic",
             scope["state"]["id"],

@@ -28,7 +28,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from serving import errors
+from serving.http import problems
 from serving.http.headers import API
 from serving.telemetry.logs import ACCESS, SERVICE
 from serving.telemetry.metrics import Metrics
@@ -92,7 +92,7 @@ class Door:
             if short:
                 SERVICE.error("no file descriptor is left; idle connections are closed")
             else:
-                SERVICE.info("there are file descriptors again")
+                SERVICE.info("file descriptors are available again")
         for connection in (*connections, *self.lingering):
             assert isinstance(connection, Connection)
             # What is odd about one of them must not end the server.
@@ -101,12 +101,12 @@ class Door:
                 if short:
                     connection.close_if_idle()
             except Exception:
-                SERVICE.exception("a connection could not be looked after")
+                SERVICE.exception("checking a connection failed")
 
     def problem(self, code: str, detail: str, headers: dict[str, str] | None) -> bytes:
         """Count and log one refusal; returns the whole answer as bytes."""
         request_id = uuid.uuid4().hex
-        answer: Response = errors.response(code, detail, request_id, headers)
+        answer: Response = problems.response(code, detail, request_id, headers)
         self.metrics.rejected.inc({"code": code})
         self.metrics.requests.inc({"method": "other", "route": "unmatched", "status": str(answer.status_code)})
         fields = {"request_id": request_id, "code": code, "status": answer.status_code}
@@ -144,7 +144,7 @@ class Connection(HttpToolsProtocol):
         self.unparsed: bytes | memoryview = b""
         self.wishes = False
         self.answering: RequestResponseCycle | None = None
-        self.reason = "this is not HTTP"
+        self.reason = "invalid HTTP request"
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Welcome the client, or tell it that the house is full."""
@@ -152,7 +152,7 @@ class Connection(HttpToolsProtocol):
         self.read_by = self.loop.time() + self.door.seconds
         if len(self.connections) > self.door.max_connections:
             headers = {"Retry-After": RETRY_AFTER_SECONDS}
-            self.refuse("overloaded", "there are as many connections as may be", headers)
+            self.refuse("overloaded", "too many connections", headers)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -185,17 +185,17 @@ class Connection(HttpToolsProtocol):
         if self.overhead < MAX_HEAD_BYTES and (self.headers is None or len(self.headers) <= MAX_HEADERS):
             return
         if not self.in_body:
-            self.refuse("malformed_request", f"a head is at most {MAX_HEAD_BYTES:,} bytes and {MAX_HEADERS} fields")
+            self.refuse("malformed_request", f"the head exceeds {MAX_HEAD_BYTES:,} bytes or {MAX_HEADERS} fields")
         elif self.overhead > MAX_FRAMING_BYTES:
-            self.refuse("malformed_request", "the body has too many chunks for its size, or too long a trailer")
+            self.refuse("malformed_request", "the body has too many chunks or too long a trailer")
 
     def on_headers_complete(self) -> None:
         """Start the request, unless it is one too many."""
         if len(self.headers) > MAX_HEADERS:
-            self.reason = f"a head has at most {MAX_HEADERS} fields"
+            self.reason = f"the head exceeds {MAX_HEADERS} fields"
             raise ValueError(self.reason)
         if len(self.pipeline) >= MAX_PIPELINED:
-            self.reason = "too many requests were sent without waiting for an answer"
+            self.reason = "too many pipelined requests"
             raise ValueError(self.reason)
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self.wishes = True
@@ -240,7 +240,9 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
             self.read_by = self.loop.time() + LINGER_SECONDS
         super().on_response_complete()
-        if self._in_head and not self.pipeline:
+        if self.deaf and not self.pipeline and not self.transport.is_closing():
+            self._linger()
+        elif self._in_head and not self.pipeline:
             self._unset_keepalive_if_required()
             self.read_by = self.loop.time() + self.door.seconds
 
@@ -298,12 +300,15 @@ class Connection(HttpToolsProtocol):
         self.deaf = True
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete and (cycle.response_started or not self.in_body):
-            cycle.keep_alive = False
             return
         if cycle is not None and not cycle.response_complete:  # the fault is in the body that a handler waits for
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.write(self.door.problem(code, detail, headers))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Say no more, and close once the client has had its time to read what was said."""
         self.connections.discard(self)
         if len(self.door.lingering) < MAX_LINGERING:
             self.door.lingering.add(self)

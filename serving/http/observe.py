@@ -1,4 +1,4 @@
-"""The outermost layer: gives every request an id, counts it, times it, logs it, and answers what nobody else caught."""
+"""The outermost layer: request ids, metrics, the access log, and the answer to errors that nothing else handled."""
 
 import asyncio
 import re
@@ -8,7 +8,7 @@ from typing import Final
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import errors
+from serving.http import problems
 from serving.http.headers import API, PAGES
 from serving.ids import Ids
 from serving.telemetry.logs import ACCESS, SERVICE
@@ -16,8 +16,8 @@ from serving.telemetry.metrics import Metrics
 
 GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-# What the load balancer asks every second is not worth a line each.
-QUIET: Final = ("/health", "/health/ready", "/metrics")
+# Asked every few seconds by machines: not logged, and all that the metrics' own port answers.
+PROBES: Final = ("/health", "/health/ready", "/metrics")
 
 
 class Observe:
@@ -55,12 +55,12 @@ class _Observation:
         except Exception:
             SERVICE.exception("a request failed", extra={"fields": {"request_id": self.id}})
             if not self.status:
-                answer = errors.response("internal_error", "the fault is logged under the request id", self.id)
+                answer = problems.response("internal_error", "the fault is logged under the request id", self.id)
                 await answer(self.scope, receive, self.send)
         # The server cancels what a second signal, or a stop that took too long, leaves no time for.
         except asyncio.CancelledError:
             if not self.status:
-                answer = errors.response("draining", "the service was stopped", self.id)
+                answer = problems.response("draining", "the service was stopped", self.id)
                 await answer(self.scope, receive, self.send)
         finally:
             self.observe(time.perf_counter() - started)
@@ -71,7 +71,7 @@ class _Observation:
             protection = PAGES.get(self.scope["path"], API)
             headers = [*message["headers"], (b"x-request-id", self.id.encode()), *protection]
             if self.scope["app"].state.service.leaving:
-                headers.append((b"connection", b"close"))  # whoever keeps connections open has the next one elsewhere
+                headers.append((b"connection", b"close"))  # so that the client connects to another replica
             message["headers"] = headers
         await self.inner_send(message)
 
@@ -82,7 +82,7 @@ class _Observation:
         # A client that left before its answer gets what nginx logs for it.
         status = self.status or 499
         self.metrics.count_request(method, path, status, seconds)
-        if path in QUIET and status < 400:
+        if path in PROBES and status < 400:
             return
         fields = {
             "request_id": self.id,

@@ -6,16 +6,15 @@ import socket
 import sys
 import threading
 import time
-from concurrent.futures import Future
 from types import FrameType
 from typing import Final, Literal
 
 import uvicorn
 from starlette.applications import Starlette
 
+from serving.engine.supervisor import Forker
 from serving.http.app import create_app, create_metrics_app
 from serving.http.connections import Door, affordable
-from serving.model.session import Model
 from serving.service import Service
 from serving.settings import Settings
 from serving.telemetry import logs
@@ -41,6 +40,7 @@ class Listener(uvicorn.Server):
                 host=settings.host,
                 port=port,
                 http=self.door.protocol,
+                loop="asyncio",
                 ws="none",
                 lifespan=lifespan,
                 access_log=False,
@@ -102,7 +102,7 @@ class Server(Listener):
         self.door.max_connections = affordable(self.door.max_connections)
         metrics_socket = None if self.metrics is None else _listen(self.metrics.config)
         if not self.service.settings.api_keys:
-            SERVICE.info("every address is open to whoever reaches it: no API keys are set")
+            SERVICE.info("no API keys are set: every client that reaches the service may use it")
         await super().startup(sockets)
         if not self.started:
             return
@@ -134,9 +134,9 @@ def _listen(config: uvicorn.Config) -> socket.socket:
         sys.exit(1)
 
 
-def run(settings: Settings, loading: Future[Model] | None = None) -> int:
-    """Serve until a signal, with the model that is ``loading`` already, if it is; returns the exit code."""
+def run(settings: Settings, forker: Forker | None = None) -> int:
+    """Serve until a signal, with lanes from a ``forker`` that has been started already; returns the exit code."""
     with logs.to_stdout(settings.log_level):
-        server = Server(create_app(settings, loading))
+        server = Server(create_app(settings, forker))
         server.run()
     return 0 if server.started else 1

@@ -1,9 +1,9 @@
 """Request bodies: read under a limit of bytes and of time, both enforced while reading."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from serving.engine.budget import Lease
 from serving.errors import ProblemError
+from serving.service import Service, Work
 
 FIELD = "file"
 MAX_PARTS = 20
@@ -22,15 +23,56 @@ MAX_PADDING_BYTES = 1000
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
-    """Most bytes of a body, and most seconds that its client may take to send them."""
+@contextlib.asynccontextmanager
+async def received(
+    request: Request, max_bytes: int, form: bool = True, copies: int = 1
+) -> AsyncIterator[tuple[Work, bytes]]:
+    """Let a request in and read what it brought, both within the service's limits; its memory is held until the end.
 
-    size: int
-    seconds: float
+    Args:
+        request: of which nothing is read yet.
+        max_bytes: of the body.
+        form: it brings the one ``file`` of a multipart form, other fields are passed over; else the body itself.
+        copies: how often the body is in memory at once.
+
+    Yields:
+        What answers the request, and the bytes.
+
+    Raises:
+        ProblemError: ``not_ready``, ``draining``, ``overloaded``, ``body_too_large``, ``slow_request`` or
+            ``malformed_request``.
+        ClientDisconnect: the client left.
+    """
+    service: Service = request.app.state.service
+    service.admit()
+    with service.budget.lease(copies) as lease:
+        data = await (_file if form else body)(request, max_bytes, lease)
+        wanted = request.scope.get("extensions", {}).get("catsdogs.wanted", _always)
+        with service.admit() as lanes:  # again: the queue may have filled while the body came in
+            yield Work(service, lanes, wanted), data
 
 
-async def read(request: Request, limits: BodyLimits, lease: Lease, take: Callable[[bytes], object]) -> None:
+def _always() -> bool:
+    return True
+
+
+async def body(request: Request, max_bytes: int, lease: Lease) -> bytes:
+    """Read the whole body; raises what :func:`_read` does."""
+    pieces: list[bytes] = []
+    await _read(request, max_bytes, lease, pieces.append)
+    return b"".join(pieces)
+
+
+async def _file(request: Request, max_bytes: int, lease: Lease) -> bytes:
+    form = Form(request.headers.get("content-type", ""))
+    try:
+        await _read(request, max_bytes, lease, form.feed)
+        return form.finish()
+    finally:
+        form.close()
+
+
+async def _read(request: Request, max_bytes: int, lease: Lease, take: Callable[[bytes], object]) -> None:
     """Give ``take`` each piece of the body as it arrives, once there is room in memory for it.
 
     Raises:
@@ -39,54 +81,25 @@ async def read(request: Request, limits: BodyLimits, lease: Lease, take: Callabl
     """
     length = request.headers.get("content-length", "0")
     declared = int(length) if length.isdecimal() else 0
-    if declared > limits.size:
-        raise _too_large(limits.size)
-    size = 0
+    if declared > max_bytes:
+        raise _too_large(max_bytes)
     try:
-        async with asyncio.timeout(limits.seconds) as time_left:
+        async with asyncio.timeout(None) as time_left:
+            lease.time_left = time_left
             async for piece in request.stream():
-                size += len(piece)
-                if size > limits.size:
-                    raise _too_large(limits.size)
+                if lease.received + len(piece) > max_bytes:
+                    raise _too_large(max_bytes)
                 await lease.take(len(piece), declared, time_left)
                 take(piece)
     except TimeoutError as error:
-        raise _slow(limits.seconds) from error
+        raise ProblemError("slow_request", "the body arrived too slowly") from error
     lease.complete()
-
-
-async def body(request: Request, limits: BodyLimits, lease: Lease) -> bytes:
-    """Read the whole body; raises what :func:`read` does."""
-    pieces: list[bytes] = []
-    await read(request, limits, lease, pieces.append)
-    return b"".join(pieces)
-
-
-async def file(request: Request, limits: BodyLimits, lease: Lease) -> bytes:
-    """Read the one ``file`` of a multipart form; other fields are passed over.
-
-    Raises:
-        ProblemError: ``malformed_request``, and what :func:`read` raises.
-        ClientDisconnect: the client left.
-    """
-    form = Form(request.headers.get("content-type", ""))
-    try:
-        await read(request, limits, lease, form.feed)
-        return form.finish()
-    finally:
-        form.close()
 
 
 # Made where it is raised: an error kept in a local variable of the frame that raises it is a cycle, and would hold the
 # body's megabytes until the garbage collector comes by.
 def _too_large(max_bytes: int) -> ProblemError:
     return ProblemError("body_too_large", f"the body is larger than {max_bytes:,} bytes")
-
-
-def _slow(seconds: float) -> ProblemError:
-    return ProblemError(
-        "slow_request", f"the body did not arrive within {seconds:g} seconds, or stopped while others waited"
-    )
 
 
 class Form:
@@ -147,14 +160,14 @@ class Form:
         if padded and self._parser.state == MultipartState.BOUNDARY_PADDING:
             self._padding += len(chunk)
             if self._padding > MAX_PADDING_BYTES:
-                raise ProblemError("malformed_request", "the form has a boundary with too many blanks behind it")
+                raise ProblemError("malformed_request", "the form has too much padding after a boundary")
 
     def finish(self) -> bytes:
         """Return the file once the body has ended."""
         if not self._ended:
-            raise ProblemError("malformed_request", "the form ends in the middle")
+            raise ProblemError("malformed_request", "the form is incomplete")
         if self._files == 0:
-            raise ProblemError("malformed_request", f'the form has no field "{FIELD}" with a file in it')
+            raise ProblemError("malformed_request", f'the form has no field "{FIELD}"')
         return b"".join(self._data)
 
     def close(self) -> None:
@@ -179,7 +192,9 @@ class Form:
         self._wanted = options.get(b"name") == FIELD.encode()
         self._files += self._wanted
         if self._files > 1:
-            raise ProblemError("malformed_request", f'the form has more than one field "{FIELD}"; send one, or a batch')
+            raise ProblemError(
+                "malformed_request", f'the form has more than one field "{FIELD}"; send several pictures as a batch'
+            )
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._wanted:
@@ -194,4 +209,4 @@ def _too_many_parts() -> ProblemError:
 
 
 def _malformed(error: FormParserError) -> ProblemError:
-    return ProblemError("malformed_request", f"the form cannot be read: {error}")
+    return ProblemError("malformed_request", f"invalid form: {error}")

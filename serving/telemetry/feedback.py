@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
+from serving.engine.wire import Answer
 from serving.errors import ProblemError
 from serving.messages import FeedbackRequest, FeedbackResponse, Prediction
-from serving.model.classify import Classified
 from serving.settings import Settings
 from serving.telemetry.journal import Journal
 from serving.telemetry.logs import SERVICE
@@ -43,7 +43,7 @@ def parse(body: bytes) -> FeedbackRequest:
     try:
         return msgspec.json.decode(body, type=FeedbackRequest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProblemError("malformed_request", f"the body is not a feedback: {error}") from error
+        raise ProblemError("malformed_request", f"invalid feedback: {error}") from error
 
 
 class Memory:
@@ -126,13 +126,12 @@ class Ledger:
         if self._journal:
             await asyncio.to_thread(self._journal.close)
 
-    def record(self, message: Prediction, classified: Classified, size: int, queued: float, *, ours: bool) -> None:
+    def record(self, message: Prediction, answer: Answer, queued: float, *, ours: bool) -> None:
         """Note one answer.
 
         Args:
             message: what is answered.
-            classified: what it was made from.
-            size: of the picture file, in bytes.
+            answer: what it was made from.
             queued: seconds in the queue.
             ours: the id was made here; if not, it may say something about the client and is noted as a hash.
         """
@@ -147,12 +146,12 @@ class Ledger:
                 unsure_because=message.unsure_because,
                 probabilities={"cats": message.probabilities.cats, "dogs": message.probabilities.dogs},
                 familiarity=message.familiarity,
-                brightness=round(classified.brightness, 6),
+                brightness=round(answer.brightness, 6),
                 model=message.model,
-                bytes=size,
+                bytes=answer.size,
                 queue_ms=round(queued * 1000, 3),
-                decode_ms=round(classified.decode * 1000, 3),
-                infer_ms=round(classified.infer * 1000, 3),
+                decode_ms=round(answer.decode * 1000, 3),
+                infer_ms=round(answer.infer * 1000, 3),
             )
             self._journal.append(line)
 
@@ -191,7 +190,7 @@ class Ledger:
             readings |= {
                 "journal_lines_total": self._journal.lines,
                 "journal_dropped_total": self._journal.dropped,
-                "journal_failing": float(self._journal.failing),
+                "journal_failing": float(self._journal.failures > 0),
             }
         return readings
 

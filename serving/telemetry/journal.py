@@ -1,14 +1,11 @@
-"""The journal's one writer: lines come from the event loop, a thread of its own brings them to disk in groups.
+"""The journal's writer. A disk that is full or gone costs lines only once the buffer is full, and they are counted.
 
-The event loop never waits for a file: it appends to a bounded buffer. A disk that is full or gone costs lines once the
-buffer is, and they are counted; the writer tries again by itself, and no group is ever left half-written in a file.
+The writer tries again by itself, and no group is ever left half-written in a file.
 """
 
 import contextlib
 import fcntl
 import os
-import threading
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -16,24 +13,18 @@ from typing import Final
 import msgspec
 
 from serving.telemetry.logs import SERVICE
+from serving.telemetry.writer import LineWriter
 from shared import journal
 from shared.journal import Line
 
-FLUSH_SECONDS: Final = 0.5
-MAX_LINES: Final = 10_000
-RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
-CLOSE_SECONDS: Final = 5.0
 TAIL: Final = 65_536
 
 
-class Journal:
-    """Appends lines to the files of one folder, from :meth:`start` to :meth:`close`.
+class Journal(LineWriter[Line]):
+    """Appends lines to the files of one folder.
 
     Several services may share a folder: each holds a lock on the file it writes, and takes a new file where another
-    holds the last one.
-
-    ``lines``, ``dropped`` and ``failing`` say how many lines are safely on disk, how many were lost, and whether the
-    last attempt to write failed.
+    holds the last one. ``lines`` counts those that are safely on disk.
     """
 
     def __init__(
@@ -43,106 +34,66 @@ class Journal:
 
         Args:
             folder: made if it is not there.
-            max_bytes: a file that has grown so large is followed by the next.
-            max_files: so many are kept, the newest; 0 for all.
-            first: what the writer's thread does before it touches the folder, such as reading what is there.
+            max_bytes: a file that has reached this size is followed by the next.
+            max_files: how many files are kept, the newest; 0 for all.
+            first: what the thread does before it touches the folder, such as reading what is there.
         """
+        super().__init__("journal", self._write_group)
         self.lines = 0
-        self.dropped = 0
-        self.failing = False
         self._folder = folder
         self._max_bytes = max_bytes
         self._max_files = max_files
         self._first = first
-        self._buffer: deque[Line] = deque()
-        self._waiting = threading.Event()
-        self._closing = threading.Event()
         self._encoder = msgspec.json.Encoder()
         self._file: _File | None = None
-        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
 
-    def start(self) -> None:
-        """Start the writer."""
-        self._thread.start()
+    def close(self) -> int:
+        """Write what waits and stop; returns how many lines are lost."""
+        if lost := super().close():
+            SERVICE.error("lines of the journal are lost", extra={"fields": {"lines": lost}})
+        return lost
 
-    def append(self, line: Line) -> None:
-        """Have a line written within about half a second; it is dropped, and counted, if too many wait already."""
-        if len(self._buffer) >= MAX_LINES:
-            self.dropped += 1
-            return
-        self._buffer.append(line)
-        # Waking a thread costs more than the rest of this; it is done once for a group.
-        if not self._waiting.is_set():
-            self._waiting.set()
-
-    def close(self) -> None:
-        """Write what waits and stop; a disk that does not answer is waited for no longer than ``CLOSE_SECONDS``."""
-        self._closing.set()
-        self._waiting.set()
-        self._thread.join(CLOSE_SECONDS)
-        if self._buffer:
-            self.dropped += len(self._buffer)
-            SERVICE.error("lines of the journal are lost", extra={"fields": {"lines": len(self._buffer)}})
-
-    def _write(self) -> None:
+    def _run(self) -> None:
         self._first()
-        failures = 0 if self._attempt() else 1
-        closing = False
-        while not closing:
-            if failures:
-                self._closing.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
-            else:
-                self._waiting.wait()
-                self._closing.wait(FLUSH_SECONDS)
-            closing = self._closing.is_set()  # asked before the last attempt, which so writes all there is
-            failures = 0 if self._attempt() else failures + 1
-        if self._file is not None:
-            self._file.close()
+        super()._run()
+        self._release()
 
-    def _attempt(self) -> bool:
-        """Write the lines that wait, and make sure that they are on disk."""
-        self._waiting.clear()
-        group = [self._buffer.popleft() for _ in range(len(self._buffer))]
+    def _write_group(self, group: list[Line]) -> None:
         try:
             self._append(group)
         except OSError as error:
-            # In one step, so that whatever the event loop appends meanwhile stays behind them.
-            self._buffer.extendleft(reversed(group))
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-            if not self.failing:
-                self.failing = True
+            self._release()
+            if not self.failures:
                 SERVICE.error("the journal cannot be written", extra={"fields": {"reason": error.strerror}})
-            return False
+            raise
         self.lines += len(group)
-        if self.failing:
-            self.failing = False
+        if self.failures:
             SERVICE.info("the journal is written again", extra={"fields": {"dropped_lines": self.dropped}})
-        return True
 
     def _append(self, group: list[Line]) -> None:
         if group and self._file is not None and (self._file.size >= self._max_bytes or self._file.gone()):
-            self._file.close()
-            self._file = None
+            self._release()
         if self._file is None:
             self._file = _File(self._folder, self._max_bytes)
             if self._max_files:
                 _delete_all_but(self._max_files, self._folder)
         self._file.append(self._encoder.encode_lines(group))
 
+    def _release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
 
 def _delete_all_but(newest: int, folder: Path) -> None:
     """Delete the oldest files, but for those that a service writes; one that cannot be deleted is left."""
     for _, path in journal.files(folder)[:-newest]:
         with contextlib.suppress(OSError):
-            fd = _locked(path, os.O_RDWR)
-            if fd < 0:
-                continue
-            try:
-                path.unlink()
-            finally:
-                os.close(fd)
+            if (fd := _locked(path, os.O_RDWR)) >= 0:
+                try:
+                    path.unlink()
+                finally:
+                    os.close(fd)
 
 
 class _File:

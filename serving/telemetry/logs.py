@@ -1,21 +1,18 @@
-"""Logs: one JSON object per line on stdout, written by a thread of its own, since a pipe may be full."""
+"""Logs: one JSON object per line on stdout, written by its own thread, since a pipe may be full."""
 
 import contextlib
 import logging
 import sys
-import threading
-from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
 import msgspec
 
+from serving.telemetry.writer import LineWriter
+
 ACCESS: Final = logging.getLogger("catsdogs.access")
 SERVICE: Final = logging.getLogger("catsdogs")
-GROUP_SECONDS: Final = 0.2
-MAX_RECORDS: Final = 10_000
-CLOSE_SECONDS: Final = 5.0
 
 
 class JsonFormatter(logging.Formatter):
@@ -34,52 +31,36 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
-class _Writer(logging.Handler):
-    """Takes records where they are made, and formats and writes them in groups in a thread of its own.
-
-    Waking a thread for each record is what logging costs; a group wakes it once. Records are dropped, and counted in
-    the next line, when nobody reads what is written.
-    """
+class Handler(logging.Handler):
+    """Formats and writes records in a thread; those dropped while nobody read are counted in the next line."""
 
     def __init__(self, stream: TextIO) -> None:
+        """Write to ``stream`` until :meth:`close`."""
         super().__init__()
+        self.setFormatter(JsonFormatter())
         self._stream = stream
-        self._records: deque[logging.LogRecord] = deque()
-        self._dropped = 0
-        self._waiting = threading.Event()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._write, name="logs", daemon=True)
-        self._thread.start()
+        self._told = 0
+        self._writer = LineWriter("logs", self._write)
+        self._writer.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if len(self._records) >= MAX_RECORDS:
-            self._dropped += 1
-            return
-        self._records.append(record)
-        if not self._waiting.is_set():
-            self._waiting.set()
+        """Have a record written."""
+        self._writer.append(record)
 
     def close(self) -> None:
-        self._closing.set()
-        self._waiting.set()
-        self._thread.join(CLOSE_SECONDS)
+        """Write what waits and stop."""
+        self._writer.close()
         super().close()
 
-    def _write(self) -> None:
-        closing = False
-        while not closing:
-            self._waiting.wait()
-            self._closing.wait(GROUP_SECONDS)
-            closing = self._closing.is_set()  # asked before the last group, which so has all there is
-            self._waiting.clear()
-            lines = [self._line(self._records.popleft()) for _ in range(len(self._records))]
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                lines.append(msgspec.json.encode({"level": "warning", "message": f"{dropped} lines lost"}).decode())
-            # Without a reader there is nobody to tell, and requests are answered all the same.
-            with contextlib.suppress(OSError, ValueError):
-                self._stream.write("".join(line + "\n" for line in lines))
-                self._stream.flush()
+    def _write(self, records: list[logging.LogRecord]) -> None:
+        lines = [self._line(record) for record in records]
+        if dropped := self._writer.dropped - self._told:
+            self._told += dropped
+            lines.append(msgspec.json.encode({"level": "warning", "message": f"{dropped} lines lost"}).decode())
+        # Without a reader there is nobody to tell, and requests are answered all the same.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.writelines(line + "\n" for line in lines)
+            self._stream.flush()
 
     def _line(self, record: logging.LogRecord) -> str:
         """The record as a line; one that cannot be formatted must not end the thread, and with it all logs."""
@@ -93,12 +74,11 @@ class _Writer(logging.Handler):
 @contextlib.contextmanager
 def to_stdout(level: str) -> Iterator[None]:
     """Send every record of ``level`` and above to stdout as JSON, until the block ends."""
-    root, writer = logging.getLogger(), _Writer(sys.stdout)
-    writer.setFormatter(JsonFormatter())
-    root.addHandler(writer)
+    root, handler = logging.getLogger(), Handler(sys.stdout)
+    root.addHandler(handler)
     root.setLevel(level.upper())
     try:
         yield
     finally:
-        root.removeHandler(writer)
-        writer.close()
+        root.removeHandler(handler)
+        handler.close()

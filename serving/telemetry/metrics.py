@@ -3,22 +3,56 @@
 import os
 import resource
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, get_args
 
 from aioprometheus.collectors import Counter, Gauge, Histogram, Registry
 from aioprometheus.renderer import render
+from starlette.routing import Route
 
 from serving.engine.memory import resident_memory, usable_memory
+from serving.engine.wire import Answer
+from serving.errors import CODES
 from shared import drift
-from shared.contract import Contract, Label, Verdict
+from shared.contract import CLASSES, Contract, Label
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, float("inf"))
 CONFIDENCE: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, float("inf"))
 SHARE: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, float("inf"))
-# Drift is that of the last so many pictures of the model in service, and not told before there are so many.
+# A picture went over its processor or memory budget, crashed the decoder or got no answer in time; or the model failed.
+RESTART_REASONS: Final = ("cpu", "memory", "crash", "hang", "model")
+# Drift is measured over the last DRIFT_WINDOW pictures of the model in service, from the DRIFT_LEAST-th on.
 DRIFT_WINDOW: Final = 1_000
 DRIFT_LEAST: Final = 200
+
+# Metrics without labels, by their names in the readings; :func:`_exposed` has those on the page.
+READINGS: Final = (
+    ("live_accuracy", "Share of right answers among the last 1,000 that feedback came for."),
+    ("live_accuracy_low", "Lower end of its 95 % Wilson interval."),
+    ("live_accuracy_high", "Upper end of its 95 % Wilson interval."),
+    ("journal_lines_total", "Lines of the journal that are on disk."),
+    ("journal_dropped_total", "Lines of the journal that were lost, because the disk took none."),
+    ("journal_failing", "1 while the journal cannot be written."),
+    ("live_feedback", "Feedback that live_accuracy is computed from, at most the last 1,000."),
+    ("test_accuracy", "Share right of the test photos, by the contract of the model in service."),
+    ("test_accuracy_low", "Lower end of its 95 % Wilson interval."),
+    ("test_accuracy_high", "Upper end of its 95 % Wilson interval."),
+    ("ready", "1 while /health/ready answers 200."),
+    ("descriptors_exhausted", "1 while no file descriptor is left for another connection; not ready then."),
+    ("model_refused", "1 while the model file that was read last is refused; the one before it may serve."),
+    ("model_fallback", "1 while the fp32 file serves because the int8 one fails its exam here."),
+    ("lanes", "Worker processes, each for one picture at a time."),
+    ("lanes_busy", "Lanes at work."),
+    ("queue_depth", "Pictures that wait for a lane."),
+    ("queue_limit", "Pictures that may wait; more are refused as overloaded."),
+    ("body_bytes", "Bytes of large request bodies that are in memory or may be sent."),
+    ("process_start_time_seconds", "Start of the process, in seconds since 1970."),
+    ("process_cpu_seconds_total", "User and system time used."),
+    ("process_resident_memory_bytes", "Resident memory."),
+    ("memory_limit_bytes", "Memory the process may use: the container's or, if that is less, the machine's."),
+    ("process_open_fds", "Open file descriptors."),
+    ("process_max_fds", "Most file descriptors that may be open."),
+)
 
 
 class Metrics:
@@ -38,70 +72,67 @@ class Metrics:
             buckets=SECONDS,
         )
         self.stages = Histogram(
-            "prediction_stage_seconds",
+            "catsdogs_prediction_stage_seconds",
             "Time a picture spent in the queue, in decoding, in the network and, if asked for, in drawing.",
             registry=self._registry,
             buckets=SECONDS,
         )
-        self.predictions = Counter("predictions_total", "Pictures answered.", registry=self._registry)
+        self.predictions = Counter("catsdogs_predictions_total", "Pictures answered.", registry=self._registry)
         self.confidence = Histogram(
-            "prediction_confidence", "The larger probability.", registry=self._registry, buckets=CONFIDENCE
+            "catsdogs_prediction_confidence", "The larger probability.", registry=self._registry, buckets=CONFIDENCE
         )
         self.familiarity = Histogram(
-            "prediction_familiarity",
-            "How much pictures look like training's.",
+            "catsdogs_prediction_familiarity",
+            "How much pictures look like those of training.",
             registry=self._registry,
             buckets=SHARE,
         )
-        self.rejected = Counter("rejected_total", "Requests and pictures refused.", registry=self._registry)
+        self.rejected = Counter("catsdogs_rejected_total", "Requests and pictures refused.", registry=self._registry)
         self.feedback = Counter(
-            "feedback_total", "Feedback taken, by what was answered and what it was.", registry=self._registry
+            "catsdogs_feedback_total", "Feedback taken, by what was answered and what it was.", registry=self._registry
         )
         self.drift = Gauge(
-            "drift_psi",
+            "catsdogs_drift_psi",
             f"Population stability index of the last {DRIFT_WINDOW:,} pictures against the validation set.",
             registry=self._registry,
         )
         self._drift: drift.Window | None = None
-        self.model_info = Gauge("model_info", "The model in service; always 1.", registry=self._registry)
+        self.model_info = Gauge("catsdogs_model_info", "The model in service; always 1.", registry=self._registry)
+        self.lane_restarts = Counter(
+            "catsdogs_lane_restarts_total",
+            "Lanes that ended and were started again, by reason.",
+            registry=self._registry,
+        )
+        self.lane_cpu = Histogram(
+            "catsdogs_lane_cpu_seconds",
+            "Processor time that a lane spent on one picture.",
+            registry=self._registry,
+            buckets=SECONDS,
+        )
         self._gauges = {
-            name: (Counter if name.endswith("_total") else Gauge)(name, doc, registry=self._registry)
-            for name, doc in (
-                ("live_accuracy", "Share of right answers among the last 1,000 that feedback came for."),
-                ("live_accuracy_low", "Lower end of its 95 % Wilson interval."),
-                ("live_accuracy_high", "Upper end of its 95 % Wilson interval."),
-                ("journal_lines_total", "Lines of the journal that are on disk."),
-                ("journal_dropped_total", "Lines of the journal that were lost, because the disk took none."),
-                ("journal_failing", "1 while the journal cannot be written."),
-                ("live_feedback", "Feedbacks that live_accuracy is of, at most 1,000."),
-                ("test_accuracy", "Share right of the test photos, by the contract of the model in service."),
-                ("test_accuracy_low", "Lower end of its 95 % Wilson interval."),
-                ("test_accuracy_high", "Upper end of its 95 % Wilson interval."),
-                ("ready", "1 while /health/ready answers 200."),
-                ("descriptors_exhausted", "1 while no file descriptor is left for another connection; not ready then."),
-                ("model_refused", "1 while the model file that was read last is refused; the one before it may serve."),
-                ("model_fallback", "1 while the fp32 file serves because the int8 one fails its exam here."),
-                ("lanes", "Worker threads, each for one picture at a time."),
-                ("lanes_busy", "Lanes at work."),
-                ("queue_depth", "Pictures that wait for a lane."),
-                ("queue_limit", "Pictures that may wait; more are refused as overloaded."),
-                ("lanes_stuck", "Threads that did not come back from a picture and were replaced."),
-                ("lanes_replaced_total", "Lanes that died or were stuck, and were replaced."),
-                ("body_bytes", "Bytes of large request bodies that are in memory or may be sent."),
-                ("process_start_time_seconds", "Start of the process, in seconds since 1970."),
-                ("process_cpu_seconds_total", "User and system time used."),
-                ("process_resident_memory_bytes", "Resident memory."),
-                (
-                    "memory_limit_bytes",
-                    "Memory the process may use: the container's or, if that is less, the machine's.",
-                ),
-                ("process_open_fds", "Open file descriptors."),
-                ("process_max_fds", "Most file descriptors that may be open."),
-            )
+            name: (Counter if name.endswith("_total") else Gauge)(_exposed(name), doc, registry=self._registry)
+            for name, doc in READINGS
         }
         self._gauges["process_start_time_seconds"].set({}, self._started)
         if limit := usable_memory():
             self._gauges["memory_limit_bytes"].set({}, limit)
+
+        # From the start at 0: Prometheus sees no increase in a series that appears with its first event.
+        for code in CODES:
+            self.rejected.set({"code": code}, 0)
+        for reason in RESTART_REASONS:
+            self.lane_restarts.set({"reason": reason}, 0)
+        for label in CLASSES:
+            for verdict in (label, "unsure"):
+                self.predictions.set({"label": label, "verdict": verdict}, 0)
+            for actual in get_args(Label):
+                self.feedback.set({"predicted": label, "actual": actual}, 0)
+
+    def expect(self, routes: Iterable[Route]) -> None:
+        """Count requests to these routes from 0."""
+        for route in routes:
+            for method in (route.methods or set()) - {"HEAD"}:
+                self.requests.set({"method": method, "route": route.path, "status": "200"}, 0)
 
     def set_model(self, contract: Contract) -> None:
         """Say which model answers from now on."""
@@ -130,13 +161,21 @@ class Metrics:
         for stage, value in seconds.items():
             self.stages.observe({"stage": stage}, value)
 
-    def count_prediction(self, verdict: Verdict, confidence: float, familiarity: float, brightness: float) -> None:
+    def observe_lane(self, seconds: float) -> None:
+        """Record the processor time that a lane spent on one picture."""
+        self.lane_cpu.observe({}, seconds)
+
+    def restarted(self, reason: str) -> None:
+        """Count a lane that was started again, for one of ``RESTART_REASONS``."""
+        self.lane_restarts.inc({"reason": reason})
+
+    def count_prediction(self, answer: Answer) -> None:
         """Count one answer."""
         if self._drift:
-            self._drift.add(confidence, brightness, familiarity)
-        self.predictions.inc({"label": verdict.label, "verdict": verdict.verdict})
-        self.confidence.observe({}, confidence)
-        self.familiarity.observe({}, familiarity)
+            self._drift.add(answer.confidence, answer.brightness, answer.familiarity)
+        self.predictions.inc({"label": answer.label, "verdict": answer.verdict})
+        self.confidence.observe({}, answer.confidence)
+        self.familiarity.observe({}, answer.familiarity)
 
     def count_feedback(self, predicted: Label, actual: Label) -> None:
         """Count one feedback."""
@@ -149,6 +188,11 @@ class Metrics:
         for signal, psi in (self._drift.psi() if self._drift else {}).items():
             self.drift.set({"signal": signal}, psi)
         return render(self._registry, accept)
+
+
+def _exposed(name: str) -> str:
+    """The metric's name on the page; the standard ``process_`` metrics have no prefix."""
+    return name if name.startswith("process_") else f"catsdogs_{name}"
 
 
 def _process() -> dict[str, float]:

@@ -39,13 +39,13 @@ function changed() {
   everywhere.parentElement.hidden = !cards.some(({ outcome }) => outcome?.evidence);
 }
 
-// It is read aloud, so it changes rarely; the progress bar is there for whoever wants to know more.
+// Screen readers read it aloud, so it changes rarely; the progress bar has the details.
 function sentence(open) {
   const { total, busy, held } = sending;
-  if (held) return `${held.why} I ask again in ${held.seconds} s.`;
+  if (held) return `${held.why} I will try again in ${held.seconds} s.`;
   if (busy) return total === 1 ? "Looking…" : `Looking at ${count(total, "photo")}…`;
   if (open) return `${count(open, "photo")} without an answer.`;
-  if (total) return total === 1 ? "Done." : `All ${total.toLocaleString("en")} photos looked at.`;
+  if (total) return total === 1 ? "Done." : `All ${total.toLocaleString("en")} photos done.`;
   return "";
 }
 

@@ -24,7 +24,7 @@ export async function openPanel() {
 function fill({ version, precision, file, fallback, unsure, provenance, test }) {
   put("version", version);
   put("file", file);
-  put("precision", precision === "int8" ? "whole numbers (int8)" : "float (fp32)");
+  put("precision", precision === "int8" ? "8-bit integers (int8)" : "32-bit floats (fp32)");
   put("fallback", fallback ? `In place of the int8 file: ${fallback}` : "");
   put("close-call", percent(unsure.close_call));
   put("unfamiliar", percent(unsure.unfamiliar));

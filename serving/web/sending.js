@@ -46,7 +46,7 @@ export class Sending {
 
   async #send() {
     this.#senders += 1;
-    await null; // whoever adds photos hears of all of them before the first is on its way
+    await null; // so that `changed` has been called for all photos before the first is sent
     while (this.#waiting.length) {
       const batch = this.#take();
       const outcomes = await this.#outcomes(batch);
@@ -119,5 +119,5 @@ export class Sending {
 }
 
 function stopped() {
-  return new Refusal("You stopped before I had looked at it.");
+  return new Refusal("You stopped before I got to it.");
 }

@@ -1,15 +1,16 @@
-// What the page asks of the service, and the words for what it may refuse.
+// Requests to the service, and messages for its errors.
 
 const PATIENCE = 60_000; // milliseconds; the service itself gives up on a picture much sooner
-const FOR_GOOD = [400, 404, 405, 413, 415, 422]; // asked again, the same would come back
-const PASSING = [0, 408, 429, 503]; // asked again a little later, a better answer may come
+const FOR_GOOD = [400, 404, 405, 413, 415, 422]; // a retry would get the same answer
+const PASSING = [0, 408, 429, 503]; // a retry may succeed
 const UNREACHABLE = "The service cannot be reached. Is it still running?";
 const IN_WORDS = {
   unsupported_format: "This is not a picture I can read. JPEG, PNG, WebP, GIF, BMP and AVIF work.",
   undecodable_image: "This picture is damaged or incomplete.",
   image_too_large: "This picture has too many pixels.",
+  too_costly: "This picture takes too long to read.",
   body_too_large: "This file is too large.",
-  unauthorized: "The service wants a key. Load this page again to give it.",
+  unauthorized: "The service requires a key. Reload this page to enter it.",
   overloaded: "Too many people are asking right now.",
   deadline_exceeded: "It took too long.",
   draining: "The service is restarting.",
@@ -18,7 +19,7 @@ const IN_WORDS = {
   unknown_prediction: "The service no longer remembers this photo.",
 };
 
-/** An answer that is none: `message` is for people. A status of 0 means that there was no answer at all. */
+/** A request without a result: `message` is for people. Status 0 means that no answer arrived. */
 export class Refusal extends Error {
   constructor(message, status = 0, retryAfter = 1) {
     super(message);
@@ -48,7 +49,7 @@ export async function predictBatch(files, signal) {
   const images = read.filter((data) => data !== null).map((data) => ({ data }));
   const { results } = await post("/predict/batch?explain=true", { images }, signal);
   return read.map((data) => {
-    if (data === null) return new Refusal("This file cannot be read. Is it a folder, or gone?", 400);
+    if (data === null) return new Refusal("This file cannot be read. It may be a folder, or it has been moved.", 400);
     const result = results.shift();
     return result.error ? refusal(result.error, result.error.status) : result;
   });
@@ -64,7 +65,7 @@ export function model() {
   return ask("/model");
 }
 
-/** Whether anybody is there. */
+/** Whether the service answers. */
 export async function alive() {
   return ask("/health").then(
     () => true,

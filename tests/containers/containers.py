@@ -3,13 +3,14 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import httpx
 
 from tests.conftest import ROOT
 from tests.containers.engine import Docker
+from tests.waiting import PATIENCE, until
 
 CAT: Final = (ROOT / "tests/cat.jpg").read_bytes()
 MEMORY: Final = 256
@@ -17,15 +18,6 @@ HARDENED: Final = (
     "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", f"{MEMORY}m",
     "--memory-swap", f"{MEMORY}m", "--cpus", "1", "--pids-limit", "128",
 )  # fmt: skip
-PATIENCE: Final = 120  # seconds for whatever must come about, on a machine that is busy
-
-
-def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
-    """Wait for a condition to come true."""
-    give_up = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
 
 
 class Container:

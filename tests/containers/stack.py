@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 
 from tests.conftest import ROOT
-from tests.containers.containers import CAT, PATIENCE
+from tests.containers.containers import CAT
 from tests.containers.engine import Docker
 from tests.ops.edge import free_ports
+from tests.waiting import PATIENCE
 
 
 class Stack:

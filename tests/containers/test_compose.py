@@ -10,10 +10,13 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT, blobs, encoded
-from tests.containers.containers import HARDENED, running, until
+from tests.containers.containers import HARDENED, running
 from tests.containers.engine import Docker
 from tests.containers.stack import Stack
 from tests.ops.dashboards import Query, queries
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
 
 # A panel of alerts that fire: none does while all is well.
 QUIET = {"Alerts firing"}
@@ -62,10 +65,10 @@ def test_photographs_are_answered_and_prometheus_counts_them(stack: Stack, photo
     for label, answer in answers:
         told = httpx.post(f"{stack.url}/feedback", json={"id": answer.json()["id"], "label": label})
         assert told.status_code == 200
-    until(lambda: stack.query("sum(predictions_total) >= 20"))
-    until(lambda: stack.query("sum(feedback_total) >= 20"))
+    until(lambda: stack.query("sum(catsdogs_predictions_total) >= 20"))
+    until(lambda: stack.query("sum(catsdogs_feedback_total) >= 20"))
     assert [sample["value"][1] for sample in stack.query('up{job="catsdogs"}')] == ["1"]
-    assert float(stack.query("live_accuracy")[0]["value"][1]) >= 0.95
+    assert float(stack.query("catsdogs_live_accuracy")[0]["value"][1]) >= 0.95
 
 
 def test_every_panel_of_the_dashboards_has_data(stack: Stack, photos: list[tuple[str, bytes]]) -> None:
@@ -119,7 +122,7 @@ def test_an_alert_fires_when_the_service_is_stopped_and_clears_when_it_is_back(s
 
 def test_the_journal_outlives_the_container(stack: Stack) -> None:
     prediction = stack.predict(encoded(blobs(5), "PNG")).json()
-    until(lambda: stack.query("sum(journal_lines_total) > 0"))
+    until(lambda: stack.query("sum(catsdogs_journal_lines_total) > 0"))
     stack.compose("up", "--detach", "--no-deps", "--no-build", "--force-recreate", "--wait", "service")
     until(lambda: stack.predict().status_code == 200)
     told = httpx.post(f"{stack.url}/feedback", json={"id": prediction["id"], "label": "dogs"})

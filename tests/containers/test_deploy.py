@@ -18,10 +18,13 @@ from PIL import Image
 
 from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
 from tests.conftest import PHOTOS, ROOT, encoded
-from tests.containers.containers import CAT, until
+from tests.containers.containers import CAT
 from tests.containers.engine import Docker
 from tests.containers.stack import Stack
 from tests.ops.edge import CLIENTS, Load
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
 
 SERVE = "from serving.cli import serve; serve()"
 # Right about the one photo of the smoke test, wrong about all others.

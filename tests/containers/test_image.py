@@ -20,8 +20,11 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.containers.containers import HARDENED, Container, running, until
+from tests.containers.containers import HARDENED, Container, running
 from tests.containers.engine import Docker
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
 
 UNPACKED, COMPRESSED = 150e6, 60e6
 # Bytes of each layer, by what begins the instruction that made it.
@@ -97,6 +100,7 @@ def test_its_labels_say_what_it_is(docker: Docker, image: str, service: Containe
     assert re.fullmatch(r"[0-9a-f]{40}", labels["org.opencontainers.image.revision"])
     assert labels["org.opencontainers.image.source"].startswith("https://github.com/")
     assert labels["org.opencontainers.image.version"] not in ("", "unknown")
+    assert not labels["org.opencontainers.image.version"].startswith("v")
     assert docker.inspect(image)["Config"]["StopSignal"] == "SIGTERM"
 
 

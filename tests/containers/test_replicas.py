@@ -9,10 +9,12 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT
-from tests.containers.containers import until
 from tests.containers.engine import Docker, images_of_compose
 from tests.ops.edge import CLIENTS, Load
 from tests.ops.manifests import docker_run, render
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
 
 NETWORK = "catsdogs-replicas-test"
 

@@ -1,4 +1,4 @@
-"""Versions of data and models: what the README says about DVC, run in real repositories with a real remote folder."""
+"""Versions of data and models: what docs/pipeline.md says, run in real repositories with a real remote folder."""
 
 import re
 import shlex
@@ -13,12 +13,14 @@ from ruamel.yaml import YAML
 from tests.conftest import ROOT, draw_photos
 from tests.e2e.test_pipeline import checkout, run
 
-BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+pytestmark = pytest.mark.slow
+
+BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/pipeline.md").read_text(), re.DOTALL)
 UP_TO_DATE = "Data and pipelines are up to date."
 
 
-def readme(folder: Path, command: str) -> str:
-    """Run the README's one block that has the command in it; returns what it printed."""
+def documented(folder: Path, command: str) -> str:
+    """Run the page's one block that has the command in it; returns what it printed."""
     (block,) = [block for block in BLOCKS if f"/bin/{command}" in block]
     block = block.replace(".venv-dev/bin", shlex.quote(str(Path(sys.executable).parent)))
     return succeeded(run(folder, "bash", "-euo", "pipefail", "-c", block))
@@ -49,7 +51,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(work, "add", "--all")
     git(work, "commit", "--quiet", "--message", "Made on generated photos")
     assert not (folder / "cats-dogs-store").exists()
-    readme(work, "dvc push")
+    documented(work, "dvc push")
     return work
 
 
@@ -59,7 +61,7 @@ def clone(pushed: Path) -> Path:
     git(pushed.parent, "clone", "--quiet", "work", "clone")
     folder = pushed.parent / "clone"
     assert not (folder / "data").exists()
-    readme(folder, "dvc pull")
+    documented(folder, "dvc pull")
     return folder
 
 
@@ -97,10 +99,10 @@ def test_git_has_no_photograph_and_no_model(pushed: Path) -> None:
 
 
 def test_an_experiment_is_compared_with_the_last_commit(clone: Path) -> None:
-    ran = readme(clone, "dvc exp run")
+    ran = documented(clone, "dvc exp run")
     assert "Stage 'prepare' didn't change, skipping" in ran
     assert "Running stage 'evaluate'" in ran
-    compared = readme(clone, "dvc metrics diff")
+    compared = documented(clone, "dvc metrics diff")
     assert re.search(r"train\.lr +6e-05 +0\.0001", compared)
     assert re.search(r"train\.epochs +2 +3", compared)
     assert re.search(r"trained\.json +val_loss +0\.\d+ +0\.\d+ +-?0\.\d+", compared)
@@ -123,7 +125,7 @@ def test_an_experiment_is_compared_with_the_last_commit(clone: Path) -> None:
 def test_another_remote_takes_two_commands_and_its_secrets_stay_out_of_git(pushed: Path, tmp_path: Path) -> None:
     git(tmp_path, "clone", "--quiet", str(pushed), "other")
     other = tmp_path / "other"
-    readme(other, "dvc remote modify")
+    documented(other, "dvc remote modify")
     assert "url = s3://my-bucket/cats-dogs" in (other / ".dvc/config").read_text()
     assert "my-profile" in (other / ".dvc/config.local").read_text()
     assert git(other, "status", "--porcelain").split() == ["M", ".dvc/config"]

@@ -12,11 +12,14 @@ from base64 import b64encode
 from pathlib import Path
 
 import httpx
+import pytest
 
 from shared import journal
 from shared.journal import FeedbackLine, PredictionLine, Unreadable
 from tests.conftest import blobs, encoded
 from tests.e2e.test_process import Process, serve
+
+pytestmark = pytest.mark.slow
 
 PREDICTIONS = int(os.environ.get("CATSDOGS_TEST_PREDICTIONS", "10000"))
 CLIENTS = 4
@@ -57,7 +60,7 @@ class Load:
 
 def on_disk(process: Process) -> int:
     page = httpx.get(f"{process.url}/metrics").text
-    found = re.search(r"^journal_lines_total (\S+)", page, re.MULTILINE)
+    found = re.search(r"^catsdogs_journal_lines_total (\S+)", page, re.MULTILINE)
     return int(float(found[1])) if found else 0
 
 

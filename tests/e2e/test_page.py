@@ -174,7 +174,7 @@ def test_all_that_is_written_can_be_read(page: Page, tmp_path: Path, scheme: str
     grey = tmp_path / "grey.png"
     Image.new("RGB", (200, 200), "grey").save(grey)
     page.set_input_files("#choose", [CAT, CAT, grey, tmp_path / "text.jpg"])
-    expect(page.locator("#status")).to_have_text("All 4 photos looked at.")
+    expect(page.locator("#status")).to_have_text("All 4 photos done.")
     page.get_by_role("button", name="Wrong").first.click()
     expect(page.locator(".thanks").first).to_contain_text("Thank you")
     page.locator(".why-button").first.click()

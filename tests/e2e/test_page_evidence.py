@@ -19,7 +19,7 @@ CANVAS = """canvas => {
 
 def test_a_button_shows_the_evidence_over_its_photo_and_hides_it_again(page: Page) -> None:
     page.set_input_files("#choose", [CAT, CAT])
-    expect(page.locator("#status")).to_have_text("All 2 photos looked at.")
+    expect(page.locator("#status")).to_have_text("All 2 photos done.")
     first, second = page.locator(".card").all()
     why = first.get_by_role("button", name="Show why", pressed=False)
     expect(first.locator("canvas, .legend")).to_have_count(2)
@@ -41,7 +41,7 @@ def test_a_switch_shows_it_on_every_photo_those_to_come_too(page: Page, tmp_path
     switch = page.get_by_role("switch", name="Show why on every photo")
     expect(switch).to_be_hidden()
     page.set_input_files("#choose", [CAT, CAT, tmp_path / "text.jpg"])
-    expect(page.locator("#status")).to_have_text("All 3 photos looked at.")
+    expect(page.locator("#status")).to_have_text("All 3 photos done.")
     switch.check()
     expect(page.locator(".card canvas:visible")).to_have_count(2)
     expect(page.locator('.card[data-state="failed"] .why-button')).to_be_hidden()

@@ -9,7 +9,7 @@ from tests.serving.conftest import Running
 
 
 def told(service: Running, actual: str) -> float:
-    return service.metric(f'feedback_total{{actual="{actual}",predicted="cats"}}')
+    return service.metric(f'catsdogs_feedback_total{{actual="{actual}",predicted="cats"}}')
 
 
 def test_right_and_wrong_reach_the_service_and_can_be_changed(page: Page, service: Running) -> None:

@@ -65,7 +65,7 @@ def test_two_hundred_photos_are_answered_in_batches_and_their_progress_is_seen(
     page.on("requestfinished", lambda request: under_way.append(-1) if "/predict" in request.url else None)
     page.evaluate(WATCH)
     page.set_input_files("#choose", pictures)
-    expect(page.locator("#status")).to_have_text("All 200 photos looked at.")
+    expect(page.locator("#status")).to_have_text("All 200 photos done.")
     assert page.locator(".card").count() == 200
     assert page.locator('.card[data-state="failed"]').count() == 1
     assert page.evaluate(ALL_SETTLED)
@@ -82,7 +82,7 @@ def test_two_hundred_photos_are_answered_in_batches_and_their_progress_is_seen(
 
 def test_only_photos_near_the_screen_are_held(page: Page, pictures: list[Path]) -> None:
     page.set_input_files("#choose", pictures)
-    expect(page.locator("#status")).to_have_text("All 200 photos looked at.")
+    expect(page.locator("#status")).to_have_text("All 200 photos done.")
     page.get_by_role("switch").check()
     expect(page.locator(".card canvas:visible").first).to_have_js_property("width", 224)
     assert 4 <= page.locator("img[src]").count() < 60
@@ -111,14 +111,14 @@ def test_large_photos_share_no_request(page: Page, tmp_path: Path) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/predict" in request.url else None)
     page.set_input_files("#choose", files)
-    expect(page.locator("#status")).to_have_text("All 3 photos looked at.")
+    expect(page.locator("#status")).to_have_text("All 3 photos done.")
     assert page.locator('.card[data-state="cats"]').count() == 3
     assert [url.endswith("/predict?explain=true") for url in asked] == [True] * 3
 
 
 def test_the_answers_go_to_their_photos_in_the_order_chosen(page: Page, pictures: list[Path]) -> None:
     page.set_input_files("#choose", [CAT, *pictures[:20], CAT])
-    expect(page.locator("#status")).to_have_text("All 22 photos looked at.")
+    expect(page.locator("#status")).to_have_text("All 22 photos done.")
     names = page.locator(".card .name").all_text_contents()
     assert names == ["cat.jpg", *(file.name for file in pictures[:20]), "cat.jpg"]
     for card in (page.locator(".card").first, page.locator(".card").last):
@@ -144,7 +144,7 @@ def test_stopping_leaves_the_rest_to_be_asked_again(page: Page, pictures: list[P
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
     page.unroute(BATCHES)
     again.click()
-    expect(page.locator("#status")).to_have_text("All 56 photos looked at.")
+    expect(page.locator("#status")).to_have_text("All 56 photos done.")
     assert sum(page.evaluate(TALLY)) == 80
     expect(again).to_be_hidden()
 
@@ -158,8 +158,8 @@ def test_a_service_that_asks_to_wait_is_asked_again_when_it_said(page: Page, pic
     page.route(BATCHES, overloaded, times=2)
     said = page.locator("#status")
     page.set_input_files("#choose", pictures[:24])
-    expect(said).to_have_text("Too many people are asking right now. I ask again in 1 s.")
-    expect(said).to_have_text("All 24 photos looked at.")
+    expect(said).to_have_text("Too many people are asking right now. I will try again in 1 s.")
+    expect(said).to_have_text("All 24 photos done.")
     assert page.locator('.card[data-state="failed"]').count() == 0
 
 
@@ -185,7 +185,7 @@ def test_a_photo_that_waited_too_long_in_a_batch_is_asked_again_by_itself(page: 
     page.route(BATCHES, one_too_late, times=1)
     with page.expect_request("**/predict?explain=true"):
         page.set_input_files("#choose", pictures[:8])
-    expect(page.locator("#status")).to_have_text("All 8 photos looked at.")
+    expect(page.locator("#status")).to_have_text("All 8 photos done.")
     assert page.locator('.card[data-state="failed"]').count() == 0
 
 
@@ -193,7 +193,7 @@ def test_a_limit_for_batches_lower_than_the_page_s_is_no_obstacle(page: Page, pi
     problem = {"status": 413, "detail": "x", "code": "body_too_large"}
     page.route(BATCHES, lambda route: route.fulfill(status=413, json=problem))
     page.set_input_files("#choose", pictures[:9])
-    expect(page.locator("#status")).to_have_text("All 9 photos looked at.")
+    expect(page.locator("#status")).to_have_text("All 9 photos done.")
     assert page.locator('.card[data-state="failed"]').count() == 0
 
 
@@ -227,7 +227,7 @@ def test_a_service_killed_in_the_middle_loses_nothing(
     expect(again).to_have_text(f"Try all {lost} again")
     begin(port)
     again.click()
-    expect(page.locator("#status")).to_have_text(f"All {lost} photos looked at.")
+    expect(page.locator("#status")).to_have_text(f"All {lost} photos done.")
     assert page.locator('.card[data-state="failed"]').count() == 1  # the one that is no picture
     assert sum(page.evaluate(TALLY)) == 200
     expect(again).to_be_hidden()

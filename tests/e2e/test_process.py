@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT, blobs, encoded, measured
+from tests.waiting import until
 
 CAT = (ROOT / "tests/cat.jpg").read_bytes()
 
@@ -49,11 +50,8 @@ class Process:
         self.reader.start()
 
     def ready(self) -> "Process":
-        for _ in range(1000):
-            if httpx.get(f"{self.url}/health/ready").status_code == 200:
-                return self
-            time.sleep(0.01)
-        raise AssertionError("not ready")
+        until(lambda: httpx.get(f"{self.url}/health/ready").status_code == 200, "not ready")
+        return self
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
         os.killpg(self.process.pid, sig)
@@ -98,7 +96,7 @@ def in_the_house(process: Process, count: int, side: int) -> list[socket.socket]
         page = httpx.get(f"{process.url}/metrics").text
         depth, answered = (
             sum(float(value) for value in re.findall(pattern, page, re.MULTILINE))
-            for pattern in (r"^queue_depth (\S+)", r'^http_requests_total\{.*route="/predict".*\} (\S+)')
+            for pattern in (r"^catsdogs_queue_depth (\S+)", r'^http_requests_total\{.*route="/predict".*\} (\S+)')
         )
         accepted = depth + answered + 1
     return connections
@@ -138,7 +136,7 @@ def test_with_a_drain_delay_it_leaves_the_balancer_before_it_closes_its_door(tmp
     answer = httpx.post(f"{process.url}/predict", files={"file": cat})
     assert (answer.status_code, answer.json()["verdict"]) == (200, "cats")
     assert answer.headers["connection"] == "close"
-    assert "\nready 0.0" in httpx.get(f"{process.url}/metrics").text
+    assert "\ncatsdogs_ready 0.0" in httpx.get(f"{process.url}/metrics").text
     assert process.wait() == 0
 
 

@@ -14,6 +14,8 @@ import pytest
 from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
 from tests.e2e.test_process import CAT, Process, serve
 
+pytestmark = pytest.mark.slow
+
 SWAPS = 100
 CLIENTS = 3
 

@@ -11,6 +11,8 @@ from tests.conftest import ROOT
 from tests.fuzz import SCALE
 from tests.fuzz.pictures import good
 
+pytestmark = pytest.mark.slow
+
 RUNS = 5000
 
 

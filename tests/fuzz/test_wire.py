@@ -126,6 +126,7 @@ def assert_documented(said: bytes) -> None:
         assert CODES[problem["code"]][0] == problem["status"] == status
 
 
+@pytest.mark.slow
 @examples(60)
 @given(SENT)
 def test_whatever_is_sent_is_answered_as_documented_or_hung_up_on(hasty: Running, sent: list[bytes]) -> None:

@@ -13,16 +13,15 @@ DASHBOARDS: Final = ROOT / "ops/grafana/dashboards"
 # Prometheus scrapes, since a series that appears with its first request has not grown yet.
 NEEDS: Final = {
     "ALERTS": "a firing alert",
-    "drift_psi": "200 predictions",
-    "feedback_total": "feedback",
+    "catsdogs_drift_psi": "200 predictions",
     "haproxy_": "the edge",
     "http_request": "predictions",
     "job:http_request": "predictions",
-    "job:predictions": "predictions",
-    "journal_": "a journal",
-    "live_accuracy": "feedback",
-    "prediction": "predictions",
-    "rejected_total": "refused requests",
+    "job:catsdogs_predictions": "predictions",
+    "catsdogs_journal_": "a journal",
+    "catsdogs_lane_cpu": "predictions",
+    "catsdogs_live_accuracy": "feedback",
+    "catsdogs_prediction": "predictions",
     "route:": "predictions",
     "stage:": "predictions",
 }

@@ -6,9 +6,7 @@ import socketserver
 import struct
 import subprocess
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -16,9 +14,9 @@ import httpx
 
 from tests.conftest import ROOT
 from tests.e2e.test_process import CAT, Process
+from tests.waiting import PATIENCE, until
 
 CONFIG: Final = ROOT / "ops/edge/haproxy.cfg"
-PATIENCE: Final = 60  # seconds that a condition may take to come true on a machine that is busy
 CLIENTS: Final = 4
 
 
@@ -137,10 +135,3 @@ def free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
-
-
-def until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)

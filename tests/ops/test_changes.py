@@ -12,7 +12,7 @@ import pytest
 
 from ops import changes, stale
 from tests.conftest import ROOT
-from tests.ops.test_workflows import JOBS
+from tests.ops.test_workflows import BIN, JOBS
 
 STAGES = """
 stages:
@@ -45,7 +45,9 @@ PARAMS = "fetch:\n  source: [{source}]\ntrain:\n  lr: {lr}\n"
 
 
 def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    # Our own modules are run as a user runs them, without an activated environment.
+    others = [place for place in os.environ["PATH"].split(":") if place != str(BIN)]
+    path = ":".join(others if command[0] == sys.executable else [str(BIN), *others])
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
     return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 

@@ -26,7 +26,7 @@ from shared.contract import Histogram, Reference
 from shared.intervals import wilson
 from tests.conftest import ROOT, draw_photos
 from tests.serving.conftest import Start
-from tests.serving.telemetry.test_journal import until
+from tests.waiting import until
 
 
 def test_photos_are_found_at_any_depth_by_the_nearest_folder_s_name(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_every_photo_is_predicted_and_told_and_the_files_say_what_came_of_it(sta
     right = wilson(sum(row["predicted"] == row["true"] for row in rows), 20)
     assert f"{right.value:.2%} ({right.low:.2%} to {right.high:.2%}) of 20 photos" in done.output
     assert "refused         1" in done.output
-    assert server.metric("live_accuracy") == right.value
-    until(lambda: server.metric("journal_lines_total") == 80)
+    assert server.metric("catsdogs_live_accuracy") == right.value
+    until(lambda: server.metric("catsdogs_journal_lines_total") == 80)
     assert len(list(journal.read(journal.gather([tmp_path / "journal"])))) == 80
 
 

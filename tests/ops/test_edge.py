@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
+from serving import errors
 from serving.http import headers
 from tests.conftest import encoded
 from tests.e2e.test_process import CAT, Process, serve
-from tests.ops.edge import CLIENTS, CONFIG, PATIENCE, Edge, Load, Names, until
+from tests.ops.edge import CLIENTS, CONFIG, Edge, Load, Names
+from tests.waiting import PATIENCE, until
 
 PROBLEM: Final = {"type", "title", "status", "detail", "code", "request_id"}
 
@@ -106,6 +109,14 @@ def problem(answer: httpx.Response, code: str) -> dict[str, object]:
 def test_the_configuration_is_valid_without_a_warning(haproxy: str) -> None:
     done = subprocess.run([haproxy, "-c", "-dW", "-f", CONFIG], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_its_own_errors_are_the_services() -> None:
+    documents = [json.loads(text) for text in re.findall(r"lf-string '(\{.*?\})'", CONFIG.read_text())]
+    assert documents
+    for document in documents:
+        expected = errors.problem(document["code"], document["detail"], document["request_id"])
+        assert document == msgspec.to_builtins(expected)
 
 
 def test_what_a_replica_answers_passes_unchanged(edge: Build, replica: Callable[..., Process]) -> None:

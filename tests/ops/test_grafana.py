@@ -20,8 +20,9 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from serving.settings import Settings
 from tests.conftest import ROOT
 from tests.ops.dashboards import boards, filled, metrics, panels, queries
-from tests.ops.watched import ITS_OWN, OTHERS, RECORDS, Prometheus, exposed, free_port, program, rules, until
+from tests.ops.watched import ITS_OWN, OTHERS, RECORDS, Prometheus, exposed, free_port, program, rules
 from tests.serving.conftest import Running, start_server
+from tests.waiting import until
 
 GRAFANA: Final = ROOT / "ops/grafana"
 SOURCE: Final = {"type": "prometheus", "uid": "catsdogs-prometheus"}
@@ -218,10 +219,7 @@ def test_every_query_of_every_panel_has_data(watched: Prometheus) -> None:
         waiting.difference_update([query for query in waiting if has_data(watched, query.expr)])
         return not waiting
 
-    give_up = time.monotonic() + 120
-    while not answered():
-        assert time.monotonic() < give_up, waiting
-        time.sleep(1)
+    until(answered, waiting)
 
 
 def has_data(prometheus: Prometheus, expr: str) -> bool:

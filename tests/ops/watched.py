@@ -5,8 +5,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,13 +13,13 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.waiting import until
 
 CONFIG: Final = ROOT / "ops/prometheus"
 # What Prometheus makes of a scrape and of alerts by itself.
 ITS_OWN: Final = {"up", "ALERTS"}
 # What the others expose; it is looked for where they run.
 OTHERS: Final = ("haproxy_", "prometheus_", "alertmanager_")
-PATIENCE: Final = 90  # seconds that a condition may take to come true on a machine that is busy
 
 
 def program(name: str) -> str:
@@ -55,13 +53,6 @@ def free_port() -> int:
     """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.1)
 
 
 class Prometheus:

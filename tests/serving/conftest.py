@@ -1,5 +1,6 @@
 """A real server on a real port, in a thread, with the shipped model."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ import httpx
 import msgspec
 import pytest
 
+from serving.engine.supervisor import WORKER, Forker
 from serving.http.app import create_app
 from serving.http.server import Server
 from serving.service import Service
@@ -25,6 +27,11 @@ class Running:
     http: httpx.Client
     service: Service
     port: int
+    loop: asyncio.AbstractEventLoop
+
+    def reload(self) -> None:
+        """What SIGHUP does."""
+        self.loop.call_soon_threadsafe(self.service.reload)
 
     def predict(self, data: bytes = PHOTO, **options: object) -> httpx.Response:
         return self.http.post("/predict", files={"file": data}, **options)  # type: ignore[arg-type]
@@ -41,9 +48,17 @@ class Running:
 Start = Callable[..., Running]
 
 
-def start_server(settings: Settings, *, wait_ready: bool = True) -> tuple[Running, Callable[[], None]]:
-    server = Server(create_app(msgspec.structs.replace(settings, port=0)))
-    thread = threading.Thread(target=server.run)
+def start_server(
+    settings: Settings, *, wait_ready: bool = True, worker: str = WORKER
+) -> tuple[Running, Callable[[], None]]:
+    server = Server(create_app(msgspec.structs.replace(settings, port=0), Forker(worker)))
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.serve()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     while not server.started:
         assert thread.is_alive()
@@ -64,7 +79,7 @@ def start_server(settings: Settings, *, wait_ready: bool = True) -> tuple[Runnin
         else:
             stop()
             pytest.fail("the server did not become ready")
-    return Running(http, server.service, port), stop
+    return Running(http, server.service, port, loops[0]), stop
 
 
 @pytest.fixture
@@ -72,8 +87,8 @@ def start() -> Iterator[Start]:
     """Start a server with settings of one's own."""
     stops: list[Callable[[], None]] = []
 
-    def begin(wait_ready: bool = True, **settings: object) -> Running:
-        running, stop = start_server(Settings(**settings), wait_ready=wait_ready)  # type: ignore[arg-type]
+    def begin(wait_ready: bool = True, worker: str = WORKER, **settings: object) -> Running:
+        running, stop = start_server(Settings(**settings), wait_ready=wait_ready, worker=worker)  # type: ignore[arg-type]
         stops.append(stop)
         return running
 

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,10 @@ def test_an_impossible_value_names_the_variable(name: str, value: str) -> None:
         from_environment({PREFIX + name: value})
 
 
-def test_the_readme_s_table_has_every_setting_and_its_default() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_page_of_settings_has_each_of_them_its_default_and_no_other() -> None:
+    page = (ROOT / "docs/settings.md").read_text()
+    rows = set()
     for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True):
         cell = f"`{default}`" if default != "" else "the shipped file" if name == "model" else "none"
-        assert f"| `{PREFIX}{name.upper()}` | {cell} |" in readme
+        rows.add((PREFIX + name.upper(), cell))
+    assert set(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE)) == rows

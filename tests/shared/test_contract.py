@@ -2,14 +2,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from serving.model.session import Model
+from serving.model.session import load
 from shared import contract
 from shared.contract import Contract, ContractError
 
 
 @pytest.fixture(scope="module")
 def shipped_contract(shipped: "object") -> Contract:
-    return Model(shipped).contract  # type: ignore[arg-type]
+    return load(shipped).contract  # type: ignore[arg-type]
 
 
 def changed(original: Contract, **fields: object) -> dict[str, str]:
@@ -73,4 +73,4 @@ def test_verdicts(
 ) -> None:
     unsure = contract.Unsure(close_call=float(np.float32(0.9)), unfamiliar=0.5)
     judge = msgspec.structs.replace(shipped_contract, unsure=unsure).judge
-    assert judge(np.array([1 - dogs, dogs], np.float32), familiarity) == expected
+    assert judge(np.array([1 - dogs, dogs], np.float32).tolist(), familiarity) == expected

@@ -56,6 +56,7 @@ def numbers(part: Any) -> list[float]:
 
 
 @LINUX
+@pytest.mark.slow
 def test_it_runs_from_end_to_end_and_leaves_json_and_tables(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "INSTEAD", {"decoded_once": "photos decoded in every epoch"})
     monkeypatch.setattr(bench, "ABLATION_BATCHES", 2)
@@ -140,20 +141,20 @@ def test_its_help_has_examples() -> None:
     assert "python -m training.bench --ablate" in done.stdout
 
 
-def test_the_readme_has_the_figures_of_the_report_and_no_others() -> None:
-    readme, report = (ROOT / "README.md").read_text(), ROOT / "reports/bench-train.json"
-    assert (scoreboard.HEADING in readme) == report.exists()
+def test_the_benchmarks_page_has_the_figures_of_the_report_and_no_others() -> None:
+    page, report = (ROOT / scoreboard.PAGE).read_text(), ROOT / "reports/bench-train.json"
+    assert (scoreboard.HEADING in page) == report.exists()
     if report.exists():
         found = json.loads(report.read_text())
-        assert scoreboard.table(found) in readme
-        assert scoreboard.into_readme(readme, found) == readme
+        assert scoreboard.table(found) in page
+        assert scoreboard.into_page(page, found) == page
         assert report.with_suffix(".md").read_text() == scoreboard.report(found)
 
 
-def test_the_readme_s_table_is_replaced_and_nothing_else() -> None:
+def test_the_page_s_table_is_replaced_and_nothing_else() -> None:
     one = {"median": 6.0, "low": 5.0, "high": 7.0, "pairs": [5.0, 6.0, 7.0]}
     found = {"speed": {"plain": {"pictures_per_second": 4.0}, "ours": {"pictures_per_second": 24.0}, "ratio": one}}
-    readme = f"| a | b |\n\n{scoreboard.HEADING}\nText.\n\n| old |\n|---|\n| 1 |\n\nMore.\n\n| c | d |\n"
-    new = scoreboard.into_readme(readme, found)
+    page = f"| a | b |\n\n{scoreboard.HEADING}\nText.\n\n| old |\n|---|\n| 1 |\n\nMore.\n\n| c | d |\n"
+    new = scoreboard.into_page(page, found)
     assert "| 4.0 | 24.0 | **6.0 times** (5.0 to 7.0) |" in new
-    assert new == readme.replace("| old |\n|---|\n| 1 |\n", scoreboard.table(found))
+    assert new == page.replace("| old |\n|---|\n| 1 |\n", scoreboard.table(found))

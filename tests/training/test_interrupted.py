@@ -18,6 +18,8 @@ import torch
 from tests.training.conftest import write_params
 from tests.training.test_train import digest, weights
 
+pytestmark = pytest.mark.slow
+
 CATSDOGS = str(Path(sys.executable).with_name("catsdogs"))
 SOUP = [{"name": "second", "changes": {"epochs": 1, "seed": 3}}]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from serving.model.session import Model
+from serving.model.session import load
 from shared.exam import Outputs
 from training import measure
 
@@ -32,7 +32,7 @@ def test_a_bootstrap_interval_holds_the_mean_as_often_as_it_says() -> None:
 
 
 def test_quality_counts_what_is_right_answered_and_unsure(shipped: "object") -> None:
-    document = Model(shipped).contract  # type: ignore[arg-type]
+    document = load(shipped).contract  # type: ignore[arg-type]
     surely, barely = 0.99999, 0.5001
     outputs = answers([1 - surely, surely, surely, barely])
     outputs.familiarity[2] = 0.0
@@ -48,7 +48,7 @@ def test_quality_counts_what_is_right_answered_and_unsure(shipped: "object") -> 
 
 
 def test_a_model_that_answers_nothing_has_no_accuracy_where_it_answers(shipped: "object") -> None:
-    document = Model(shipped).contract  # type: ignore[arg-type]
+    document = load(shipped).contract  # type: ignore[arg-type]
     assert (
         measure.quality(answers([0.9, 0.1], familiarity=0.0), np.array([1, 0]), document).accuracy_when_answered is None
     )

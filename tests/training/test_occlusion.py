@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from serving.model.session import Model
+from serving.model.session import load
 from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
 from shared.exam import Outputs
 from shared.pixels import SIZE, Pixels, pixels
@@ -42,14 +42,14 @@ def test_photos() -> list[Pixels]:
 def test_occluding_the_strongest_evidence_costs_more_than_occluding_another_place(
     path: "object", test_photos: list[Pixels]
 ) -> None:
-    found = occlusion(Model(path).run, test_photos)  # type: ignore[arg-type]
+    found = occlusion(load(path).run, test_photos)  # type: ignore[arg-type]
     assert found.pictures == 200
     assert found.strongest.low > found.elsewhere.high  # the 95 % intervals do not even touch
     assert found.strongest_matters_more.low > 0.5
 
 
 def test_a_map_that_points_elsewhere_is_found_out(test_photos: list[Pixels]) -> None:
-    model = Model(SHIPPED_MODEL)
+    model = load(SHIPPED_MODEL)
 
     def liar(batch: Pixels) -> Outputs:
         outputs = model.run(batch)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.model.session import Model
+from serving.model.session import load
 from shared.exam import Outputs
 from shared.pixels import Pixels
 from tests.conftest import blobs, encoded
@@ -55,7 +55,7 @@ def test_what_holds_no_photo_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_pets_and_other_things_are_counted_separately(shipped: Path) -> None:
-    document = Model(shipped).contract
+    document = load(shipped).contract
 
     def outputs(familiarity: list[float]) -> Outputs:
         count = len(familiarity)

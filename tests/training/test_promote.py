@@ -33,6 +33,7 @@ from shared.files import write_json, write_whole
 from shared.intervals import wilson
 from shared.pixels import SIZE
 from tests.conftest import ROOT, blobs, encoded
+from tests.waiting import until
 from training import cli, registry, split, stage, tracking
 from training.comparison import Difference, compare
 from training.match import Match, decide
@@ -385,7 +386,7 @@ def test_a_candidate_that_must_not_serve_is_refused_and_not_registered(make: Mak
     contradict(path, pixels="0" * 64)
     refused("another procedure")
     make(1, int8=8000)
-    contradict(path, exam=msgspec.structs.replace(serving.Model(path).contract.exam, questions=()))
+    contradict(path, exam=msgspec.structs.replace(serving.load(path).contract.exam, questions=()))
     refused("fails its exam")
     make(1, int8=8000)
     path.write_bytes(path.read_bytes()[:200])
@@ -393,7 +394,7 @@ def test_a_candidate_that_must_not_serve_is_refused_and_not_registered(make: Mak
     make(1, int8=8000, split_digest="1" * 64)
     refused("another split")
     make(1, int8=8000)
-    contradict(path, provenance=document(serving.Model(path).run, precision, mlflow_run_id="e" * 32).provenance)
+    contradict(path, provenance=document(serving.load(path).run, precision, mlflow_run_id="e" * 32).provenance)
     refused("come from different training runs")
     make(1, int8=8000)
     PIPELINE[precision][1].unlink()
@@ -412,7 +413,7 @@ def test_without_a_candidate_or_photos_it_says_what_to_run(make: Make) -> None:
 def test_a_champion_for_pixels_of_another_time_is_no_rival(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     make(0)
     done("promote")
-    monkeypatch.setattr("shared.pixels.DIGEST", "1" * 64)
+    monkeypatch.setattr("shared.spec.DIGEST", "1" * 64)
     make(8)
     contradict(PIPELINE["fp32"][0], pixels="1" * 64)
     assert "the champion can no longer serve: it was trained on pixels" in done("promote")
@@ -560,9 +561,7 @@ def test_each_side_s_photos_are_inputs_of_the_run_with_the_split_s_digest(work: 
 def test_the_machine_is_watched_while_a_run_goes_on(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     with tracking.run(name="training") as run_id:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and not client().get_run(run_id).data.metrics:
-            time.sleep(0.1)
+        until(lambda: client().get_run(run_id).data.metrics)
     assert "system/cpu_utilization_percentage" in client().get_run(run_id).data.metrics
 
 
@@ -586,8 +585,8 @@ def test_intervals_of_the_table_are_wilson_s(make: Make) -> None:
     assert f"{interval.value:.2%} ({interval.low:.2%} to {interval.high:.2%})" in done("promote", "--dry-run")
 
 
-def test_the_readme_s_commands_run(make: Make) -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_documented_commands_run(make: Make) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/pipeline.md").read_text(), re.DOTALL)
     commands = [shlex.split(block)[1:] for block in blocks if re.search(r"/bin/catsdogs (promote|rollback)", block)]
     assert commands == [["promote", "--dry-run"], ["rollback"]]
     make(8)

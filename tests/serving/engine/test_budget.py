@@ -1,19 +1,23 @@
+"""Memory for request bodies, on a clock of the test's own."""
+
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from serving.engine.budget import FREE_BYTES, STALL_SECONDS, STEP_BYTES, Pool
+from serving.engine.budget import BYTES_PER_SECOND, CONTENDED_SECONDS, STEP_BYTES, BodyBudget
 from serving.errors import ProblemError
 
 MB = 1_000_000
 
 
 async def upload(
-    pool: Pool, pieces: list[int], declared: int = 0, hold: asyncio.Event | None = None, seconds: float = 5
+    budget: BodyBudget, pieces: list[int], declared: int = 0, hold: asyncio.Event | None = None, copies: int = 1
 ) -> None:
     """What a handler does: read the pieces, complete, and keep the body until ``hold``."""
-    with pool.lease() as lease:
-        async with asyncio.timeout(seconds) as time_left:
+    with budget.lease(copies) as lease:
+        async with asyncio.timeout(None) as time_left:
+            lease.time_left = time_left
             for piece in pieces:
                 await lease.take(piece, declared, time_left)
                 await asyncio.sleep(0)
@@ -23,43 +27,73 @@ async def upload(
 
 
 async def settle() -> None:
-    for _ in range(20):
+    for _ in range(50):
         await asyncio.sleep(0)
 
 
-async def test_small_bodies_never_wait_and_are_not_counted() -> None:
-    pool, hold = Pool(1, seconds=5), asyncio.Event()
-    tasks = [asyncio.create_task(upload(pool, [FREE_BYTES], FREE_BYTES, hold)) for _ in range(50)]
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the event loop's clock forward."""
+
+    def forward(seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time
+        monkeypatch.setattr(loop, "time", lambda: now() + seconds)
+
+    return forward
+
+
+async def test_every_byte_counts_from_the_first() -> None:
+    budget, hold = BodyBudget(MB, seconds=5, wait_seconds=5), asyncio.Event()
+    tasks = [asyncio.create_task(upload(budget, [1_000], 1_000, hold)) for _ in range(50)]
     await settle()
-    assert pool.granted == 0
+    assert budget.granted == 50_000
     hold.set()
     await asyncio.gather(*tasks)
+    assert budget.granted == 0
 
 
-async def test_a_large_body_waits_until_there_is_room_for_all_of_it() -> None:
-    pool, first, second = Pool(MB, seconds=5), asyncio.Event(), asyncio.Event()
-    one = asyncio.create_task(upload(pool, [300_000] * 3, 900_000, first))
-    other = asyncio.create_task(upload(pool, [300_000] * 3, 900_000, second))
+async def test_a_body_waits_until_there_is_room_for_it() -> None:
+    budget, first, second = BodyBudget(MB, seconds=5, wait_seconds=5), asyncio.Event(), asyncio.Event()
+    one = asyncio.create_task(upload(budget, [300_000] * 3, 900_000, first))
+    other = asyncio.create_task(upload(budget, [300_000] * 3, 900_000, second))
     await settle()
-    assert pool.granted == 900_000 - FREE_BYTES
+    assert budget.granted == 900_000
     assert not other.done()
     first.set()
     await one
     await settle()
-    assert pool.granted == 900_000 - FREE_BYTES
+    assert budget.granted == 900_000
     second.set()
     await other
-    assert pool.granted == 0
+    assert budget.granted == 0
+
+
+async def test_what_is_granted_at_once_is_a_step_and_not_what_a_client_declares() -> None:
+    budget = BodyBudget(32 * MB, seconds=5, wait_seconds=5)
+    with budget.lease() as lease:
+        async with asyncio.timeout(None) as time_left:
+            await lease.take(1, 20 * MB, time_left)
+        assert budget.granted == 1 + STEP_BYTES
+
+
+async def test_copies_count_as_often_as_they_are_kept() -> None:
+    budget, hold = BodyBudget(10 * MB, seconds=5, wait_seconds=5), asyncio.Event()
+    one = asyncio.create_task(upload(budget, [200_000], 0, hold, copies=2))
+    await settle()
+    assert budget.granted == 400_000
+    hold.set()
+    await one
 
 
 async def test_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
-    pool, hold, order = Pool(MB, seconds=5), asyncio.Event(), list[int]()
+    budget, hold, order = BodyBudget(MB, seconds=5, wait_seconds=5), asyncio.Event(), list[int]()
 
     async def note(number: int) -> None:
-        await upload(pool, [900_000], 900_000)
+        await upload(budget, [900_000], 900_000)
         order.append(number)
 
-    first = asyncio.create_task(upload(pool, [900_000], 900_000, hold))
+    first = asyncio.create_task(upload(budget, [900_000], 900_000, hold))
     await settle()
     tasks = []
     for number in range(10):
@@ -70,80 +104,95 @@ async def test_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
     assert order == list(range(10))
 
 
-async def test_one_body_larger_than_the_pool_is_let_in_alone() -> None:
-    pool = Pool(MB, seconds=5)
-    await upload(pool, [MB] * 20, 20 * MB)
-    assert pool.granted == 0
-
-
-async def test_bodies_of_unknown_length_do_not_wait_for_each_other_for_ever() -> None:
-    pool = Pool(4 * MB, seconds=5)
-    await asyncio.gather(*(upload(pool, [STEP_BYTES // 2] * 8) for _ in range(8)))
-    assert pool.granted == 0
-
-
-async def test_a_body_that_is_there_holds_only_what_it_is() -> None:
-    pool, hold = Pool(10 * MB, seconds=5), asyncio.Event()
-    one = asyncio.create_task(upload(pool, [200_000], 0, hold))
-    await settle()
-    assert pool.granted == 200_000 - FREE_BYTES
-    hold.set()
-    await one
+@pytest.mark.parametrize("declared", [0, 20 * MB])
+async def test_bodies_that_are_larger_than_the_budget_come_to_an_end_one_after_another(declared: int) -> None:
+    budget = BodyBudget(4 * MB, seconds=5, wait_seconds=5)
+    await asyncio.gather(*(upload(budget, [MB] * 20, declared) for _ in range(8)))
+    assert budget.granted == 0
 
 
 async def test_a_body_that_finds_no_room_in_time_is_told_that_the_service_is_overloaded() -> None:
-    pool, hold = Pool(MB, seconds=0.05), asyncio.Event()
-    one = asyncio.create_task(upload(pool, [900_000], 900_000, hold))
+    budget, hold = BodyBudget(MB, seconds=5, wait_seconds=0.05), asyncio.Event()
+    one = asyncio.create_task(upload(budget, [900_000], 900_000, hold))
     await settle()
     with pytest.raises(ProblemError) as refused:
-        await upload(pool, [900_000], 900_000)
+        await upload(budget, [900_000], 900_000)
     assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1)
     hold.set()
     await one
-    assert (pool.granted, len(pool._line)) == (0, 0)
-
-
-async def test_the_client_s_time_stands_still_while_its_bytes_wait_for_others() -> None:
-    pool, hold = Pool(MB, seconds=5), asyncio.Event()
-    one = asyncio.create_task(upload(pool, [900_000], 900_000, hold))
-    await settle()
-    other = asyncio.create_task(upload(pool, [900_000], 900_000, seconds=0.2))
-    await asyncio.sleep(0.5)
-    hold.set()
-    await asyncio.gather(one, other)
+    assert budget.granted == 0
 
 
 async def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> None:
-    pool, hold = Pool(MB, seconds=5), asyncio.Event()
-    one = asyncio.create_task(upload(pool, [900_000], 900_000, hold))
+    budget, hold = BodyBudget(MB, seconds=5, wait_seconds=5), asyncio.Event()
+    one = asyncio.create_task(upload(budget, [900_000], 900_000, hold))
     await settle()
-    other = asyncio.create_task(upload(pool, [900_000], 900_000))
+    other = asyncio.create_task(upload(budget, [900_000], 900_000))
     await settle()
     other.cancel()
     await asyncio.gather(other, return_exceptions=True)
     hold.set()
     await one
-    assert (pool.granted, len(pool._leases), len(pool._line)) == (0, 0, 0)
+    assert budget.granted == 0
+    await upload(budget, [900_000], 900_000)
 
 
-async def test_who_stops_sending_is_cut_off_once_others_wait_and_not_before() -> None:
-    pool = Pool(MB, seconds=10)
+async def sending(budget: BodyBudget, received: int) -> None:
+    """A body of 20 MB of which only so much comes."""
+    with budget.lease() as lease:
+        async with asyncio.timeout(None) as time_left:
+            lease.time_left = time_left
+            if received:
+                await lease.take(received, 20 * MB, time_left)
+            await asyncio.Event().wait()
 
-    async def stall() -> None:
-        with pool.lease() as lease:
-            async with asyncio.timeout(60) as time_left:
-                await lease.take(500_000, 900_000, time_left)
-                await asyncio.sleep(60)
 
-    stalled = asyncio.create_task(stall())
-    await asyncio.sleep(STALL_SECONDS + 0.1)
-    pool.check()
+async def test_a_slow_body_goes_on_while_it_keeps_a_rate_and_is_cut_off_below_it(
+    clock: Callable[[float], None],
+) -> None:
+    budget = BodyBudget(32 * MB, seconds=15, wait_seconds=5)
+    honest = asyncio.create_task(sending(budget, 20 * BYTES_PER_SECOND))
+    dripping = [asyncio.create_task(sending(budget, received)) for received in (0, 10)]
     await settle()
-    assert not stalled.done()
-    other = asyncio.create_task(upload(pool, [900_000], 900_000))
+    clock(14)
+    budget.check()
     await settle()
-    pool.check()
-    with pytest.raises(TimeoutError):
-        await stalled
+    assert not any(task.done() for task in (honest, *dripping))
+    clock(2)
+    budget.check()
+    for task in dripping:
+        with pytest.raises(TimeoutError):
+            await task
+    assert not honest.done()
+    honest.cancel()
+
+
+async def test_while_others_wait_a_body_must_come_at_once(clock: Callable[[float], None]) -> None:
+    budget = BodyBudget(MB, seconds=15, wait_seconds=60)
+    dripping = [asyncio.create_task(sending(budget, 1)) for _ in range(2)]
+    await settle()
+    clock(CONTENDED_SECONDS + 0.1)
+    budget.check()
+    await settle()
+    assert not any(task.done() for task in dripping)
+    other = asyncio.create_task(upload(budget, [900_000], 900_000))
+    await settle()
+    assert not other.done()
+    budget.check()
+    for task in dripping:
+        with pytest.raises(TimeoutError):
+            await task
     await other
-    assert pool.granted == 0
+    assert budget.granted == 0
+
+
+async def test_waiting_for_memory_is_not_the_client_s_slowness(clock: Callable[[float], None]) -> None:
+    budget, hold = BodyBudget(MB, seconds=5, wait_seconds=60), asyncio.Event()
+    one = asyncio.create_task(upload(budget, [900_000], 900_000, hold))
+    await settle()
+    other = asyncio.create_task(upload(budget, [900_000], 900_000))
+    await settle()
+    clock(30)
+    budget.check()
+    hold.set()
+    await asyncio.gather(one, other)

@@ -78,7 +78,7 @@ def test_with_keys_only_health_is_open(start: Start, capsys: pytest.CaptureFixtu
             assert not any(value and value in refused.text for value in sent.values())
         assert server.http.post("/predict", files={"file": PHOTO}, headers=GOOD["bearer"]).status_code == 200
         metrics = server.http.get("/metrics", headers=GOOD["basic"]).text
-    assert f'rejected_total{{code="unauthorized"}} {len(ADDRESSES) + len(BAD)}' in metrics
+    assert f'catsdogs_rejected_total{{code="unauthorized"}} {len(ADDRESSES) + len(BAD)}' in metrics
     said = capsys.readouterr().out
     assert "no API keys are set" not in said
     assert not any(secret in said for secret in (KEY, OTHER, DIGEST, basic(KEY)))

@@ -1,6 +1,5 @@
-"""The examples of /docs: the README's, true to the types, and for every operation."""
+"""The examples of /docs: the documents' own, true to the types, and for every operation."""
 
-import base64
 import json
 import re
 from typing import Any
@@ -10,50 +9,34 @@ import pytest
 
 from serving.errors import CODES
 from serving.http import examples
+from serving.http.endpoints import ENDPOINTS, Endpoint
 from serving.http.openapi import document
-from serving.messages import (
-    BatchError,
-    BatchRequest,
-    BatchResponse,
-    FeedbackRequest,
-    FeedbackResponse,
-    Health,
-    ModelInService,
-    Prediction,
-    Problem,
-)
+from serving.messages import BatchError, Prediction, Problem
 from shared.pixels import pixels
-from tests.conftest import ROOT
 from tests.serving.conftest import Running
+from tests.serving.http.test_endpoints import DOCUMENTS
 
-README = (ROOT / "README.md").read_text()
+TEXT = "".join(DOCUMENTS.values())
 OPERATIONS: dict[str, dict[str, Any]] = {
     operation["operationId"]: operation for path in document()["paths"].values() for operation in path.values()
 }
-TYPES: dict[str, type[msgspec.Struct]] = {
-    "predict": Prediction,
-    "predictBatch": BatchResponse,
-    "feedback": FeedbackResponse,
-    "health": Health,
-    "model": ModelInService,
-}
 
 
-def test_every_command_of_the_readme_is_in_the_documentation_of_its_operation_and_none_other() -> None:
-    in_readme = {block.strip() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)}
+def test_every_command_of_the_documents_is_in_the_documentation_of_its_operation_and_none_other() -> None:
+    in_documents = {block.strip() for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)}
     in_docs = {
         command
         for operation in OPERATIONS.values()
         for command in re.findall(r"```bash\n(.*?)\n```", operation["description"], re.DOTALL)
     }
-    # Without a body there is nothing to explain; the README gives one of them for all.
+    # Without a body there is nothing to explain; the documents give one of them for all.
     plain = {f"curl localhost:8000{path}" for path in ("/health", "/model", "/metrics")}
-    asked = {block for block in in_readme if "localhost:8000" in block and "ops/" not in block}
+    asked = {block for block in in_documents if "localhost:8000" in block and "ops/" not in block}
     assert in_docs - plain == asked - plain
 
 
-def test_the_answer_in_the_readme_is_the_one_in_the_documentation() -> None:
-    (shown,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+def test_the_answer_in_the_documents_is_the_one_in_the_documentation() -> None:
+    (shown,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
     assert json.loads(shown) == OPERATIONS["predict"]["responses"]["200"]["content"]["application/json"]["example"]
 
 
@@ -67,17 +50,17 @@ def test_every_operation_has_a_command_and_examples_of_what_goes_in_and_out(name
             assert "example" in content or kind in ("multipart/form-data", "image/png")
 
 
-@pytest.mark.parametrize("name", TYPES)
-def test_an_answer_shown_is_one_of_its_type(name: str) -> None:
-    shown = OPERATIONS[name]["responses"]["200"]["content"]["application/json"]["example"]
-    msgspec.convert(shown, TYPES[name])
-    assert set(shown) >= {field.name for field in msgspec.structs.fields(TYPES[name]) if field.required}
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.path)
+def test_a_document_shown_is_one_of_its_type(endpoint: Endpoint) -> None:
+    for body in (endpoint.takes, endpoint.gives):
+        for shown in body.values():
+            if isinstance(shown, msgspec.Struct):
+                msgspec.convert(msgspec.to_builtins(shown), type(shown))
 
 
 def test_the_results_of_a_batch_shown_are_a_prediction_and_an_error() -> None:
-    results = examples.ANSWERS["predictBatch"]["results"]
-    msgspec.convert(results[0], Prediction)
-    msgspec.convert(results[1], BatchError)
+    for result, kind in zip(examples.RESULTS.results, (Prediction, BatchError), strict=True):
+        assert msgspec.convert(msgspec.to_builtins(result), kind) == result
 
 
 def test_every_problem_shown_is_one_of_its_status() -> None:
@@ -90,15 +73,17 @@ def test_every_problem_shown_is_one_of_its_status() -> None:
 
 
 def test_the_batch_shown_can_be_tried_out(server: Running) -> None:
-    shown = examples.REQUESTS["predictBatch"]
-    msgspec.convert(shown, BatchRequest)
-    assert pixels(base64.b64decode(examples.PICTURE)).shape == (224, 224, 3)
-    answer = server.http.post("/predict/batch", json=shown).json()["results"]
-    assert [set(result) for result in answer] == [set(result) for result in examples.ANSWERS["predictBatch"]["results"]]
-    assert answer[1]["error"]["code"] == examples.ANSWERS["predictBatch"]["results"][1]["error"]["code"]
+    shown = OPERATIONS["predict_batch"]
+    assert pixels(examples.PICTURE).shape == (224, 224, 3)
+    batch = shown["requestBody"]["content"]["application/json"]["example"]
+    answer = server.http.post("/predict/batch", json=batch).json()["results"]
+    expected = shown["responses"]["200"]["content"]["application/json"]["example"]["results"]
+    assert [set(result) for result in answer] == [set(result) for result in expected]
+    assert answer[1]["error"]["code"] == expected[1]["error"]["code"]
 
 
 def test_the_feedback_shown_is_taken_once_its_prediction_was_made(server: Running) -> None:
-    msgspec.convert(examples.REQUESTS["feedback"], FeedbackRequest)
-    given = {**examples.REQUESTS["feedback"], "id": server.predict().json()["id"]}
-    assert set(server.http.post("/feedback", json=given).json()) == set(examples.ANSWERS["feedback"])
+    shown = OPERATIONS["feedback"]
+    feedback = shown["requestBody"]["content"]["application/json"]["example"]
+    answer = server.http.post("/feedback", json={**feedback, "id": server.predict().json()["id"]}).json()
+    assert set(answer) == set(shown["responses"]["200"]["content"]["application/json"]["example"])

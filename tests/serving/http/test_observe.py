@@ -9,6 +9,8 @@ import httpx
 import pytest
 from openapi_spec_validator import validate
 
+from serving.http import pages
+from serving.http.endpoints import ENDPOINTS
 from serving.http.openapi import document
 from serving.messages import BatchResponse, Prediction
 from serving.telemetry.logs import JsonFormatter, to_stdout
@@ -17,33 +19,35 @@ from tests.serving.conftest import PHOTO, Running, Start
 METRICS = {
     "http_requests_total": "counter",
     "http_request_duration_seconds": "histogram",
-    "prediction_stage_seconds": "histogram",
-    "predictions_total": "counter",
-    "prediction_confidence": "histogram",
-    "prediction_familiarity": "histogram",
-    "rejected_total": "counter",
-    "feedback_total": "counter",
-    "live_accuracy": "gauge",
-    "live_accuracy_low": "gauge",
-    "live_accuracy_high": "gauge",
-    "live_feedback": "gauge",
-    "test_accuracy": "gauge",
-    "test_accuracy_low": "gauge",
-    "test_accuracy_high": "gauge",
-    "drift_psi": "gauge",
-    "journal_lines_total": "counter",
-    "journal_dropped_total": "counter",
-    "journal_failing": "gauge",
-    "ready": "gauge",
-    "lanes": "gauge",
-    "lanes_busy": "gauge",
-    "queue_depth": "gauge",
-    "queue_limit": "gauge",
-    "model_info": "gauge",
-    "descriptors_exhausted": "gauge",
-    "model_refused": "gauge",
-    "model_fallback": "gauge",
-    "memory_limit_bytes": "gauge",
+    "catsdogs_prediction_stage_seconds": "histogram",
+    "catsdogs_predictions_total": "counter",
+    "catsdogs_prediction_confidence": "histogram",
+    "catsdogs_prediction_familiarity": "histogram",
+    "catsdogs_rejected_total": "counter",
+    "catsdogs_feedback_total": "counter",
+    "catsdogs_live_accuracy": "gauge",
+    "catsdogs_live_accuracy_low": "gauge",
+    "catsdogs_live_accuracy_high": "gauge",
+    "catsdogs_live_feedback": "gauge",
+    "catsdogs_test_accuracy": "gauge",
+    "catsdogs_test_accuracy_low": "gauge",
+    "catsdogs_test_accuracy_high": "gauge",
+    "catsdogs_drift_psi": "gauge",
+    "catsdogs_lane_restarts_total": "counter",
+    "catsdogs_lane_cpu_seconds": "histogram",
+    "catsdogs_journal_lines_total": "counter",
+    "catsdogs_journal_dropped_total": "counter",
+    "catsdogs_journal_failing": "gauge",
+    "catsdogs_ready": "gauge",
+    "catsdogs_lanes": "gauge",
+    "catsdogs_lanes_busy": "gauge",
+    "catsdogs_queue_depth": "gauge",
+    "catsdogs_queue_limit": "gauge",
+    "catsdogs_model_info": "gauge",
+    "catsdogs_descriptors_exhausted": "gauge",
+    "catsdogs_model_refused": "gauge",
+    "catsdogs_model_fallback": "gauge",
+    "catsdogs_memory_limit_bytes": "gauge",
     "process_resident_memory_bytes": "gauge",
 }
 
@@ -61,43 +65,44 @@ def test_predictions_are_counted_by_stage_label_and_verdict(start: Start) -> Non
     server = start()
     answer = server.predict().json()
     labels = f'{{label="{answer["predicted_label"]}",verdict="{answer["verdict"]}"}}'
-    assert server.metric(f"predictions_total{labels}") == 1
+    assert server.metric(f"catsdogs_predictions_total{labels}") == 1
     for stage in ("queue", "decode", "infer"):
-        assert server.metric(f'prediction_stage_seconds_count{{stage="{stage}"}}') == 1
-    assert server.metric("prediction_confidence_count") == 1
+        assert server.metric(f'catsdogs_prediction_stage_seconds_count{{stage="{stage}"}}') == 1
+    assert server.metric("catsdogs_prediction_confidence_count") == 1
     assert server.metric('http_request_duration_seconds_count{route="/predict"}') == 1
-    assert 'model_info{architecture="efficientnet_lite0"' in server.http.get("/metrics").text
+    assert 'catsdogs_model_info{architecture="efficientnet_lite0"' in server.http.get("/metrics").text
 
 
 def test_limits_and_the_test_photos_figures_are_told_for_alerts_to_be_held_against(start: Start) -> None:
     server = start(lanes=2, max_queue=7)
-    assert (server.metric("lanes"), server.metric("queue_limit"), server.metric("ready")) == (2, 7, 1)
-    assert server.metric("process_resident_memory_bytes") < server.metric("memory_limit_bytes")
+    assert [server.metric(f"catsdogs_{name}") for name in ("lanes", "queue_limit", "ready")] == [2, 7, 1]
+    assert server.metric("process_resident_memory_bytes") < server.metric("catsdogs_memory_limit_bytes")
     accuracy = server.http.get("/model").json()["test"]["accuracy"]
-    told = [server.metric(f"test_accuracy{end}") for end in ("", "_low", "_high")]
+    told = [server.metric(f"catsdogs_test_accuracy{end}") for end in ("", "_low", "_high")]
     assert told == [accuracy[end] for end in ("value", "low", "high")]
 
 
 def test_the_metrics_say_ready_when_the_health_does(start: Start, tmp_path: Path) -> None:
     server = start()
-    assert server.metric("ready") == 1
+    assert server.metric("catsdogs_ready") == 1
     server.service.drain()
     assert server.http.get("/health/ready").status_code == 503
-    assert server.metric("ready") == 0
+    assert server.metric("catsdogs_ready") == 0
     without = start(wait_ready=False, model=str(tmp_path / "missing.onnx"))
     assert without.http.get("/health/ready").status_code == 503
-    assert without.metric("ready") == 0
-    assert not re.search("^test_accuracy", without.http.get("/metrics").text, re.MULTILINE)
+    assert without.metric("catsdogs_ready") == 0
+    assert not re.search("^catsdogs_test_accuracy", without.http.get("/metrics").text, re.MULTILINE)
 
 
 def test_a_drawing_is_timed_and_is_no_prediction(start: Start) -> None:
     server = start()
     server.explain()
     for stage in ("queue", "decode", "infer", "draw"):
-        assert server.metric(f'prediction_stage_seconds_count{{stage="{stage}"}}') == 1
+        assert server.metric(f'catsdogs_prediction_stage_seconds_count{{stage="{stage}"}}') == 1
     assert server.metric('http_requests_total{method="POST",route="/explain",status="200"}') == 1
-    assert server.metric("prediction_confidence_count") == 0
-    assert "predictions_total{" not in server.http.get("/metrics").text
+    assert server.metric("catsdogs_prediction_confidence_count") == 0
+    page = server.http.get("/metrics").text
+    assert set(re.findall(r"^catsdogs_predictions_total\{.* (\S+)$", page, re.MULTILINE)) == {"0"}
 
 
 def test_labels_are_bounded_whatever_is_asked(start: Start) -> None:
@@ -106,9 +111,8 @@ def test_labels_are_bounded_whatever_is_asked(start: Start) -> None:
         server.http.get(path)
     server.http.request("PROPFIND", "/predict")
     page = server.http.get("/metrics").text
-    assert set(re.findall(r'http_requests_total\{[^}]*route="([^"]*)"', page)) <= {
-        "unmatched", "/assets/{name}", "/predict", "/health/ready", "/metrics",
-    }  # fmt: skip
+    routes = {route.path for route in [*(endpoint.route for endpoint in ENDPOINTS), *pages.ROUTES]} | {"unmatched"}
+    assert set(re.findall(r'http_requests_total\{[^}]*route="([^"]*)"', page)) == routes
     assert 'method="other"' in page
     assert "PROPFIND" not in page
 

@@ -1,16 +1,15 @@
 import base64
 import json
 import math
-from typing import Any
 
 import httpx
 import pytest
 
-from serving.engine.engine import MAX_STUCK
 from serving.messages import MAX_BATCH
 from serving.settings import Settings
 from tests.conftest import blobs, encoded
 from tests.serving.conftest import PHOTO, Running, Start
+from tests.waiting import until
 
 
 def b64(data: bytes) -> str:
@@ -130,30 +129,45 @@ def test_real_photographs_in_batches_answer_like_single_ones(server: Running, ph
         assert server.predict(data).json()["probabilities"] == result["probabilities"]
 
 
+@pytest.mark.parametrize("data", [7, None, "%%%not base64%%%", "ü"])
+def test_base64_that_is_none_costs_that_picture_only(server: Running, data: object) -> None:
+    answer = server.http.post("/predict/batch", json={"images": [{"data": data}, {"data": b64(PHOTO)}]})
+    bad, good = answer.json()["results"]
+    assert bad["error"]["code"] == "malformed_request"
+    assert good["verdict"] in ("cats", "dogs", "unsure")
+
+
+def test_base64_is_taken_as_clients_send_it(server: Running) -> None:
+    text = b64(PHOTO)
+    lines = "\r\n".join(text[start : start + 76] for start in range(0, len(text), 76))
+    forms = [
+        text, lines, text.rstrip("="), f"data:image/jpeg;base64,{text}", text.replace("+", "-").replace("/", "_"),
+    ]  # fmt: skip
+    body = json.dumps({"images": [{"data": form} for form in forms]}).replace("/", "\\/")  # as PHP escapes it
+    results = server.http.post("/predict/batch", content=body).json()["results"]
+    assert len({json.dumps(result["probabilities"]) for result in results}) == 1
+
+
 def test_json_is_all_that_is_read_of_a_batch(server: Running) -> None:
     body = json.dumps({"images": [{"data": b64(PHOTO)}]})
     assert server.http.post("/predict/batch", content=body).status_code == 200
 
 
-def test_a_lane_that_ends_over_a_picture_costs_that_one_answer(
-    server: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def end(*_: object) -> None:
-        raise SystemExit
-
-    with monkeypatch.context() as patched:
-        patched.setattr("serving.service.classify", end)
-        answer = server.predict()
+def test_a_lane_that_ends_over_a_picture_costs_that_one_answer(start: Start) -> None:
+    server = start(worker="tests.serving.engine.hostile")
+    answer = server.predict(b"crash")
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert int(answer.headers["retry-after"]) >= 1
     assert [server.predict().status_code for _ in range(4)] == [200] * 4
+    assert server.metric('catsdogs_lane_restarts_total{reason="crash"}') == 1
 
 
-def test_a_process_whose_lanes_are_all_stuck_asks_to_be_replaced(start: Start) -> None:
-    server = start()
-    engine: Any = server.service.engine
-    engine._stuck = [engine._crew[0]] * MAX_STUCK * engine.lanes
-    answers = [server.http.get("/health/ready"), server.predict()]
-    assert [answer.status_code for answer in answers] == [503, 503]
-    assert "must be replaced" in answers[0].json()["detail"]
-    assert server.http.get("/health").status_code == 200
+def test_a_process_that_can_start_no_lane_asks_to_be_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine.engine.DOWN_SECONDS", 0.3)
+    monkeypatch.setattr("serving.engine.engine.DEAD_SECONDS", 1.0)
+    server = start(worker="tests.serving.engine.dying", lanes=1)
+    assert server.predict(b"crash").status_code == 503
+    until(lambda: server.http.get("/health/ready").status_code == 503)
+    assert server.predict().status_code == 503
+    until(lambda: server.http.get("/health").status_code == 503)
+    assert "must be replaced" in server.http.get("/health").json()["detail"]

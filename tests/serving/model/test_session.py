@@ -5,21 +5,24 @@ import logging
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 
 from serving import cli
 from serving.model import session as models
-from serving.model.session import Model, ModelRefusedError
+from serving.model.session import ModelRefusedError
+from serving.settings import SHIPPED_INT8
 from shared import contract
 from shared.exam import Exam
+from shared.pixels import pixels
 from tests.serving.conftest import PHOTO, Start
 
 
 def rewritten(shipped: Path, out: Path, **fields: object) -> Path:
     """The shipped file with another contract."""
-    original = Model(shipped).contract
+    original = models.load(shipped).contract
     file = onnx.load(shipped)
     text = contract.dumps(msgspec.structs.replace(original, **fields))
     onnx.helper.set_model_props(file, {contract.METADATA_KEY: text})
@@ -29,7 +32,7 @@ def rewritten(shipped: Path, out: Path, **fields: object) -> Path:
 
 def pair(shipped: Path, folder: Path, *, int8_wrong: bool, fp32_wrong: bool = False) -> Path:
     """An "int8" file and the fp32 file beside it, each with a golden answer that it gives or that is ``wrong``."""
-    exam = Model(shipped).contract.exam
+    exam = models.load(shipped).contract.exam
     first, *others = exam.questions
     turned = msgspec.structs.replace(first, probabilities=first.probabilities[::-1])
     exams = {False: exam, True: msgspec.structs.replace(exam, questions=(turned, *others))}
@@ -100,14 +103,21 @@ def test_a_graph_that_cannot_be_run_is_refused(shipped: Path, tmp_path: Path) ->
         models.load(tmp_path / "m.onnx")
 
 
+def test_on_all_cores_the_model_answers_the_same() -> None:
+    model = models.load(SHIPPED_INT8, threads=2)
+    batch = pixels(PHOTO)[np.newaxis]
+    narrow, wide = model.run(batch), model.run(batch, alone=True)
+    assert np.allclose(narrow.probabilities, wide.probabilities, atol=1e-4)
+
+
 def test_an_int8_file_that_passes_answers_itself(shipped: Path, tmp_path: Path) -> None:
     model = models.load(pair(shipped, tmp_path, int8_wrong=False))
-    assert (model.contract.precision, model.path.name, model.fallback) == ("int8", "m.int8.onnx", None)
+    assert (model.contract.precision, model.file, model.fallback) == ("int8", "m.int8.onnx", None)
 
 
 def test_an_int8_file_that_fails_gives_way_to_the_fp32_file_beside_it(shipped: Path, tmp_path: Path) -> None:
     model = models.load(pair(shipped, tmp_path, int8_wrong=True))
-    assert (model.contract.precision, model.path.name) == ("fp32", "m.fp32.onnx")
+    assert (model.contract.precision, model.file) == ("fp32", "m.fp32.onnx")
     assert model.fallback is not None
     assert model.fallback.startswith("the model v-int8 fails its exam: ")
 
@@ -153,7 +163,7 @@ def test_a_service_on_its_stand_in_says_so(
     assert served["fallback"] == fields["reason"]
     assert server.predict().json()["model"] == "v-fp32"
     assert 'precision="fp32",version="v-fp32"} 1' in server.http.get("/metrics").text
-    assert (server.metric("model_fallback"), server.metric("ready")) == (1, 1)
+    assert (server.metric("catsdogs_model_fallback"), server.metric("catsdogs_ready")) == (1, 1)
 
 
 def test_the_command_line_has_the_same_stand_in_and_says_so(shipped: Path, tmp_path: Path) -> None:

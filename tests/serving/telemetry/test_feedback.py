@@ -17,7 +17,7 @@ from shared.drift import SIGNALS
 from shared.journal import FeedbackLine, PredictionLine, Unreadable
 from tests.conftest import blobs, encoded
 from tests.serving.conftest import PHOTO, Running, Start
-from tests.serving.telemetry.test_journal import until
+from tests.waiting import until
 
 
 def tell(server: Running, id_: str, label: str) -> httpx.Response:
@@ -39,7 +39,7 @@ def noted(folder: Path) -> list[PredictionLine | FeedbackLine]:
 
 
 def written(server: Running, lines: int) -> None:
-    until(lambda: server.metric("journal_lines_total") >= lines)
+    until(lambda: server.metric("catsdogs_journal_lines_total") >= lines)
 
 
 def test_feedback_says_whether_the_answer_was_right_without_any_journal(server: Running) -> None:
@@ -60,9 +60,10 @@ def test_an_unknown_id_is_404_and_costs_nothing_however_many_there_are(start: St
         answer = tell(server, uuid.uuid4().hex, "cats")
         assert (answer.status_code, answer.json()["code"]) == (404, "unknown_prediction")
     assert answer.headers["content-type"] == "application/problem+json"
-    assert server.metric('rejected_total{code="unknown_prediction"}') == 3000
-    assert server.metric("journal_lines_total") == 1
-    assert "feedback_total{" not in server.http.get("/metrics").text
+    assert server.metric('catsdogs_rejected_total{code="unknown_prediction"}') == 3000
+    assert server.metric("catsdogs_journal_lines_total") == 1
+    page = server.http.get("/metrics").text
+    assert set(re.findall(r"^catsdogs_feedback_total\{.* (\S+)$", page, re.MULTILINE)) == {"0"}
 
 
 @pytest.mark.parametrize(
@@ -97,20 +98,20 @@ def test_a_body_larger_than_feedback_needs_is_refused(server: Running) -> None:
 
 def test_feedback_is_counted_by_what_was_answered_and_live_accuracy_has_its_interval(start: Start) -> None:
     server = start()
-    assert "live_accuracy 0" not in server.http.get("/metrics").text
+    assert "catsdogs_live_accuracy 0" not in server.http.get("/metrics").text
     predictions = [server.predict().json() for _ in range(4)]
     said = predictions[0]["predicted_label"]
     other = {"cats": "dogs", "dogs": "cats"}[said]
     for prediction, label in zip(predictions, (said, said, said, other), strict=True):
         tell(server, prediction["id"], label)
-    assert server.metric(f'feedback_total{{actual="{said}",predicted="{said}"}}') == 3
-    assert server.metric(f'feedback_total{{actual="{other}",predicted="{said}"}}') == 1
-    assert server.metric("live_accuracy") == 0.75
-    assert server.metric("live_feedback") == 4
-    assert server.metric("live_accuracy_low") == pytest.approx(0.3006, abs=1e-4)
-    assert server.metric("live_accuracy_high") == pytest.approx(0.9544, abs=1e-4)
+    assert server.metric(f'catsdogs_feedback_total{{actual="{said}",predicted="{said}"}}') == 3
+    assert server.metric(f'catsdogs_feedback_total{{actual="{other}",predicted="{said}"}}') == 1
+    assert server.metric("catsdogs_live_accuracy") == 0.75
+    assert server.metric("catsdogs_live_feedback") == 4
+    assert server.metric("catsdogs_live_accuracy_low") == pytest.approx(0.3006, abs=1e-4)
+    assert server.metric("catsdogs_live_accuracy_high") == pytest.approx(0.9544, abs=1e-4)
     tell(server, predictions[3]["id"], said)
-    assert server.metric("live_accuracy") == 1
+    assert server.metric("catsdogs_live_accuracy") == 1
 
 
 def test_the_journal_has_a_line_for_each_prediction_and_feedback(start: Start, tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_of_several_predictions_under_one_id_the_last_is_meant(start: Start) -> 
     first = tell(server, "again", "cats").json()["correct"]
     batch(server, "again")
     tell(server, "again", "dogs")
-    assert server.metric("live_accuracy") == pytest.approx((1 + first) / 3)
+    assert server.metric("catsdogs_live_accuracy") == pytest.approx((1 + first) / 3)
 
 
 def test_a_restart_knows_what_came_before_and_counts_a_second_feedback_in_place_of_the_first(
@@ -186,10 +187,10 @@ def test_a_restart_knows_what_came_before_and_counts_a_second_feedback_in_place_
     tell(first, "theirs", other)
     written(first, 4)
     second = start(journal=str(tmp_path))
-    assert second.metric("live_accuracy") == 0.5
+    assert second.metric("catsdogs_live_accuracy") == 0.5
     assert tell(second, "theirs", said).json()["correct"] is True
     assert tell(second, ours["id"], said).status_code == 200
-    assert second.metric("live_accuracy") == 1
+    assert second.metric("catsdogs_live_accuracy") == 1
 
 
 def test_lines_of_the_journal_that_cannot_be_read_are_passed_over(start: Start, tmp_path: Path) -> None:
@@ -249,17 +250,17 @@ def test_a_journal_that_cannot_be_written_keeps_nobody_from_an_answer(start: Sta
     prediction = server.predict().json()
     assert tell(server, prediction["id"], "cats").status_code == 200
     assert tell(server, "unknown", "cats").status_code == 404
-    until(lambda: server.metric("journal_failing") == 1)
+    until(lambda: server.metric("catsdogs_journal_failing") == 1)
     (tmp_path / "journal").unlink()
-    until(lambda: server.metric("journal_failing") == 0)
+    until(lambda: server.metric("catsdogs_journal_failing") == 0)
     written(server, 2)
     assert len(noted(tmp_path / "journal")) == 2
 
 
 def test_without_a_journal_nothing_is_said_of_one(server: Running) -> None:
     page = server.http.get("/metrics").text
-    assert "\njournal_failing " not in page
-    assert "\njournal_lines_total " not in page
+    assert "\ncatsdogs_journal_failing " not in page
+    assert "\ncatsdogs_journal_lines_total " not in page
 
 
 def test_feedback_is_not_taken_while_draining(start: Start) -> None:
@@ -276,12 +277,12 @@ def test_drift_is_told_once_there_are_enough_pictures_and_begins_anew_with_a_mod
     data = b64encode(black).decode()
     for _ in range(3):
         server.http.post("/predict/batch", json={"images": [{"data": data}] * 64})
-    assert "drift_psi{" not in server.http.get("/metrics").text
+    assert "catsdogs_drift_psi{" not in server.http.get("/metrics").text
     server.http.post("/predict/batch", json={"images": [{"data": data}] * 8})
     for signal in SIGNALS:
-        assert server.metric(f'drift_psi{{signal="{signal}"}}') > 0.25
+        assert server.metric(f'catsdogs_drift_psi{{signal="{signal}"}}') > 0.25
     server.service.metrics.set_model(server.service.model.contract)
-    assert "drift_psi{" not in server.http.get("/metrics").text
+    assert "catsdogs_drift_psi{" not in server.http.get("/metrics").text
 
 
 def test_memory_is_bounded_and_keeps_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:

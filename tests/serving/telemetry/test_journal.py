@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from serving.telemetry import journal as writer
+from serving.telemetry import writer
 from serving.telemetry.journal import Journal
 from shared import journal
 from shared.journal import Line, Unreadable
 from tests.conftest import ROOT
 from tests.shared.test_journal import feedback, prediction
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -35,14 +36,6 @@ def begin() -> Iterator[Callable[..., Journal]]:
         each.close()
 
 
-def until(met: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if met():
-            return
-        time.sleep(0.01)
-    pytest.fail("it did not come to that within 30 seconds")
-
-
 def lines(folder: Path) -> list[Line | Unreadable]:
     return list(journal.read(journal.gather([folder])))
 
@@ -57,7 +50,7 @@ def test_lines_are_on_disk_soon_and_counted(tmp_path: Path, begin: Callable[...,
     started.append(feedback("a"))
     until(lambda: started.lines == 2)
     assert lines(tmp_path / "made" / "for it") == [prediction("a"), feedback("a")]
-    assert (started.dropped, started.failing) == (0, False)
+    assert (started.dropped, started.failures) == (0, 0)
 
 
 def test_closing_writes_what_waits(tmp_path: Path, begin: Callable[..., Journal]) -> None:
@@ -114,6 +107,7 @@ def test_two_services_on_one_folder_each_write_a_file_of_their_own(
     tmp_path: Path, begin: Callable[..., Journal]
 ) -> None:
     both = [begin(tmp_path), begin(tmp_path)]
+    until(lambda: len(list(tmp_path.iterdir())) == 2)
     for number in range(500):
         for name, started in zip("ab", both, strict=True):
             started.append(prediction(f"{name}{number}"))
@@ -166,14 +160,13 @@ def test_a_full_disk_is_said_once_loses_only_what_does_not_fit_in_memory_and_men
     try:
         for number in range(20, 500):
             started.append(prediction(str(number)))
-        until(lambda: started.failing)
-        time.sleep(2)  # for some more attempts
+        until(lambda: started.failures >= 3)
         assert started.lines == 20
         assert (tmp_path / journal.name(1)).stat().st_size == size, "no half of a group stays"
         assert len(lines(tmp_path)) == 20
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    until(lambda: not started.failing)
+    until(lambda: started.failures == 0)
     assert started.dropped == 180
     assert ids(tmp_path) == [str(number) for number in range(320)]
     started.append(prediction("after"))
@@ -198,7 +191,7 @@ def test_a_file_system_without_room_is_no_different(tmp_path: Path, begin: Calla
                 file.write(b"x" * 4096)
         for number in range(100):
             started.append(prediction(str(number)))
-        until(lambda: started.failing)
+        until(lambda: started.failures > 0)
         filler.unlink()
         until(lambda: started.lines == 100)
         started.close()
@@ -213,7 +206,7 @@ def test_a_folder_that_cannot_be_made_is_waited_for(
     (tmp_path / "folder").write_text("a file where the folder should be")
     started = begin(tmp_path / "folder")
     started.append(prediction("a"))
-    until(lambda: started.failing)
+    until(lambda: started.failures > 0)
     assert [record.message for record in caplog.records] == ["the journal cannot be written"]
     (tmp_path / "folder").unlink()
     until(lambda: started.lines == 1)
@@ -247,7 +240,7 @@ def test_what_is_no_file_in_the_file_s_place_is_said_and_keeps_nobody_waiting(
 ) -> None:
     os.mkfifo(tmp_path / journal.name(1))
     started = begin(tmp_path)
-    until(lambda: started.failing)
+    until(lambda: started.failures > 0)
     for number in range(100):
         started.append(prediction(str(number)))
     started.close()

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from serving.telemetry import logs
+from serving.telemetry import logs, writer
 
 
 class Slow(io.StringIO):
@@ -27,27 +27,25 @@ def record(message: str) -> logging.LogRecord:
 
 
 def test_lines_that_nobody_reads_are_dropped_and_counted_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "MAX_RECORDS", 10)
+    monkeypatch.setattr(writer, "MAX_LINES", 10)
     stream = Slow()
-    writer = logs._Writer(stream)
-    writer.setFormatter(logs.JsonFormatter())
-    writer.emit(record("first"))
+    handler = logs.Handler(stream)
+    handler.emit(record("first"))
     assert stream.reached.wait(20)
     for number in range(25):
-        writer.emit(record(f"line {number}"))
+        handler.emit(record(f"line {number}"))
     stream.gate.set()
-    writer.close()
+    handler.close()
     said = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
     assert said == ["first", *(f"line {number}" for number in range(10)), "15 lines lost"]
 
 
 def test_a_record_that_cannot_be_formatted_ends_no_logs() -> None:
     stream = io.StringIO()
-    writer = logs._Writer(stream)
-    writer.setFormatter(logs.JsonFormatter())
-    writer.emit(logging.LogRecord("catsdogs", logging.INFO, "f", 1, "%d pictures", ("many",), None))
-    writer.emit(record("and on"))
-    writer.close()
+    handler = logs.Handler(stream)
+    handler.emit(logging.LogRecord("catsdogs", logging.INFO, "f", 1, "%d pictures", ("many",), None))
+    handler.emit(record("and on"))
+    handler.close()
     first, second = map(json.loads, stream.getvalue().splitlines())
     assert (first["message"], first["reason"]) == ("a record could not be formatted", "TypeError")
     assert second["message"] == "and on"

@@ -1,4 +1,4 @@
-"""The model file as every contestant uses it: one session, made once, and an answer in plain numbers."""
+"""The model file as every baseline uses it: one session, made once, and an answer in plain numbers."""
 
 import os
 from typing import Any, Final
@@ -19,7 +19,7 @@ class Network:
     """An onnxruntime session; any number of threads may ask it at once."""
 
     def __init__(self, model: str | None = None, threads: int | None = None) -> None:
-        """Load the file; where nothing is said, the environment does."""
+        """Load the file; the defaults come from the environment."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(os.environ.get(THREADS, "1")) if threads is None else threads
         options.inter_op_num_threads = 1

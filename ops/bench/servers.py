@@ -1,7 +1,6 @@
-"""Who takes part: how each is started, and the variants of which the fastest is kept."""
+"""The servers that are measured: how each is started, and the variants of which the fastest is kept."""
 
 import json
-import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,29 +8,32 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ops.bench.errors import BenchError
-from ops.bench.processes import ROOT, Server, cores, free_port
+from ops.bench.processes import ROOT, ServerProcess, free_port
+from shared.hardware import cores
 
-Kind = Literal["raw", "ours", "peer"]
+# The bare limit, the service of this checkout, of another one, and what others would have written.
+Kind = Literal["raw", "ours", "also", "peer"]
+Precision = Literal["fp32", "int8"]
 MODELS: Final = {name: ROOT / "serving" / "models" / f"cats-dogs.{name}.onnx" for name in ("fp32", "int8")}
-CONTESTANTS: Final = "ops.bench.contestants"
+BASELINES: Final = "ops.bench.baselines"
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Where the programs are: the service's ``catsdogs``, and a Python with what the peers need."""
+    """The service's ``catsdogs``, and a Python with the peers' packages."""
 
     service: Path
     peers: Path
 
     @property
     def python(self) -> Path:
-        """The Python that runs the service, and the raw limit beside it."""
+        """The Python that runs the service and the bare limit."""
         return self.service.with_name("python")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run a server; words of ``arguments`` are added to its command."""
+    """One way to run a server; ``arguments`` are added to its command."""
 
     what: str
     arguments: tuple[str, ...] = ()
@@ -39,35 +41,50 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A server that takes part, or the raw limit."""
+class ServerSpec:
+    """A server, or the bare limit."""
 
     name: str
     title: str
     kind: Kind
-    precision: Literal["fp32", "int8"]
+    precision: Precision
     variants: tuple[Variant, ...] = (Variant("as it is"),)
+    checkout: Path = ROOT  # of a service
 
-    def start(self, programs: Programs, variant: Variant) -> Server:
-        """Start the server; see ``Server.wait``."""
+    def start(self, programs: Programs, variant: Variant) -> ServerProcess:
+        """Start the server; see :meth:`ServerProcess.wait`."""
         port = free_port()
         environment = {"BENCH_MODEL": str(MODELS[self.precision]), "BENTOML_DO_NOT_TRACK": "True", **NO_CALLS}
         if self.kind == "ours":
             environment = {"CATSDOGS_MODEL": str(MODELS["fp32"])} if self.precision == "fp32" else {}
+        elif self.kind == "also":
+            environment = {"PYTHONPATH": str(self.checkout)}
         command = {
             "ours": [str(programs.service), "serve", "--port", str(port)],
+            "also": [str(self.python(programs)), "-m", "serving", "--port", str(port)],
             "fastapi": [
-                *(str(programs.peers), "-m", "uvicorn", f"{CONTESTANTS}.fastapi_server:app"),
+                *(str(programs.peers), "-m", "uvicorn", f"{BASELINES}.fastapi_server:app"),
                 *("--port", str(port), "--no-access-log", "--log-level", "warning"),
             ],
-            "litserve": [str(programs.peers), "-m", f"{CONTESTANTS}.litserve_server", "--port", str(port)],
+            "litserve": [str(programs.peers), "-m", f"{BASELINES}.litserve_server", "--port", str(port)],
             "bentoml": [
-                *(str(programs.peers), "-m", "bentoml", "serve", f"{CONTESTANTS}.bentoml_server:Pets"),
+                *(str(programs.peers), "-m", "bentoml", "serve", f"{BASELINES}.bentoml_server:Pets"),
                 *("--host", "127.0.0.1", "--port", str(port)),
             ],
-        }["ours" if self.kind == "ours" else self.name]
-        ready = "/health/ready" if self.kind == "ours" else None
-        return Server([*command, *variant.arguments], environment | dict(variant.environment), port, ready)
+        }[self.name if self.kind == "peer" else self.kind]
+        ready = "/health/ready" if self.kind in {"ours", "also"} else None
+        environment |= variant.environment
+        return ServerProcess([*command, *variant.arguments], environment, port, ready, self.checkout)
+
+    def fastest(self, tried: list[dict[str, Any]]) -> Variant:
+        """The variant with the highest rate of those tried; the first if none was."""
+        rates = {line["variant"]: line["rate"] for line in tried}
+        return max(self.variants, key=lambda variant: rates.get(variant.what, 0.0))
+
+    def python(self, programs: Programs) -> Path:
+        """The Python of a service from another checkout: the checkout's own ``.venv`` if it has one."""
+        own = self.checkout / ".venv" / "bin" / "python"
+        return own if own.exists() else programs.python
 
 
 # Nothing that is measured may wait for a server that counts its users.
@@ -100,69 +117,45 @@ BENTOML: Final = (
     ),
 )
 
-ENTRANTS: Final = (
-    Entrant("raw-fp32", "the machine's limit, fp32", "raw", "fp32"),
-    Entrant("raw-int8", "the machine's limit, int8", "raw", "int8"),
-    Entrant("ours-int8", "`catsdogs serve`, as it ships (int8)", "ours", "int8"),
-    Entrant("ours-fp32", "`catsdogs serve`, fp32", "ours", "fp32"),
-    Entrant("fastapi", "FastAPI, fp32", "peer", "fp32", FASTAPI),
-    Entrant("litserve", "LitServe, fp32", "peer", "fp32", LITSERVE),
-    Entrant("bentoml", "BentoML, fp32", "peer", "fp32", BENTOML),
+SERVERS: Final = (
+    ServerSpec("raw-fp32", "the bare limit, fp32", "raw", "fp32"),
+    ServerSpec("raw-int8", "the bare limit, int8", "raw", "int8"),
+    ServerSpec("ours-int8", "`catsdogs serve`, as it ships (int8)", "ours", "int8"),
+    ServerSpec("ours-fp32", "`catsdogs serve`, fp32", "ours", "fp32"),
+    ServerSpec("fastapi", "FastAPI, fp32", "peer", "fp32", FASTAPI),
+    ServerSpec("litserve", "LitServe, fp32", "peer", "fp32", LITSERVE),
+    ServerSpec("bentoml", "BentoML, fp32", "peer", "fp32", BENTOML),
 )
 
 
-class Raw:
-    """The process of the raw limit; it does nothing until it is asked."""
-
-    def __init__(self, entrant: Entrant, programs: Programs, folder: Path) -> None:
-        """Start it on the photos of ``folder``."""
-        self._process = subprocess.Popen(
-            [str(programs.python), "-m", f"{CONTESTANTS}.raw", str(MODELS[entrant.precision]), str(folder)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | NO_CALLS,
-        )
-        self._read()
-
-    def ask(self, command: str) -> dict[str, Any]:
-        """Have it do something, and wait for what it says."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{command}\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise BenchError(f"the raw limit ended with exit code {self._process.wait()}; its error is above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> "Raw":
-        """Use it in a block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End it: it stops at the end of its input."""
-        self._process.communicate()
-
-
-def chosen(names: str) -> list[Entrant]:
-    """The entrants whose names start with one of ``names``, separated by commas; all for none.
+def chosen(names: str) -> list[ServerSpec]:
+    """The servers whose names start with one of ``names``, separated by commas; all for an empty string.
 
     Raises:
-        BenchError: one of the names is nobody's.
+        BenchError: no server has such a name.
     """
     found = []
     for name in filter(None, names.split(",")):
-        these = [entrant for entrant in ENTRANTS if entrant.name.startswith(name)]
+        these = [spec for spec in SERVERS if spec.name.startswith(name)]
         if not these:
-            raise BenchError(f"{name}: nobody of that name; there are {', '.join(e.name for e in ENTRANTS)}")
+            raise BenchError(f"{name}: no such server; there are {', '.join(e.name for e in SERVERS)}")
         found += these
-    return [entrant for entrant in ENTRANTS if entrant in found or not names]
+    return [spec for spec in SERVERS if spec in found or not names]
+
+
+def also(argument: str) -> ServerSpec:
+    """The service of another checkout, as it ships there, from ``NAME=CHECKOUT``.
+
+    Raises:
+        BenchError: the name is taken, or there is no service in the checkout.
+    """
+    name, _, checkout = argument.partition("=")
+    path = Path(checkout).absolute()
+    if not (name and checkout) or name in {spec.name for spec in SERVERS}:
+        raise BenchError(f"{argument}: NAME=CHECKOUT needs a name of its own")
+    if not (path / "serving" / "__main__.py").exists():
+        raise BenchError(f"{checkout}: not a checkout with a service")
+    return ServerSpec(name, f"`{name}`, int8", "also", "int8", checkout=path)
 
 
 def versions(python: Path, packages: tuple[str, ...]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """LitServe, as its documentation has it for a processor: worker processes that decode and infer, batches if asked.
 
-BENCH_MODEL=model.onnx python -m ops.bench.contestants.litserve_server --port 8000 --workers 2
+BENCH_MODEL=model.onnx python -m ops.bench.baselines.litserve_server --port 8000 --workers 2
 """
 
 import argparse
@@ -9,7 +9,7 @@ from typing import Any
 import litserve
 from fastapi import HTTPException, Request
 
-from ops.bench.contestants.network import Network
+from ops.bench.baselines.network import Network
 from shared.pixels import RefusedImageError
 
 

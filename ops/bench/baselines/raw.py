@@ -1,10 +1,10 @@
-"""The limit of the machine: ``pixels`` and the network in bare threads, on photos in memory, without HTTP.
+"""The bare limit: ``pixels`` and the network in threads, on photos in memory, without HTTP.
 
-    python -m ops.bench.contestants.raw model.onnx FOLDER
+    python -m ops.bench.baselines.raw model.onnx FOLDER [FIRST]
 
-It reads commands from stdin and answers each with a line of JSON: ``work THREADS INTRA SECONDS WARM`` works through
-the folder's photos in their order, again and again, in so many threads with so many threads for each run of the
-network; ``answers`` answers each photo once.
+It reads commands from stdin and answers each with a line of JSON. ``work THREADS INTRA SECONDS WARM`` works through
+the folder's photos in order, again and again, from number FIRST on, in THREADS threads with INTRA threads for each run
+of the network. ``answers`` answers each photo once.
 """
 
 import json
@@ -17,23 +17,23 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from ops.bench.contestants.network import Network
-from ops.bench.processes import busy, cores
+from ops.bench.baselines.network import Network
+from ops.bench.processes import busy
 
 
 class Raw:
     """The photos in memory, and sessions."""
 
-    def __init__(self, model: str, folder: Path) -> None:
+    def __init__(self, model: str, folder: Path, first: int) -> None:
         """Read everything."""
         self.model = model
         names = (folder / "order").read_text().split()
         self.files = {name: (folder / f"{name}.jpg").read_bytes() for name in dict.fromkeys(names)}
-        self.order = names
+        self.order = names[first:] + names[:first]
         self.networks: dict[int, Network] = {}
 
     def network(self, intra: int) -> Network:
-        """A session with so many threads for a run, made once."""
+        """A session with ``intra`` threads for a run, made once."""
         if intra not in self.networks:
             self.networks[intra] = Network(self.model, intra)
         return self.networks[intra]
@@ -60,7 +60,7 @@ class Raw:
                 elif now >= begin:
                     since = now
                     starts.append((now, time.process_time(), busy()))
-            # Whole pictures in the time that they took: neither the first nor the last is cut.
+            # Whole pictures over their time, so that neither the first nor the last is counted in part.
             rates.append(done / (now - since))
 
         workers = [threading.Thread(target=run) for _ in range(threads)]
@@ -68,15 +68,15 @@ class Raw:
             worker.start()
         for worker in workers:
             worker.join()
-        began, cpu, everybody = min(starts)
-        lasted, cpu, everybody = time.perf_counter() - began, time.process_time() - cpu, busy() - everybody
+        began, cpu, machine = min(starts)
+        lasted, cpu, machine = time.perf_counter() - began, time.process_time() - cpu, busy() - machine
         latencies = Counter(round(1e6 * seconds) for each in times.values() for seconds in each)
         return {
             "rate": sum(rates),
             "latencies": sorted(latencies.items()),
             "times_ms": {name: 1000 * statistics.median(each) for name, each in times.items() if each},
-            "cpu_ms": 1000 * cpu / latencies.total(),
-            "others_share": max(0.0, everybody - cpu) / lasted / cores(),
+            "cpu_cores": cpu / lasted,
+            "busy_cores": machine / lasted,
         }
 
     def answers(self) -> dict[str, Any]:
@@ -85,10 +85,10 @@ class Raw:
 
 
 def main() -> None:
-    """Do as stdin says."""
+    """Answer the commands on stdin."""
     # As the service does; it makes no difference here, where threads hold the lock for microseconds.
     sys.setswitchinterval(0.001)
-    raw = Raw(sys.argv[1], Path(sys.argv[2]))
+    raw = Raw(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else 0)
     raw.network(1)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

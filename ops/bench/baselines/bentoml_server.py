@@ -1,6 +1,6 @@
 """BentoML, as its documentation has it: a service class, worker processes, batches if asked.
 
-BENCH_MODEL=model.onnx bentoml serve ops.bench.contestants.bentoml_server:Pets
+BENCH_MODEL=model.onnx bentoml serve ops.bench.baselines.bentoml_server:Pets
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import bentoml
 from bentoml.exceptions import InvalidArgument
 
-from ops.bench.contestants.network import Network
+from ops.bench.baselines.network import Network
 from shared.pixels import RefusedImageError
 
 WORKERS = int(os.environ.get("BENCH_WORKERS", "1"))

@@ -1,6 +1,6 @@
 """FastAPI as a careful user writes it.
 
-    BENCH_MODEL=model.onnx uvicorn ops.bench.contestants.fastapi_server:app --no-access-log
+    BENCH_MODEL=model.onnx uvicorn ops.bench.baselines.fastapi_server:app --no-access-log
 
 A ``def`` handler, so that the event loop never computes; the session made once, at startup; no picture worth a 500.
 """
@@ -13,7 +13,7 @@ from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, HTTPException, Request, UploadFile
 from pydantic import BaseModel
 
-from ops.bench.contestants.network import Network
+from ops.bench.baselines.network import Network
 from shared.pixels import RefusedImageError
 
 # Pictures worked on at once; 0 leaves it to anyio, which allows 40 threads.
@@ -21,7 +21,7 @@ AT_ONCE = "BENCH_AT_ONCE"
 
 
 class Prediction(BaseModel):
-    """What is answered."""
+    """The answer."""
 
     predicted_label: str
     probabilities: dict[str, float]

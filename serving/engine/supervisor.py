@@ -1,0 +1,416 @@
+"""Lanes from the front process's side: started, given work, watched, and replaced when they end."""
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Self
+
+import msgspec
+
+from serving.engine.forker import PID
+from serving.engine.wire import ANSWER, REQUEST, Flags, Loaded, LoadRefused, ModelFailed, Outcome, PictureRefused, Start
+from serving.errors import ProblemError
+from serving.telemetry.logs import SERVICE
+
+WORKER: Final = "serving.engine.worker"
+# Between two attempts to start a lane that ended before it was ready; the last is repeated.
+RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+# How much of the mean time of a picture is the latest one's.
+LATELY: Final = 0.05
+FIRST_GUESS_SECONDS: Final = 0.01
+
+_answers: Final = msgspec.msgpack.Decoder(Outcome | Loaded | LoadRefused)
+
+
+class ClientGoneError(Exception):
+    """The client left before its picture's turn, so the picture was not decoded."""
+
+
+class LaneStartError(Exception):
+    """A lane ended, or refused the model, before it was ready; ``again``: trying again may help."""
+
+    def __init__(self, reason: str, *, again: bool) -> None:
+        """Keep the reason."""
+        super().__init__(reason)
+        self.again = again
+
+
+class Forker:
+    """The process that forks lanes (:mod:`serving.engine.forker`), started anew if it ends."""
+
+    def __init__(self, worker: str = WORKER) -> None:
+        """Start it; it imports while this process does. ``worker`` is the module whose ``main`` a lane runs."""
+        self._worker = worker
+        self._lock = asyncio.Lock()
+        self._start()
+
+    def _start(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._control.setblocking(False)
+            command = [sys.executable, "-m", "serving.engine.forker", str(theirs.fileno()), self._worker]
+            # In a session of its own: what a terminal sends to the group is for the front process.
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            )
+
+    async def fork(self, start: Start, memory: int) -> tuple[int, socket.socket]:
+        """Fork a lane; returns its process id and the socket to it.
+
+        Raises:
+            LaneStartError: the forker ended.
+        """
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            with theirs:
+                message = msgspec.msgpack.encode(start)
+                pid = await self._ask(lambda control: socket.send_fds(control, [message], [theirs.fileno(), memory]))
+        except BaseException:
+            ours.close()
+            raise
+        return pid, ours
+
+    async def reap(self, pid: int) -> int | None:
+        """Exit code of a lane that has ended, negative for a signal; None if the forker has ended with it."""
+        try:
+            return await self._ask(lambda control: control.send(PID.pack(pid)))
+        except LaneStartError:
+            return None
+
+    def close(self) -> None:
+        """End it, and with it any lane that is left."""
+        self._control.close()
+        self._process.kill()
+        self._process.wait()
+
+    async def _ask(self, send: Callable[[socket.socket], object]) -> int:
+        # A caller that is cancelled must not leave its answer for the next.
+        return await asyncio.shield(asyncio.ensure_future(self._exchange(send)))
+
+    async def _exchange(self, send: Callable[[socket.socket], object]) -> int:
+        async with self._lock:
+            answer = b""
+            with contextlib.suppress(OSError):
+                send(self._control)
+                answer = await asyncio.get_running_loop().sock_recv(self._control, PID.size)
+            if not answer:
+                SERVICE.error("the process that starts lanes ended; starting another")
+                self.close()
+                self._start()
+                raise LaneStartError("the process that starts lanes ended", again=True)
+        number: int = PID.unpack(answer)[0]
+        return number
+
+
+class Job:
+    """A piece of work and who waits for it."""
+
+    __slots__ = ("data", "flags", "future", "started", "submitted", "wanted")
+
+    def __init__(self, data: bytes | memoryview, flags: Flags, wanted: Callable[[], bool]) -> None:
+        """Submit it now."""
+        self.data = data
+        self.flags = flags
+        self.wanted = wanted
+        self.submitted = self.started = time.perf_counter()
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: Exception) -> None:
+        """Answer it with an error, unless it is answered."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Lane(asyncio.Protocol):
+    """One child process, as its connection."""
+
+    def __init__(self, pid: int, heard: "Callable[[Lane, Outcome | Loaded | LoadRefused | None], None]") -> None:
+        """Call ``heard`` with each message, and with None once when the lane has ended."""
+        self.pid = pid
+        self.job: Job | None = None
+        self.ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+        self.gone = asyncio.Event()
+        self.ended_for: str | None = None  # why we ended it
+        self._heard = heard
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Take a message apart once it is whole; a lane sends one at a time."""
+        self._buffer += data
+        while len(self._buffer) >= ANSWER.size:
+            end = ANSWER.size + ANSWER.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
+                return
+            message = bytes(self._buffer[ANSWER.size : end])
+            del self._buffer[:end]
+            try:
+                self._heard(self, _answers.decode(message))
+            except msgspec.MsgspecError:  # the lane is not itself any more
+                self.end("crash")
+                return
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Tell that it has ended."""
+        self._heard(self, None)
+
+    def begin(self, job: Job, flags: Flags) -> None:
+        """Send it a piece of work."""
+        assert self._transport is not None
+        self.job = job
+        job.started = time.perf_counter()
+        self._transport.writelines([REQUEST.pack(len(job.data), flags), job.data])
+
+    def end(self, reason: str) -> None:
+        """Kill it; what it was at is answered when it has ended."""
+        if self.ended_for is None:
+            self.ended_for = reason
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class Lanes:
+    """The lanes of one model, and the queue before them: first come, first served.
+
+    Args:
+        forker: forks them.
+        start: how each begins; the first also with the model's path.
+        count: how many.
+        deadline: seconds that a piece of work may take from its submission, and a lane for one piece of work.
+        restarted: told the reason of each restart.
+    """
+
+    def __init__(
+        self, forker: Forker, start: Start, count: int, deadline: float, restarted: Callable[[str], None]
+    ) -> None:
+        """Make it; `load` starts it."""
+        self.model: Loaded | None = None
+        self.queue: deque[Job] = deque()
+        self.seconds = FIRST_GUESS_SECONDS  # mean time of a picture in a lane
+        self.down_since: float | None = None  # when the last usable lane ended
+        self._forker = forker
+        self._start = start
+        self.count = count
+        self._deadline = deadline
+        self._restarted = restarted
+        self._memory = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._lanes: list[Lane] = []
+        self._idle: list[Lane] = []
+        self._closed = False
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._starts: set[asyncio.Task[None]] = set()
+        self._burials: set[asyncio.Task[None]] = set()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the lanes."""
+        return [lane.pid for lane in self._lanes if not lane.gone.is_set()]
+
+    @property
+    def busy(self) -> int:
+        """Lanes at work."""
+        return sum(lane.job is not None for lane in self._lanes)
+
+    @property
+    def usable(self) -> int:
+        """Lanes that are ready."""
+        return len(self._idle) + self.busy
+
+    @property
+    def pending(self) -> int:
+        """Pieces of work that wait or are worked on."""
+        return len(self.queue) + self.busy
+
+    async def load(self) -> Loaded:
+        """Have a first lane load the model and sit its exam; then the others start too.
+
+        Raises:
+            LaneStartError: it is refused, or the lane ended.
+        """
+        lane = await self._fork(0, self._start)
+        self.model = model = await lane.ready
+        self._start = msgspec.structs.replace(self._start, path=None, file=model.file, fallback=model.fallback)
+        for number in range(1, self.count):
+            self._keep_up(number)
+        return model
+
+    async def run(self, data: bytes | memoryview, flags: Flags, wanted: Callable[[], bool]) -> tuple[Outcome, float]:
+        """Have a lane do a piece of work; returns what it answered, and the seconds that it waited.
+
+        Args:
+            data: the picture file or batch.
+            flags: what to do with it.
+            wanted: asked before it is sent to a lane; False skips it.
+
+        Raises:
+            ProblemError: ``deadline_exceeded``, ``too_costly``, ``image_too_large``, or ``not_ready``: the lane or the
+                model failed.
+            ClientGoneError: it was not wanted.
+        """
+        job = Job(data, flags, wanted)
+        timer = asyncio.get_running_loop().call_later(self._deadline, self._give_up, job)
+        self.queue.append(job)
+        self._dispatch()
+        try:
+            with self:
+                return await job.future, job.started - job.submitted
+        finally:
+            timer.cancel()
+
+    def __enter__(self) -> Self:
+        """Keep the lanes until the block ends, also if another model comes."""
+        self._users += 1
+        self._unused.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let them end."""
+        self._users -= 1
+        if not self._users:
+            self._unused.set()
+
+    def retry_after(self) -> int:
+        """Whole seconds until what waits now has been worked off at the lanes' pace, or given up; at least 1."""
+        return max(1, math.ceil(min(self._deadline, self.pending * self.seconds / self.count)))
+
+    def check(self) -> None:
+        """End lanes that have been at one piece of work for too long; call every second or so."""
+        for lane in self._lanes:
+            if lane.job is not None and time.perf_counter() - lane.job.started > self._deadline:
+                lane.end("hang")
+
+    async def close(self) -> None:
+        """End the lanes once nobody uses them."""
+        await self._unused.wait()
+        self._closed = True
+        for task in self._starts:
+            task.cancel()
+        for lane in self._lanes:
+            lane.end("retired")
+        for lane in self._lanes:
+            await lane.gone.wait()
+        os.close(self._memory)
+
+    def _dispatch(self) -> None:
+        while self.queue and self._idle:
+            job = self.queue.popleft()
+            if job.future.done():
+                continue
+            if not job.wanted():
+                job.fail(ClientGoneError())
+                continue
+            alone = not self.queue and not self.busy
+            # The first lane has the wide session, and is there for those that are alone.
+            lane = min(self._idle, key=self._lanes.index) if alone else max(self._idle, key=self._lanes.index)
+            self._idle.remove(lane)
+            lane.begin(job, job.flags | Flags.ALONE if alone else job.flags)
+
+    def _give_up(self, job: Job) -> None:
+        job.fail(ProblemError("deadline_exceeded", f"no answer within {self._deadline:g} seconds", self.retry_after()))
+
+    async def _fork(self, number: int, start: Start) -> Lane:
+        start = msgspec.structs.replace(start, threads=start.threads if number == 0 else 1)
+        pid, connection = await self._forker.fork(start, self._memory)
+        _, lane = await asyncio.get_running_loop().create_connection(lambda: Lane(pid, self._heard), sock=connection)
+        if number < len(self._lanes):
+            self._lanes[number] = lane
+        else:
+            self._lanes.append(lane)
+        return lane
+
+    async def _keep(self, number: int) -> None:
+        """Start a lane, again and again until one is ready."""
+        for attempt in range(sys.maxsize):
+            try:
+                await (await self._fork(number, self._start)).ready
+                return
+            except LaneStartError as error:
+                SERVICE.error("a lane did not start", extra={"fields": {"lane": number, "reason": str(error)}})
+            await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+
+    def _heard(self, lane: Lane, message: Outcome | Loaded | LoadRefused | None) -> None:
+        if message is None:
+            task = asyncio.get_running_loop().create_task(self._bury(lane))
+            self._burials.add(task)
+            task.add_done_callback(self._burials.discard)
+        elif isinstance(message, Loaded):
+            self.down_since = None
+            if not lane.ready.done():
+                lane.ready.set_result(message)
+            self._rest(lane)
+        elif isinstance(message, LoadRefused):
+            if not lane.ready.done():
+                lane.ready.set_exception(LaneStartError(message.reason, again=message.again))
+        else:
+            self._answer(lane, message)
+
+    def _answer(self, lane: Lane, outcome: Outcome) -> None:
+        job, lane.job = lane.job, None
+        assert job is not None
+        self.seconds += LATELY * (time.perf_counter() - job.started - self.seconds)
+        if isinstance(outcome, ModelFailed):
+            SERVICE.error("the model failed on a picture", extra={"fields": {"reason": outcome.reason}})
+            job.fail(_PROBLEMS["model"]())
+            lane.end("model")
+            return
+        if isinstance(outcome, PictureRefused):
+            job.fail(ProblemError(outcome.code, outcome.detail))
+        elif not job.future.done():
+            job.future.set_result(outcome)
+        self._rest(lane)
+
+    def _rest(self, lane: Lane) -> None:
+        self._idle.append(lane)
+        self._dispatch()
+
+    async def _bury(self, lane: Lane) -> None:
+        """See how a lane ended, answer what it was at, and start another in its place."""
+        if lane in self._idle:
+            self._idle.remove(lane)
+        why = lane.ended_for
+        lane.end("crash")  # it hung up; if it lives on, it must not
+        code = await self._forker.reap(lane.pid)
+        lane.gone.set()
+        reason = why or _REASONS.get(code, "crash")
+        job, lane.job = lane.job, None
+        if not self.usable and self.down_since is None:
+            self.down_since = time.monotonic()
+        if not lane.ready.done():
+            lane.ready.set_exception(LaneStartError(f"the lane ended while it loaded the model ({reason})", again=True))
+        elif not self._closed and not lane.ready.cancelled() and lane.ready.exception() is None:
+            SERVICE.error("a lane ended", extra={"fields": {"reason": reason, "exit_code": code}})
+            self._restarted(reason)
+            self._keep_up(self._lanes.index(lane))
+        if job is not None:
+            job.fail(_PROBLEMS.get(reason, _PROBLEMS["crash"])())
+
+    def _keep_up(self, number: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._keep(number))
+        self._starts.add(task)
+        task.add_done_callback(self._starts.discard)
+
+
+# What ends a lane that we did not: its timer of processor time, and the system where memory runs out.
+_REASONS: Final[dict[int | None, str]] = {-signal.SIGPROF: "cpu", -signal.SIGKILL: "memory"}
+_PROBLEMS: Final[dict[str, Callable[[], ProblemError]]] = {
+    "cpu": lambda: ProblemError("too_costly", "decoding it takes more processor time than a picture may"),
+    "memory": lambda: ProblemError("image_too_large", "decoding it takes more memory than there is"),
+    "hang": lambda: ProblemError("too_costly", "decoding it takes longer than a picture may"),
+    "crash": lambda: ProblemError("not_ready", "the worker crashed on this request; retry", retry_after=1),
+    "model": lambda: ProblemError("not_ready", "the model failed on this picture; retry", retry_after=1),
+}

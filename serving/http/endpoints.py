@@ -1,0 +1,153 @@
+"""The endpoints of the API, one row each.
+
+Routing, the OpenAPI document with its examples, and the documents' route table follow from the rows.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serving.http import examples, routes
+from serving.http.routes import JSON
+from serving.messages import FeedbackRequest, FeedbackResponse, Health, PictureForm, Ready
+
+# By media type: an example of the body, its type where no example can be shown, None where no type describes it.
+Body = Mapping[str, object]
+
+UPLOAD: Final[Body] = {"multipart/form-data": PictureForm}
+EXPLAIN: Final = {"explain": "Add the evidence map to each prediction."}
+
+# The problems of an endpoint that needs a model, reads a body, queues for a lane, has one picture decoded.
+SERVED: Final = ("draining", "not_ready")
+READ: Final = ("malformed_request", "slow_request", "body_too_large", *SERVED)
+QUEUED: Final = (*READ, "overloaded", "deadline_exceeded")
+DECODED: Final = (*QUEUED, "image_too_large", "unsupported_format", "undecodable_image", "too_costly")
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One method of one path: what answers it, and what the documents say of it.
+
+    ``flags`` are boolean query parameters and what each does; ``problems`` are codes of `serving.errors`, without
+    ``unauthorized``, which follows from `serving.http.auth`; ``commands`` call it on localhost:8000.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    handler: Callable[[Request], Awaitable[Response]]
+    summary: str
+    gives: Body
+    commands: tuple[str, ...]
+    description: str = ""
+    flags: Mapping[str, str] = {}
+    takes: Body = {}
+    problems: tuple[str, ...] = ()
+
+    @property
+    def route(self) -> Route:
+        """Make Starlette's route."""
+        return Route(self.path, self.handler, methods=[self.method])
+
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "POST",
+        "/predict",
+        routes.predict,
+        "Classify one picture, sent as `file` in a multipart form",
+        flags=EXPLAIN,
+        takes=UPLOAD,
+        gives={JSON: examples.PREDICTION},
+        problems=DECODED,
+        commands=(
+            "curl -F file=@tests/cat.jpg localhost:8000/predict",
+            'curl -F file=@tests/cat.jpg "localhost:8000/predict?explain=true"',
+        ),
+    ),
+    Endpoint(
+        "POST",
+        "/predict/batch",
+        routes.predict_batch,
+        "Classify up to 64 pictures, sent as base64 in JSON",
+        description="Results are in the order of the pictures. A bad picture has an error as its result.",
+        flags=EXPLAIN,
+        takes={JSON: examples.BATCH},
+        gives={JSON: examples.RESULTS},
+        problems=QUEUED,
+        commands=(
+            """printf '{"images": [{"id": "chelsea", "data": "%s"}]}' "$(base64 -w0 tests/cat.jpg)" |
+  curl -d @- localhost:8000/predict/batch""",
+        ),
+    ),
+    Endpoint(
+        "POST",
+        "/explain",
+        routes.explain,
+        "Draw the evidence over one picture, red for cats and blue for dogs; answers a PNG",
+        description="Stronger colours are stronger evidence, relative to the strongest in the picture. The numbers are "
+        "those of `/predict?explain=true`.",
+        takes=UPLOAD,
+        gives={"image/png": None},
+        problems=DECODED,
+        commands=("curl -F file=@tests/cat.jpg localhost:8000/explain -o why.png",),
+    ),
+    Endpoint(
+        "POST",
+        "/feedback",
+        routes.feedback,
+        "Report what the picture of an earlier prediction really showed",
+        description="It counts towards the live accuracy. A second feedback for a prediction replaces the first.",
+        takes={JSON: FeedbackRequest(id=examples.PREDICTION.id, label="dogs")},
+        gives={
+            JSON: FeedbackResponse(id=examples.PREDICTION.id, label="dogs", predicted_label="cats", correct=False),
+        },
+        problems=(*READ, "unknown_prediction"),
+        commands=(
+            """id=$(curl -F file=@tests/cat.jpg localhost:8000/predict | sed 's/^{"id":"//; s/".*//')
+curl -d '{"id": "'$id'", "label": "cats"}' localhost:8000/feedback""",
+        ),
+    ),
+    Endpoint(
+        "GET",
+        "/health",
+        routes.health,
+        "Check that the process is alive",
+        gives={JSON: Health()},
+        commands=("curl localhost:8000/health",),
+    ),
+    Endpoint(
+        "GET",
+        "/health/ready",
+        routes.ready,
+        "Check that the service can take requests",
+        gives={JSON: Ready(model=examples.PREDICTION.model)},
+        problems=SERVED,
+        commands=("curl localhost:8000/health/ready",),
+    ),
+    Endpoint(
+        "GET",
+        "/model",
+        routes.model,
+        "Describe the model in service: its contract and its file",
+        gives={JSON: examples.MODEL},
+        problems=SERVED,
+        commands=("curl localhost:8000/model",),
+    ),
+    Endpoint(
+        "GET",
+        "/metrics",
+        routes.metrics,
+        "Read the metrics in Prometheus's text format",
+        gives={"text/plain": examples.METRICS},
+        commands=("curl localhost:8000/metrics",),
+    ),
+)
+
+
+def table(endpoints: Iterable[Endpoint] = ENDPOINTS) -> str:
+    """Make the route table of the documents, in Markdown."""
+    rows = [f"| `{endpoint.method} {endpoint.path}` | {endpoint.summary} |\n" for endpoint in endpoints]
+    return "| route | what |\n|---|---|\n" + "".join(rows)

@@ -1,0 +1,64 @@
+"""Predictions without a server, by the same lanes on all cores."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+from serving.engine.engine import Engine
+from serving.engine.memory import MOST_DECODE_BYTES
+from serving.engine.supervisor import Forker, Lanes, LaneStartError
+from serving.engine.wire import PLAIN, Answer
+from serving.errors import ProblemError
+from serving.messages import Prediction
+from serving.settings import Settings
+from shared.spec import Limits
+
+
+class ModelError(Exception):
+    """The model must not answer; the message says why."""
+
+
+@contextlib.asynccontextmanager
+async def lanes(settings: Settings) -> AsyncIterator[Lanes]:
+    """Lanes that are ready, until the block ends.
+
+    Raises:
+        ModelError: the model is refused.
+    """
+    engine = Engine(Forker(), settings, Limits(settings.max_pixels, MOST_DECODE_BYTES))
+    made = engine.make(str(settings.model_path))
+    engine.place(made)
+    try:
+        await made.load()
+        yield made
+    except LaneStartError as error:
+        raise ModelError(str(error)) from error
+    finally:
+        await engine.close()
+
+
+async def predict(lanes: Lanes, files: Iterable[Path]) -> AsyncIterator[tuple[Path, Prediction | str]]:
+    """Answer each of ``files`` in order: a prediction, or why there is none. The prediction's id is the path."""
+
+    async def one(file: Path) -> Prediction | str:
+        try:
+            data = await asyncio.to_thread(file.read_bytes)
+            answer, _ = await lanes.run(data, PLAIN, lambda: True)
+        except OSError as error:
+            return error.strerror or str(error)
+        except ProblemError as error:
+            return error.detail
+        assert isinstance(answer, Answer)
+        assert lanes.model is not None
+        return Prediction.of(answer, str(file), lanes.model.contract.version)
+
+    under_way: deque[tuple[Path, asyncio.Task[Prediction | str]]] = deque()
+    for file in files:
+        under_way.append((file, asyncio.ensure_future(one(file))))
+        if len(under_way) > 2 * lanes.count:
+            path, task = under_way.popleft()
+            yield path, await task
+    for path, task in under_way:
+        yield path, await task

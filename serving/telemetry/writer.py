@@ -1,0 +1,68 @@
+"""A bounded buffer and a thread that writes it, so that the event loop never waits for a file or a pipe."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+MAX_LINES: Final = 10_000
+GROUP_SECONDS: Final = 0.5
+RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+CLOSE_SECONDS: Final = 5.0
+
+
+class LineWriter(Generic[T]):
+    """Hands lines to ``write`` in groups, in a daemon thread; the first group, which may be empty, at once.
+
+    A group for which ``write`` raises OSError is tried again. ``dropped`` counts lines that were never written,
+    ``failures`` the attempts that failed since the last that did not.
+    """
+
+    def __init__(self, name: str, write: Callable[[list[T]], None]) -> None:
+        """Make it; the thread, which gets this name, waits for :meth:`start`."""
+        self.dropped = self.failures = 0
+        self._write = write
+        self._buffer: deque[T] = deque()
+        self._waiting, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.start = self._thread.start
+
+    def append(self, line: T) -> None:
+        """Have a line written soon; it is dropped if ``MAX_LINES`` wait already."""
+        if len(self._buffer) >= MAX_LINES:
+            self.dropped += 1
+            return
+        self._buffer.append(line)
+        # Waking a thread costs more than the rest of this; it is done once for a group.
+        if not self._waiting.is_set():
+            self._waiting.set()
+
+    def close(self) -> int:
+        """Write what waits, for no longer than ``CLOSE_SECONDS``; returns how many lines are left and lost."""
+        self._closing.set()
+        self._waiting.set()
+        self._thread.join(CLOSE_SECONDS)
+        self.dropped += len(self._buffer)
+        return len(self._buffer)
+
+    def _run(self) -> None:
+        while True:
+            self._waiting.clear()
+            closing = self._closing.is_set()  # read before the last group, which then has all lines
+            group = [self._buffer.popleft() for _ in range(len(self._buffer))]
+            try:
+                self._write(group)
+                self.failures = 0
+            except OSError:
+                # In one step, so that lines appended meanwhile stay behind these.
+                self._buffer.extendleft(reversed(group))
+                self.failures += 1
+            if closing:
+                return
+            if self.failures:
+                self._closing.wait(RETRY_SECONDS[min(self.failures, len(RETRY_SECONDS)) - 1])
+            else:
+                self._waiting.wait()
+                self._closing.wait(GROUP_SECONDS)
