@@ -29,6 +29,7 @@ from PIL import Image
 from serving.model import session as serving
 from shared import contract, exam
 from shared.contract import Contract, Histogram, Precision, Provenance, Reference, Unsure
+from shared.files import write_json, write_whole
 from shared.intervals import wilson
 from shared.pixels import SIZE
 from tests.conftest import ROOT, blobs, encoded
@@ -170,8 +171,8 @@ def make(work: Path) -> Make:
             path.unlink(missing_ok=True)
             if size is not None:
                 model = finished(EACH - 0.5 - wrong, precision, size, work, **provenance)  # type: ignore[arg-type]
-                stage.write_whole(path, model.SerializeToString())
-                stage.write_json(report, {"version": f"2026.11.23-redness-{precision}"})
+                write_whole(path, model.SerializeToString())
+                write_json(report, {"version": f"2026.11.23-redness-{precision}"})
         return {path.name: path.read_bytes() for path, _ in PIPELINE.values() if path.exists()}
 
     return write
@@ -207,7 +208,7 @@ def state() -> tuple[object, ...]:
 def champion() -> str:
     version = registry.champion(client())
     assert version is not None
-    return registry.name(version)
+    return registry.version_name(version)
 
 
 def test_the_first_candidate_is_champion_and_every_file_names_its_version(make: Make) -> None:
@@ -357,7 +358,7 @@ def test_rollback_restores_the_bytes_and_stops_at_the_first(make: Make) -> None:
 def test_rollback_without_a_champion_says_so(work: Path) -> None:
     result = run("rollback")
     assert result.exit_code == 2
-    assert "nothing to go back to" in result.output
+    assert "no champion to roll back from" in result.output
 
 
 def contradict(path: Path, **changes: object) -> None:
@@ -389,12 +390,12 @@ def test_a_candidate_that_must_not_serve_is_refused_and_not_registered(make: Mak
     refused("fails its exam")
     make(1, int8=8000)
     path.write_bytes(path.read_bytes()[:200])
-    refused("cannot be run")
+    refused("it does not run")
     make(1, int8=8000, split_digest="1" * 64)
     refused("another split")
     make(1, int8=8000)
     contradict(path, provenance=document(serving.load(path).run, precision, mlflow_run_id="e" * 32).provenance)
-    refused("not of one training run")
+    refused("come from different training runs")
     make(1, int8=8000)
     PIPELINE[precision][1].unlink()
     refused("run `catsdogs evaluate` first")
@@ -426,11 +427,11 @@ def test_a_champion_whose_files_are_lost_or_changed_is_an_error(make: Make, work
     make(0)
     (kept,) = work.glob("mlruns/**/extra_files/cats-dogs.fp32.onnx")
     kept.write_bytes(kept.read_bytes() + b"\0")
-    assert "are not those that were registered" in run("promote").output.replace("\n", " ")
+    assert "differ from those that were registered" in run("promote").output.replace("\n", " ")
     shutil.rmtree(work / "mlruns")
     result = run("promote")
     assert result.exit_code == 2
-    assert "cannot be had" in result.output
+    assert "cannot be downloaded" in result.output
     assert champion() == "cats-dogs/1"
 
 
@@ -470,17 +471,16 @@ def test_a_full_disk_leaves_the_champion_serving(make: Make, monkeypatch: pytest
     before = served()
     make(0, int8=8000)
     writes = 0
-    whole = stage.write_whole
 
-    def write_whole(path: Path, data: bytes | str) -> None:
+    def write_until_full(path: Path, data: bytes | str) -> None:
         nonlocal writes
         writes += path.parent == SERVED
         if writes == full_at:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        whole(path, data)
+        write_whole(path, data)
 
     with monkeypatch.context() as full:
-        full.setattr(stage, "write_whole", write_whole)
+        full.setattr("training.promote.write_whole", write_until_full)
         result = run("promote")
     assert result.exit_code == 2
     assert "No space left on device: nothing is half-written" in result.output
@@ -503,7 +503,7 @@ def test_a_server_that_dies_when_the_alias_moves_leaves_the_old_files(
 
     with monkeypatch.context() as dying:
         dying.setattr(mlflow.MlflowClient, "set_registered_model_alias", dead)
-        assert "failed: connection reset; what is finished is kept" in run("promote").output
+        assert "failed: connection reset; finished work is kept" in run("promote").output
     assert (champion(), served()) == ("cats-dogs/1", before)
 
 
@@ -582,7 +582,7 @@ def test_intervals_of_the_table_are_wilson_s(make: Make) -> None:
     done("promote")
     make(0)
     interval = wilson(2 * EACH - 8, 2 * EACH)
-    assert f"{interval.value:.2%} ({interval.low:.2%}–{interval.high:.2%})" in done("promote", "--dry-run")
+    assert f"{interval.value:.2%} ({interval.low:.2%} to {interval.high:.2%})" in done("promote", "--dry-run")
 
 
 def test_the_documented_commands_run(make: Make) -> None:
