@@ -1,6 +1,6 @@
-"""The console script ``catsdogs``, and the service's own subcommands.
+"""The console script ``catsdogs``, and the service's subcommands.
 
-Subcommands are entry points, so that this room need not import another: group ``catsdogs.commands`` works in every
+Subcommands are entry points, so that `serving` imports no other room: group ``catsdogs.commands`` works in every
 installation, ``catsdogs.commands.NAME`` needs the extra NAME.
 """
 
@@ -25,14 +25,14 @@ ROOMS: Final = ("shared", "training", "serving", "ops")
 
 
 class Commands(click.Group):
-    """A group whose commands come from entry points, each loaded when it is called."""
+    """A group of commands from entry points, each loaded only when it is called."""
 
     def list_commands(self, _: click.Context) -> list[str]:
-        """Name them in the order in which they are used: the pipeline's, the service's, what watches it."""
+        """List the commands in order of use: the pipeline's, the service's, those of ops."""
         return [entry.name for group in reversed(GROUPS) for entry in _entries(group)]
 
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
-        """Load one, or a stand-in that says what to install."""
+        """Load a command, or a stand-in that says what to install."""
         for group, extra in GROUPS.items():
             for entry in _entries(group):
                 if entry.name == name:
@@ -40,7 +40,7 @@ class Commands(click.Group):
         return None
 
     def invoke(self, context: click.Context) -> Any:
-        """Run a command; a package that its extra would bring, and is missing, is said plainly."""
+        """Run a command; if a package of its extra is missing, say how to install it."""
         try:
             return super().invoke(context)
         except ModuleNotFoundError as error:
@@ -105,7 +105,7 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
     catsdogs serve --host 0.0.0.0 --port 80
     CATSDOGS_MAX_QUEUE=32 catsdogs serve --model models/model.onnx
     """
-    # The first process of a container has no default for it: until the server sees to signals, SIGTERM would be lost.
+    # The first process of a container has no default action for SIGTERM; until the server handles it, it would be lost.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from serving.settings import SettingsError, from_environment

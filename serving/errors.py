@@ -1,4 +1,4 @@
-"""Errors: raised where the fact is known; `serving.http.problems` makes the answers."""
+"""Error codes, and the exception that carries one; `serving.http.problems` turns it into an answer."""
 
 from typing import Final
 
@@ -23,15 +23,15 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "draining": (503, "The service is shutting down"),
     "not_ready": (503, "No model is ready to answer"),
 }
-# Named so that it can be told from a URL to fetch (RFC 9457, section 3.1.1, allows any URI).
+# A URN, since there is no page to fetch (RFC 9457, section 3.1.1, allows any URI).
 TYPE: Final = "urn:cats-dogs:problem:"
 
 
 class ProblemError(Exception):
-    """A request that cannot be answered as asked."""
+    """A request that is refused or has failed."""
 
     def __init__(self, code: str, detail: str, retry_after: int | None = None) -> None:
-        """Give a code of ``CODES``, a sentence for people, and seconds for the Retry-After header."""
+        """Keep a code of ``CODES``, a sentence for people, and seconds for the Retry-After header."""
         super().__init__(detail)
         self.code = code
         self.detail = detail

@@ -1,4 +1,4 @@
-"""Ids that nobody can guess, without asking the kernel for each."""
+"""Ids that cannot be guessed, made without a system call each."""
 
 import hashlib
 import itertools
@@ -10,10 +10,9 @@ ID_BYTES: Final = 16
 
 
 class Ids:
-    """Makes ids: a keyed hash (BLAKE2, RFC 7693) of a count, under a key that is drawn once.
+    """Makes ids: a keyed hash (BLAKE2, RFC 7693) of a counter, with one random key.
 
-    `os.urandom` lets go of the interpreter's lock, and beside busy lanes getting it back takes longer than all else
-    that an id is.
+    `os.urandom` releases the interpreter's lock, and getting it back from busy threads takes longer than the hash.
     """
 
     def __init__(self) -> None:
@@ -22,6 +21,6 @@ class Ids:
         self._count = itertools.count()
 
     def new(self) -> str:
-        """32 hexadecimal digits, other ones each time."""
+        """Return 32 hexadecimal digits, different each time."""
         count = next(self._count).to_bytes(8, "big")
         return hashlib.blake2b(count, digest_size=ID_BYTES, key=self._key).hexdigest()

@@ -1,4 +1,4 @@
-"""Predictions without a server, by the same lanes on all cores."""
+"""Predictions without a server, with the same lanes, on all cores."""
 
 import asyncio
 import contextlib
@@ -17,12 +17,12 @@ from shared.spec import Limits
 
 
 class ModelError(Exception):
-    """The model must not answer; the message says why."""
+    """The model is refused; the message says why."""
 
 
 @contextlib.asynccontextmanager
 async def lanes(settings: Settings) -> AsyncIterator[Lanes]:
-    """Lanes that are ready, until the block ends.
+    """Start lanes and wait until they are ready; they end with the block.
 
     Raises:
         ModelError: the model is refused.
@@ -40,7 +40,7 @@ async def lanes(settings: Settings) -> AsyncIterator[Lanes]:
 
 
 async def predict(lanes: Lanes, files: Iterable[Path]) -> AsyncIterator[tuple[Path, Prediction | str]]:
-    """Answer each of ``files`` in order: a prediction, or why there is none. The prediction's id is the path."""
+    """Yield each of ``files``, in order, with its prediction (its id is the path) or the reason for none."""
 
     async def one(file: Path) -> Prediction | str:
         try:

@@ -1,4 +1,4 @@
-"""What goes in and out as JSON. The OpenAPI document is made from these types."""
+"""The JSON of requests and answers. The OpenAPI document is made from these types."""
 
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -9,7 +9,7 @@ from serving.engine.wire import Answer, Because, Verdict
 from shared.contract import Contract, Label
 
 MAX_BATCH: Final = 64
-SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document keeps the types below
+SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document has the types below
 BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
@@ -54,7 +54,7 @@ class Prediction(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, answer: Answer, prediction_id: str, model: str) -> Self:
-        """Make it of what a lane answered."""
+        """Make it from a lane's answer."""
         prediction = cls(
             id=prediction_id,
             predicted_label=answer.label,
@@ -70,7 +70,7 @@ class Prediction(msgspec.Struct, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """The one shape of every error (RFC 9457)."""
+    """The one form of every error (RFC 9457)."""
 
     type: Annotated[str, Meta(description="A URI that names the kind of problem.")]
     title: str
@@ -103,7 +103,7 @@ class BatchError(msgspec.Struct, frozen=True, kw_only=True):
 class BatchResponse(msgspec.Struct, frozen=True):
     """Results in the order of the pictures."""
 
-    # msgspec takes a union of two structs for encoding but not for a schema, so the schema says it by name.
+    # msgspec encodes a union of two untagged structs but makes no schema of it, so the schema names them.
     results: Annotated[
         list[Any],
         Meta(
@@ -121,7 +121,7 @@ class FeedbackRequest(msgspec.Struct, frozen=True):
 
 
 class FeedbackResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The feedback is noted."""
+    """The feedback was recorded."""
 
     id: str
     label: Label

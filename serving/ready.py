@@ -1,8 +1,8 @@
-"""Is the service in this container ready? Exit code 0 if so: the image's health check.
+"""The image's health check: exit code 0 if the service in this container is ready.
 
     python3 -IS ready.py
 
-Asked every two seconds of the one core that the service itself may have, so it imports as little as it can.
+It runs every two seconds, perhaps on the service's only core, so it imports as little as possible.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 
 
 def ready(port: int, seconds: float = 1.5) -> bool:
-    """Ask a service on this machine; False for any answer but 200, and for none within ``seconds``."""
+    """Whether the service on this machine answers 200 to /health/ready within ``seconds``."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
             connection.sendall(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

@@ -1,4 +1,4 @@
-"""The service behind the routes: what has a lifetime, and whether it is ready."""
+"""The service behind the routes: it starts and stops engine, model and journal, and knows whether it is ready."""
 
 import asyncio
 import contextlib
@@ -23,15 +23,15 @@ from serving.telemetry.logs import SERVICE
 from serving.telemetry.metrics import Metrics
 
 HEARTBEAT_SECONDS: Final = 1.0
-# Asking for the memory of a process takes it a millisecond.
+# Reading the memory of a process takes a millisecond.
 BEATS_TO_MEMORY: Final = 5
-# Longest that the door stays closed for the first model; /health must answer even if it never comes.
+# How long the port stays closed while the first model loads; then /health answers, with or without a model.
 DOOR_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one request works with, to its end: the lanes of one model, and whether its client is still there."""
+    """What one request uses until it ends: the lanes of one model, and whether its client is still connected."""
 
     service: "Service"
     lanes: Lanes
@@ -39,12 +39,12 @@ class Work:
 
     @property
     def model(self) -> Loaded:
-        """The model that answers."""
+        """The model of these lanes."""
         assert self.lanes.model is not None
         return self.lanes.model
 
     async def predict(self, data: bytes | memoryview, flags: Flags, prediction_id: str | None = None) -> Prediction:
-        """Have a lane answer one picture, and count it.
+        """Classify one picture in a lane, and record the prediction.
 
         Raises:
             ProblemError: the picture is refused or could not be answered.
@@ -58,10 +58,10 @@ class Work:
         return message
 
     async def explain(self, data: bytes) -> bytes:
-        """Have a lane draw one picture's evidence over it; returns a PNG file.
+        """Draw one picture's evidence over it in a lane; returns a PNG file.
 
-        It is timed but not counted as a prediction: most who want to see why have asked what before, and the same
-        picture twice would bend the shares of labels and the drift.
+        It is timed but not counted as a prediction: most clients have sent the picture to /predict before, and counting
+        it twice would distort the shares of labels and the drift.
 
         Raises:
             ProblemError: the picture is refused or could not be answered.
@@ -72,10 +72,10 @@ class Work:
         return answer.png
 
     async def take_apart(self, body: bytes) -> Batch:
-        """Have a lane find the pictures of a batch.
+        """Find the pictures of a batch, in a lane.
 
         Raises:
-            ProblemError: it is no batch.
+            ProblemError: it is not a batch.
         """
         batch, _ = await self._run(body, Flags.BATCH)
         assert isinstance(batch, Batch)
@@ -95,7 +95,7 @@ class Service:
     """One service, from :meth:`start` to :meth:`stop`, on one event loop."""
 
     def __init__(self, settings: Settings, forker: Forker | None = None) -> None:
-        """Make it; no lane runs yet. ``forker`` is one that has been started already."""
+        """Make it; no lane runs yet. ``forker``, if given, is already running."""
         self.lanes = settings.lanes or usable_cores()
         self._memory_limit = memory_limit()
         self._memory = 0
@@ -106,9 +106,8 @@ class Service:
         self.ledger = Ledger(settings)
         self.budget = BodyBudget(settings.max_memory_bytes, settings.body_seconds, settings.deadline_seconds)
         self.ids = Ids()
-        # Of all batches, no more pictures are in the queue than keep the lanes busy: a single one that comes waits for
-        # 1.0 pictures beside four batches, where taking turns by request took 3.1 (ops/bench/NOTES.md), and a picture's
-        # deadline runs from when it is in the queue.
+        # All batches together queue only enough pictures to keep the lanes busy. A single request then waits for few of
+        # them (ops/bench/NOTES.md), and a picture's deadline, which starts in the queue, is not spent on its batch.
         self.batch_turns = asyncio.Semaphore(self.lanes + 1)
         self._forker = forker
         self.engine: Engine | None = None
@@ -118,10 +117,10 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Start the lanes with the model; returns once it serves or is refused, or takes too long.
+        """Start the lanes; returns when the model serves or is refused, or after ``DOOR_SECONDS``.
 
-        So the door stays closed until there is something to say. A balancer that has found a new replica by its name,
-        and not yet asked whether it is ready, would otherwise have requests refused there.
+        The port opens after that. Otherwise a balancer that finds a new replica by DNS, and has not yet checked that it
+        is ready, would send requests to be refused.
         """
         settings = self.settings
         self.engine = Engine(self._forker or Forker(), settings, self.limits, self.metrics.restarted)
@@ -143,7 +142,7 @@ class Service:
                 await self.manager.decided.wait()
 
     async def stop(self) -> None:
-        """Finish what was accepted."""
+        """Finish accepted requests, then end everything."""
         self.drain()
         assert self.engine is not None and self.manager is not None
         for task in self._tasks:
@@ -155,22 +154,22 @@ class Service:
         SERVICE.info("stopped")
 
     def reload(self) -> None:
-        """Load the model file again, beside the one that serves; call on the event loop."""
+        """Load the model file again while the present model serves; call on the event loop."""
         if self.manager is not None and not (self.engine and self.engine.closed):
             self._begin(self.manager.load())
 
     def leave(self) -> None:
-        """Be not ready and yet answer, so that a balancer sends what comes next elsewhere; safe in a signal handler."""
+        """Report not ready but still answer, so that a balancer sends new requests elsewhere; signal-safe."""
         self.leaving = True
 
     def drain(self) -> None:
-        """Be not ready and accept nothing new; safe in a signal handler."""
+        """Report not ready and refuse new requests; signal-safe."""
         self.leaving = True
         if self.engine is not None:
             self.engine.close_admission()
 
     def admit(self) -> Lanes:
-        """Let a request in, if there is a model and room; returns the lanes that answer it.
+        """Admit a request if there is a model and room in the queue; returns the lanes that answer it.
 
         Raises:
             ProblemError: ``not_ready``, ``draining`` or ``overloaded``.
@@ -194,7 +193,7 @@ class Service:
 
     @property
     def ready(self) -> Loaded:
-        """The model in service, while new requests should come here.
+        """The model in service, if this replica should get new requests.
 
         Raises:
             ProblemError: ``not_ready`` or ``draining``.
@@ -210,11 +209,11 @@ class Service:
 
     @property
     def alive(self) -> bool:
-        """False once no lane can be started any more: only a new process helps."""
+        """False when no lane has started for too long and the process should be replaced."""
         return self.engine is None or not self.engine.dead
 
     async def _beat(self) -> None:
-        """See to what may have gone wrong, every second."""
+        """Run the periodic checks, every second."""
         assert self.engine is not None and self.manager is not None
         beats_to_watch = max(1, round(self.settings.watch_seconds / HEARTBEAT_SECONDS))
         beat = 0
@@ -232,12 +231,12 @@ class Service:
                 await self.manager.heal()
                 if self.settings.watch_seconds and beat % beats_to_watch == 0:
                     await self.manager.watch()
-            # What sees to faults must outlive them: without threads or descriptors left, say, the next beat may do.
+            # The checks must go on after a fault; if threads or descriptors have run out, say, the next may succeed.
             except Exception:
                 SERVICE.exception("a heartbeat failed")
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        # The event loop itself keeps no hold of its tasks.
+        # The event loop keeps only weak references to tasks.
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,4 +1,4 @@
-"""Every setting of the service, typed and described in one place; read from ``CATSDOGS_*`` in the environment."""
+"""The settings of the service, each with its type, range and description; read from ``CATSDOGS_*``."""
 
 import os
 from collections.abc import Mapping
@@ -12,14 +12,13 @@ from shared.spec import MAX_PIXELS
 
 PREFIX: Final = "CATSDOGS_"
 SHIPPED_MODEL: Final = Path(__file__).parent / "models" / "cats-dogs.fp32.onnx"
-# The same network in int8, served where it is there; `serving.model.manager` falls back to the other.
+# The same network in int8, served if the file exists; `serving.model.session` falls back to the other.
 SHIPPED_INT8: Final = SHIPPED_MODEL.with_name("cats-dogs.int8.onnx")
-# A form wraps its file in a few hundred bytes, so the two limits are one to a person.
 MEGABYTE: Final = 1_000_000
 
 
 class SettingsError(ValueError):
-    """A setting in the environment that cannot be used."""
+    """A setting with an invalid value."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +102,7 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
     """Read the settings; ``overrides`` that are not None win over the environment.
 
     Raises:
-        SettingsError: a value of the wrong type or out of its range.
+        SettingsError: a value has the wrong type or is out of range.
     """
     values: dict[str, object] = {
         name: environment[PREFIX + name.upper()]
@@ -114,7 +113,7 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        # msgspec says "Expected `int` … - at `$.port`"; a person knows the setting by its other name.
+        # msgspec says "Expected `int` … - at `$.port`"; people know the setting by the variable's name.
         reason, _, place = str(error).partition(" - at `$.")
         if place == "api_keys`":
             reason = "expected SHA-256 digests in hex, separated by commas or spaces; `catsdogs key` makes one"

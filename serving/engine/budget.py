@@ -1,8 +1,7 @@
-"""How many bytes of request bodies may be in memory at once, and how slowly they may come.
+"""The memory that request bodies share, and how slowly they may arrive.
 
-A thousand clients may each send twenty megabytes. Every byte counts, and is granted in steps before it is read; until
-then it is left in the socket, where its sender waits. The oldest body is always granted more, so bodies that wait for
-each other's memory come to an end.
+A thousand clients may each send twenty megabytes. Memory is granted in steps before bytes are read; until then they
+stay in the socket and their sender waits. The oldest body is always granted more, so bodies cannot deadlock.
 """
 
 import asyncio
@@ -12,22 +11,22 @@ from typing import Final
 
 from serving.errors import ProblemError
 
-# Most photos get all they need at once; a body that is hardly sent holds no more.
+# Enough for most photos in one step, and the most that a stalled body holds in advance.
 STEP_BYTES: Final = 256_000
-# The most that one read brings: what uvicorn reads ahead, and one read of the socket.
+# The most that arrives at once: what uvicorn reads ahead, and one read of the socket (`serving.http.connections`).
 PIECE_BYTES: Final = 131_072
-# A body may take a first time and then as long as this rate allows: an uplink of 256 kbit/s passes.
+# The slowest rate at which a body may arrive, after an initial allowance: an uplink of 256 kbit/s.
 BYTES_PER_SECOND: Final = 32_000
-# The first time, while others wait for memory.
+# The initial allowance while other bodies wait for memory.
 CONTENDED_SECONDS: Final = 2.0
 
 
 class BodyBudget:
-    """Memory for bodies, on one event loop. ``granted`` is what bodies hold or may still send.
+    """Memory for bodies, on one event loop. ``granted`` counts bytes received and those that may still be sent.
 
     Args:
-        size: bytes, which the oldest body may exceed.
-        seconds: longest that a body waits for memory, and the first time that it has for coming in.
+        size: bytes for all bodies; the oldest may exceed it.
+        seconds: initial allowance for a body to arrive.
         wait_seconds: longest that a body waits for memory.
     """
 
@@ -41,11 +40,11 @@ class BodyBudget:
         self._waiting: OrderedDict[Lease, tuple[int, asyncio.Future[None]]] = OrderedDict()
 
     def lease(self, copies: int = 1) -> "Lease":
-        """Make the share of one body that is kept so many times; use it in a ``with`` block as long as the body."""
+        """Make a body's share, for ``copies`` of it in memory; a ``with`` block holds it."""
         return Lease(self, copies)
 
     def check(self) -> None:
-        """Cut off bodies that come in too slowly; call every second or so."""
+        """Cut off bodies that arrive too slowly; call about once a second."""
         now = asyncio.get_running_loop().time()
         first = CONTENDED_SECONDS if self._waiting else self.seconds
         for lease in self._leases:
@@ -53,7 +52,7 @@ class BodyBudget:
                 lease.time_left.reschedule(now)
 
     async def grant(self, lease: "Lease", size: int) -> None:
-        """Give a body ``size`` more bytes once there is room.
+        """Grant a body ``size`` more bytes, waiting for room.
 
         Raises:
             ProblemError: ``overloaded``: there was none in time.
@@ -67,21 +66,21 @@ class BodyBudget:
             async with asyncio.timeout(self._wait_seconds):
                 await waiter
         except TimeoutError as error:
-            raise ProblemError("overloaded", "too many large bodies are under way", retry_after=1) from error
+            raise ProblemError("overloaded", "too many large bodies are being sent", retry_after=1) from error
         finally:
             self._waiting.pop(lease, None)
 
     def enter(self, lease: "Lease") -> None:
-        """Take note of a body that begins."""
+        """Add a body, as the newest."""
         self._leases[lease] = None
 
     def leave(self, lease: "Lease") -> None:
-        """Take back what a body holds, and let others in."""
+        """Remove a body and take back what it holds."""
         del self._leases[lease]
         self.give_back(lease, lease.granted)
 
     def give_back(self, lease: "Lease", size: int) -> None:
-        """Take back ``size`` bytes, and let others in: who has something first, so that it can be done with it."""
+        """Take back ``size`` bytes and grant them to waiting bodies, first to those already begun."""
         self.granted -= size
         lease.granted -= size
         for other in sorted(self._waiting, key=lambda other: not other.granted):
@@ -105,7 +104,7 @@ class Lease:
     """One body's share of the budget."""
 
     def __init__(self, budget: BodyBudget, copies: int) -> None:
-        """Hold nothing yet."""
+        """Make it; nothing is granted yet."""
         self.granted = 0
         self.received = 0
         self.started = 0.0
@@ -114,7 +113,7 @@ class Lease:
         self._copies = copies
 
     async def make_room(self, declared: int, time_left: asyncio.Timeout) -> None:
-        """Return once there is room for what may come next of a body of ``declared`` bytes (0: unknown).
+        """Wait for memory for the next piece of a body of ``declared`` bytes (0: unknown).
 
         Raises:
             ProblemError: ``overloaded``: there was none in time.
@@ -127,18 +126,18 @@ class Lease:
         loop = asyncio.get_running_loop()
         self.time_left, asked = None, loop.time()
         await self._budget.grant(self, min(rest, STEP_BYTES * self._copies) - left)
-        self.started += loop.time() - asked  # waiting for us is not the client's slowness
+        self.started += loop.time() - asked  # time spent waiting for memory is not the client's
         self.time_left = time_left
 
     def complete(self) -> None:
-        """Say that the body is there: what it may still have sent is free again."""
+        """The body has arrived: give back what was granted beyond it."""
         self.time_left = None
         spare = self.granted - self.received * self._copies
         if spare > 0:
             self._budget.give_back(self, spare)
 
     def __enter__(self) -> "Lease":
-        """Begin."""
+        """Join the budget."""
         self.started = asyncio.get_running_loop().time()
         self._budget.enter(self)
         return self

@@ -1,4 +1,4 @@
-"""How many cores there are to use, which in a container is not what the host has."""
+"""How many cores there are to use, which in a container is not the host's number."""
 
 import math
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 def usable_cores() -> int:
     """Cores this process may use: its affinity, or a container's quota if that is less; at least 1.
 
-    The host's cores are what onnxruntime and os.cpu_count() see, and a container's share of them may be one.
+    onnxruntime and os.cpu_count() see the host's cores, of which a container may have only one.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(Path("/sys/fs/cgroup"))

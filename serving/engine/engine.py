@@ -1,7 +1,7 @@
-"""The engine: whether a request is let in, and which model's lanes answer it.
+"""The engine: whether a request is admitted, and which model's lanes answer it.
 
-Measured on two cores: a CPU convnet gains nothing from batching, and two single-threaded runs beat one two-threaded run
-by about 15 %. So there is one lane for each usable core. The event loop never decodes, computes or waits for a file.
+There is one lane for each usable core: measured on two cores, a CPU convnet gains nothing from batching, and two
+single-threaded runs beat one two-threaded run by about 15 %. The event loop never decodes, computes or reads a file.
 """
 
 import asyncio
@@ -16,22 +16,22 @@ from serving.errors import ProblemError
 from serving.settings import Settings
 from shared.spec import Limits
 
-# No lane can be started for so long: only a new process, or another machine, helps.
+# Without a ready lane for this long, the process should be replaced.
 DEAD_SECONDS: Final = 15.0
-# A lane is replaced in a quarter of a second, for which requests may wait.
+# Replacing a lane takes a quarter of a second, and requests may wait that long.
 DOWN_SECONDS: Final = 1.0
-# Beyond the deadline of the last picture, for lanes to end.
+# For lanes to end, after the deadline of the last picture.
 CLOSE_SECONDS: Final = 2.0
 
 
 class Engine:
-    """Admission, and the lanes of the model in service; those of the model before it finish what they have.
+    """Admission, and the lanes of the model in service. Lanes of earlier models finish their requests and end.
 
     Args:
         forker: forks lanes.
-        settings: those of lanes, queue and deadline.
-        limits: what a picture may cost.
-        restarted: told the reason of each restart of a lane.
+        settings: of lanes, queue and deadline.
+        limits: what decoding a picture may cost.
+        restarted: called with the reason of each restart of a lane.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Engine:
 
     @property
     def down(self) -> bool:
-        """No lane has been ready for longer than it takes to replace one."""
+        """No lane has been ready for longer than replacing one takes."""
         return self._down_for(DOWN_SECONDS)
 
     @property
     def dead(self) -> bool:
-        """That has lasted: the process must be replaced."""
+        """No lane has been ready for so long that the process should be replaced."""
         return self._down_for(DEAD_SECONDS)
 
     def _down_for(self, seconds: float) -> bool:
@@ -81,7 +81,7 @@ class Engine:
         return since is not None and time.monotonic() - since > seconds
 
     def make(self, path: str) -> Lanes:
-        """Lanes for the model file at ``path``; they run once loaded."""
+        """Make lanes for the model file at ``path``; `Lanes.load` starts them."""
         start = Start(
             path=path,
             file="",
@@ -94,27 +94,27 @@ class Engine:
         return Lanes(self._forker, start, self.lanes, self._settings.deadline_seconds, self._restarted)
 
     def place(self, lanes: Lanes) -> None:
-        """Have these answer from now on."""
+        """Put lanes into service, and retire those before them."""
         before, self.current = self.current, lanes
         if before is not None:
             self.retire(before)
 
     def retire(self, lanes: Lanes) -> None:
-        """Have these finish what they have and end."""
+        """End lanes after their last request, in the background."""
         task = asyncio.get_running_loop().create_task(lanes.close())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
     def close_admission(self) -> None:
-        """Refuse new work from now on; what was accepted is finished."""
+        """Refuse new requests from now on; accepted ones are finished."""
         self.closed = True
 
     def admit(self) -> Lanes:
-        """Let a request in; returns what answers it, to the end.
+        """Admit a request; returns the lanes that answer it.
 
         Raises:
             ProblemError: ``draining``, ``not_ready``, or ``overloaded`` with the seconds after which there should be
-                room again.
+                room.
         """
         if self.closed:
             raise ProblemError("draining", "the service is shutting down; another one will answer")
@@ -126,15 +126,15 @@ class Engine:
         return lanes
 
     def check(self) -> None:
-        """See to lanes that hang; call every second or so."""
+        """Kill lanes that hang; call about once a second."""
         if self.current:
             self.current.check()
 
     async def close(self) -> None:
-        """Finish what was accepted and end the lanes."""
+        """Finish accepted requests and end the lanes."""
         self.close_admission()
         if self.current:
             self.retire(self.current)
-        if self._retiring:  # a lane that waits for a disk in the kernel cannot be ended
+        if self._retiring:  # not for ever: a lane blocked in the kernel, on a disk, cannot be killed
             await asyncio.wait(self._retiring, timeout=self._settings.deadline_seconds + CLOSE_SECONDS)
         self._forker.close()

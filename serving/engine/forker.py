@@ -1,10 +1,10 @@
-"""The parent of the lanes: a process with everything imported and nothing running, which forks one when asked.
+"""The parent of the lanes: a process that has imported everything, runs nothing, and forks a lane on request.
 
     python -m serving.engine.forker DESCRIPTOR MODULE
 
 Forking the front process would copy its event loop and threads. Unlike the forkserver of ``multiprocessing``, this one
-needs no folder for a socket (a container may have no place to write), no second process that tracks resources (10 MB),
-does not run the main module again in each child, and tells how a child ended.
+needs no folder for a socket (a container may have none to write to) and no resource tracker process (10 MB), does not
+run the main module again in each child, and tells how a child ended.
 """
 
 import importlib
@@ -23,9 +23,10 @@ MAX_MESSAGE = 65_536
 
 
 def main(control: socket.socket, module: str) -> None:
-    """Fork a lane for each `Start` that comes with its socket and memory file, and answer its process id.
+    """Serve requests from ``control``: fork a lane, or reap one.
 
-    A message that is a process id instead is answered with that lane's exit code, negative for a signal.
+    A `Start`, with descriptors of a socket and a memory file, is answered with the new lane's process id. A process id
+    is answered with that lane's exit code, negative for a signal.
     """
     worker = importlib.import_module(module)
     decoder = msgspec.msgpack.Decoder(Start)
@@ -42,7 +43,7 @@ def main(control: socket.socket, module: str) -> None:
             code = 1
             try:
                 control.close()
-                # Held to the end, so that hanging up is the last thing that a lane does.
+                # Kept until the process ends, so that the front process sees it close only then.
                 connection = socket.socket(fileno=descriptors[0])
                 worker.main(decoder.decode(message), connection, descriptors[1])
                 code = 0

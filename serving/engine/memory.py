@@ -1,4 +1,4 @@
-"""How much memory there is, and what a service in a small container may take of it: better refuse than be killed."""
+"""How much memory there is, and limits that fit it: a service in a small container refuses rather than be killed."""
 
 import contextlib
 import ctypes
@@ -13,23 +13,23 @@ from serving.settings import Settings
 from shared.spec import Limits
 
 CGROUP: Final = Path("/sys/fs/cgroup")
-# Version 1 says that there is no limit with the largest number of whole pages.
+# Version 1 says "no limit" with the largest number of whole pages.
 NO_LIMIT: Final = 1 << 60
-# The front process, the one that forks lanes, and what they share: measured in a container, and what malloc keeps.
+# The front process and the forker, with what they share and what malloc keeps, measured in a container; each lane.
 RESIDENT_BYTES: Final = 75_000_000
 LANE_BYTES: Final = 45_000_000
-# A connection may have sent this much before its body is let in: what uvicorn reads ahead, one read, and its objects.
+# A connection whose body is not admitted yet: what uvicorn reads ahead, one read, and its objects.
 CONNECTION_BYTES: Final = 140_000
 LEAST_CONNECTIONS: Final = 50
-# Of what is left beside them in a container.
+# Shares of a container's memory that those leave.
 CONNECTIONS_SHARE: Final = 0.35
 BODIES_SHARE: Final = 0.3
-# Of a container's memory; above that what is free is given back every second. It takes milliseconds, and in a container
-# of 256 MB it made 30 MB of difference under load.
+# Above this share of a container's memory, free memory is given back to the system every second. That takes
+# milliseconds, and saved 30 MB under load in a container of 256 MB.
 EASE_ABOVE: Final = 0.6
-# A body is in the front process and in a lane, or as it came and in a lane.
+# A body is in the front process and in a lane.
 BODY_COPIES: Final = 2
-# Enough for a photo of a telephone.
+# Enough for a phone's photo.
 LEAST_BODY_BYTES: Final = 10_000_000
 # Enough for 12 megapixels of JPEG as a camera writes it.
 LEAST_DECODE_BYTES: Final = 8_000_000
@@ -38,7 +38,7 @@ MOST_DECODE_BYTES: Final = 1_500_000_000
 
 
 def usable_memory(cgroup: Path = CGROUP) -> int | None:
-    """Bytes that this process may use: a container's limit, or all there is if that is less; None if unknown."""
+    """Bytes that this process may use: the container's limit or the machine's memory, if less; None if unknown."""
     limits = [limit] if (limit := memory_limit(cgroup)) else []
     if "SC_PHYS_PAGES" in os.sysconf_names:
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -57,9 +57,9 @@ def memory_limit(cgroup: Path = CGROUP) -> int | None:
 
 
 def resident_memory() -> int | None:
-    """Bytes of memory that the process takes now; None where there is no /proc."""
+    """Resident bytes of this process; None without /proc."""
     try:
-        with open("/proc/self/statm") as statm:  # noqa: PTH123 - on the event loop, where a virtual file does not wait
+        with open("/proc/self/statm") as statm:  # noqa: PTH123 - on the event loop, but a virtual file does not block
             return int(statm.read().split()[1]) * resource.getpagesize()
     except OSError:
         return None
@@ -77,16 +77,16 @@ def proportional_memory(pids: list[int]) -> int:
 
 
 def trim() -> None:
-    """Give back to the system what lies free between what is in use, where the C library is glibc."""
+    """Give free memory inside the heap back to the system, with glibc."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
 
 def fitted(settings: Settings, lanes: int, limit: int | None) -> tuple[Settings, Limits]:
-    """Fit the settings, and what a picture may cost, into a container's memory of ``limit`` bytes.
+    """Fit the settings, and what decoding a picture may cost, into a container's memory of ``limit`` bytes.
 
-    What the processes themselves leave is shared out to connections, to bodies, of which the largest is a batch, and to
-    decoding, which every lane may do at once. Without a limit everything stays as set.
+    What the processes leave is divided between connections, bodies (a batch is the largest) and decoding in all lanes
+    at once. Without a limit, settings stay as they are.
     """
     if limit is None:
         return settings, Limits(settings.max_pixels, settings.max_decode_bytes or MOST_DECODE_BYTES)

@@ -1,4 +1,4 @@
-"""Lanes from the front process's side: started, given work, watched, and replaced when they end."""
+"""Lanes as the front process sees them: it starts them, gives them work, watches them and replaces them."""
 
 import asyncio
 import contextlib
@@ -21,9 +21,9 @@ from serving.errors import ProblemError
 from serving.telemetry.logs import SERVICE
 
 WORKER: Final = "serving.engine.worker"
-# Between two attempts to start a lane that ended before it was ready; the last is repeated.
+# Between attempts to start a lane that ended before it was ready; the last is repeated.
 RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
-# How much of the mean time of a picture is the latest one's.
+# Weight of the latest picture in the moving average of times.
 LATELY: Final = 0.05
 FIRST_GUESS_SECONDS: Final = 0.01
 
@@ -31,11 +31,11 @@ _answers: Final = msgspec.msgpack.Decoder(Outcome | Loaded | LoadRefused)
 
 
 class ClientGoneError(Exception):
-    """The client left before its picture's turn, so the picture was not decoded."""
+    """The client left while its picture was waiting, so it was not decoded."""
 
 
 class LaneStartError(Exception):
-    """A lane ended, or refused the model, before it was ready; ``again``: trying again may help."""
+    """A lane ended or refused the model before it was ready; ``again``: trying again may help."""
 
     def __init__(self, reason: str, *, again: bool) -> None:
         """Keep the reason."""
@@ -44,10 +44,10 @@ class LaneStartError(Exception):
 
 
 class Forker:
-    """The process that forks lanes (:mod:`serving.engine.forker`), started anew if it ends."""
+    """The process that forks lanes (:mod:`serving.engine.forker`), started again if it ends."""
 
     def __init__(self, worker: str = WORKER) -> None:
-        """Start it; it imports while this process does. ``worker`` is the module whose ``main`` a lane runs."""
+        """Start it, without waiting for its imports. ``worker`` is the module whose ``main`` a lane runs."""
         self._worker = worker
         self._lock = asyncio.Lock()
         self._start()
@@ -57,7 +57,7 @@ class Forker:
         with theirs:
             self._control.setblocking(False)
             command = [sys.executable, "-m", "serving.engine.forker", str(theirs.fileno()), self._worker]
-            # In a session of its own: what a terminal sends to the group is for the front process.
+            # In its own session: signals from a terminal are for the front process.
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
@@ -85,20 +85,20 @@ class Forker:
         return pid, ours
 
     async def reap(self, pid: int) -> int | None:
-        """Exit code of a lane that has ended, negative for a signal; None if the forker has ended with it."""
+        """Return the exit code of a lane that has ended, negative for a signal; None if the forker has ended too."""
         try:
             return await self._ask(lambda control: control.send(PID.pack(pid)))
         except LaneStartError:
             return None
 
     def close(self) -> None:
-        """End it, and with it any lane that is left."""
+        """End it, and any lanes that are left with it."""
         self._control.close()
         self._process.kill()
         self._process.wait()
 
     async def _ask(self, send: Callable[[socket.socket], object]) -> int:
-        # A caller that is cancelled must not leave its answer for the next.
+        # If the caller is cancelled, its answer must still be read, or the next caller would get it.
         return await asyncio.shield(asyncio.ensure_future(self._exchange(send)))
 
     async def _exchange(self, send: Callable[[socket.socket], object]) -> int:
@@ -117,12 +117,12 @@ class Forker:
 
 
 class Job:
-    """A piece of work and who waits for it."""
+    """A piece of work, and the future of its outcome."""
 
     __slots__ = ("data", "flags", "future", "started", "submitted", "wanted")
 
     def __init__(self, data: bytes | memoryview, flags: Flags, wanted: Callable[[], bool]) -> None:
-        """Submit it now."""
+        """Make it; its waiting time starts now."""
         self.data = data
         self.flags = flags
         self.wanted = wanted
@@ -130,21 +130,21 @@ class Job:
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: Exception) -> None:
-        """Answer it with an error, unless it is answered."""
+        """Set an error as the outcome, unless there is one already."""
         if not self.future.done():
             self.future.set_exception(error)
 
 
 class Lane(asyncio.Protocol):
-    """One child process, as its connection."""
+    """The connection to one child process."""
 
     def __init__(self, pid: int, heard: "Callable[[Lane, Outcome | Loaded | LoadRefused | None], None]") -> None:
-        """Call ``heard`` with each message, and with None once when the lane has ended."""
+        """Call ``heard`` with each message, and with None when the connection is lost."""
         self.pid = pid
         self.job: Job | None = None
         self.ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
-        self.ended_for: str | None = None  # why we ended it
+        self.ended_for: str | None = None  # why we killed it
         self._heard = heard
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
@@ -155,7 +155,7 @@ class Lane(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Take a message apart once it is whole; a lane sends one at a time."""
+        """Decode each complete message."""
         self._buffer += data
         while len(self._buffer) >= ANSWER.size:
             end = ANSWER.size + ANSWER.unpack_from(self._buffer)[0]
@@ -165,37 +165,37 @@ class Lane(asyncio.Protocol):
             del self._buffer[:end]
             try:
                 self._heard(self, _answers.decode(message))
-            except msgspec.MsgspecError:  # the lane is not itself any more
+            except msgspec.MsgspecError:  # a hostile file may have taken the lane over
                 self.end("crash")
                 return
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Tell that it has ended."""
+        """Report the end of the lane."""
         self._heard(self, None)
 
     def begin(self, job: Job, flags: Flags) -> None:
-        """Send it a piece of work."""
+        """Send a piece of work to the lane."""
         assert self._transport is not None
         self.job = job
         job.started = time.perf_counter()
         self._transport.writelines([REQUEST.pack(len(job.data), flags), job.data])
 
     def end(self, reason: str) -> None:
-        """Kill it; what it was at is answered when it has ended."""
+        """Kill the lane; its job is answered when it has ended."""
         if self.ended_for is None:
             self.ended_for = reason
             os.kill(self.pid, signal.SIGKILL)
 
 
 class Lanes:
-    """The lanes of one model, and the queue before them: first come, first served.
+    """The lanes of one model, and their queue, first in, first out.
 
     Args:
         forker: forks them.
-        start: how each begins; the first also with the model's path.
-        count: how many.
-        deadline: seconds that a piece of work may take from its submission, and a lane for one piece of work.
-        restarted: told the reason of each restart.
+        start: how the first lane starts; the others get the model from memory instead of ``path``.
+        count: number of lanes.
+        deadline: seconds from a job's submission to its outcome; also the longest a lane may work on one job.
+        restarted: called with the reason of each restart.
     """
 
     def __init__(
@@ -204,8 +204,8 @@ class Lanes:
         """Make it; `load` starts it."""
         self.model: Loaded | None = None
         self.queue: deque[Job] = deque()
-        self.seconds = FIRST_GUESS_SECONDS  # mean time of a picture in a lane
-        self.down_since: float | None = None  # when the last usable lane ended
+        self.seconds = FIRST_GUESS_SECONDS  # moving average of a picture's time in a lane
+        self.down_since: float | None = None  # when the last ready lane ended
         self._forker = forker
         self._start = start
         self.count = count
@@ -214,7 +214,7 @@ class Lanes:
         self._memory = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._lanes: list[Lane] = []
         self._idle: list[Lane] = []
-        # Not the first lane, if there is another: a second session and exam would keep the service from being ready.
+        # Not the first lane, if there is another: its second session and exam would delay readiness.
         self._wide = min(1, count - 1)
         self._closed = False
         self._users = 0
@@ -244,7 +244,7 @@ class Lanes:
         return len(self.queue) + self.busy
 
     async def load(self) -> Loaded:
-        """Have a first lane load the model and sit its exam; then the others start too.
+        """Load the model in a first lane, where it sits its exam; then start the others.
 
         Raises:
             LaneStartError: it is refused, or the lane ended.
@@ -257,17 +257,17 @@ class Lanes:
         return model
 
     async def run(self, data: bytes | memoryview, flags: Flags, wanted: Callable[[], bool]) -> tuple[Outcome, float]:
-        """Have a lane do a piece of work; returns what it answered, and the seconds that it waited.
+        """Do a piece of work in a lane; returns the outcome, and the seconds spent in the queue.
 
         Args:
-            data: the picture file or batch.
+            data: a picture file, a batch, or an item of one.
             flags: what to do with it.
-            wanted: asked before it is sent to a lane; False skips it.
+            wanted: called before it goes to a lane; if False, it is skipped.
 
         Raises:
             ProblemError: ``deadline_exceeded``, ``too_costly``, ``image_too_large``, or ``not_ready``: the lane or the
                 model failed.
-            ClientGoneError: it was not wanted.
+            ClientGoneError: ``wanted`` returned False.
         """
         job = Job(data, flags, wanted)
         timer = asyncio.get_running_loop().call_later(self._deadline, self._give_up, job)
@@ -280,29 +280,29 @@ class Lanes:
             timer.cancel()
 
     def __enter__(self) -> Self:
-        """Keep the lanes until the block ends, also if another model comes."""
+        """Keep the lanes until the block ends, even if another model replaces them."""
         self._users += 1
         self._unused.clear()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let them end."""
+        """Allow `close` to end the lanes, if this was the last user."""
         self._users -= 1
         if not self._users:
             self._unused.set()
 
     def retry_after(self) -> int:
-        """Whole seconds until what waits now has been worked off at the lanes' pace, or given up; at least 1."""
+        """Seconds until everything waiting now is answered or past its deadline, rounded up; at least 1."""
         return max(1, math.ceil(min(self._deadline, self.pending * self.seconds / self.count)))
 
     def check(self) -> None:
-        """End lanes that have been at one piece of work for too long; call every second or so."""
+        """Kill lanes that have worked on one job for too long; call about once a second."""
         for lane in self._lanes:
             if lane.job is not None and time.perf_counter() - lane.job.started > self._deadline:
                 lane.end("hang")
 
     async def close(self) -> None:
-        """End the lanes once nobody uses them."""
+        """End the lanes after their last user."""
         await self._unused.wait()
         self._closed = True
         for task in self._starts:
@@ -323,7 +323,7 @@ class Lanes:
                 continue
             alone = not self.queue and not self.busy
             wide = self._lanes[self._wide] if self._wide < len(self._lanes) else None
-            # The wide lane is there for those that are alone, and otherwise the last to be taken.
+            # The wide lane is kept free for jobs that are alone, and taken last otherwise.
             lane = (
                 wide if wide in self._idle and alone else next((idle for idle in self._idle if idle is not wide), wide)
             )
@@ -345,7 +345,7 @@ class Lanes:
         return lane
 
     async def _keep(self, number: int) -> None:
-        """Start a lane, again and again until one is ready."""
+        """Start a lane, and try again until one is ready."""
         for attempt in range(sys.maxsize):
             try:
                 await (await self._fork(number, self._start)).ready
@@ -390,11 +390,11 @@ class Lanes:
         self._dispatch()
 
     async def _bury(self, lane: Lane) -> None:
-        """See how a lane ended, answer what it was at, and start another in its place."""
+        """Find out how a lane ended, answer its job, and start another in its place."""
         if lane in self._idle:
             self._idle.remove(lane)
         why = lane.ended_for
-        lane.end("crash")  # it hung up; if it lives on, it must not
+        lane.end("crash")  # the connection is lost, but the process may still run
         code = await self._forker.reap(lane.pid)
         lane.gone.set()
         reason = why or _REASONS.get(code, "crash")
@@ -416,12 +416,12 @@ class Lanes:
         task.add_done_callback(self._starts.discard)
 
 
-# What ends a lane that we did not: its timer of processor time, and the system where memory runs out.
+# Why a lane ended that we did not kill: SIGPROF from its own timer, SIGKILL from the system out of memory.
 _REASONS: Final[dict[int | None, str]] = {-signal.SIGPROF: "cpu", -signal.SIGKILL: "memory"}
 _PROBLEMS: Final[dict[str, Callable[[], ProblemError]]] = {
-    "cpu": lambda: ProblemError("too_costly", "decoding it takes more processor time than a picture may"),
+    "cpu": lambda: ProblemError("too_costly", "decoding it takes more processor time than is allowed"),
     "memory": lambda: ProblemError("image_too_large", "decoding it takes more memory than there is"),
-    "hang": lambda: ProblemError("too_costly", "decoding it takes longer than a picture may"),
+    "hang": lambda: ProblemError("too_costly", "decoding it takes longer than is allowed"),
     "crash": lambda: ProblemError("not_ready", "the worker crashed on this request; retry", retry_after=1),
     "model": lambda: ProblemError("not_ready", "the model failed on this picture; retry", retry_after=1),
 }

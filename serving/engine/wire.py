@@ -1,7 +1,7 @@
-"""What the front process and its lanes say to each other, over one stream socket for each lane.
+"""The messages between the front process and its lanes, over one stream socket for each lane.
 
-A lane answers nothing but MessagePack of the types below, so a lane that a hostile file took over can hand the front
-process data but no code. Requests are a header and a body: the picture file, or the JSON of a batch.
+A lane answers only with MessagePack of the types below, so a lane that a hostile file has taken over can send the front
+process data but no code. A request is a header and a body: a picture file, the JSON of a batch, or an item of it.
 """
 
 import struct
@@ -14,7 +14,7 @@ from shared.contract import Contract, Label
 
 Verdict = Literal["cats", "dogs", "unsure"]
 Because = Literal["close_call", "unfamiliar"]
-# Of a request: bytes of the body, and flags. Of an answer: bytes of its MessagePack.
+# Headers. Of a request: length of the body, flags. Of an answer: length of its MessagePack.
 REQUEST: Final = struct.Struct("<II")
 ANSWER: Final = struct.Struct("<I")
 
@@ -24,33 +24,33 @@ class Flags(IntFlag):
 
     EXPLAIN = 1  # with the evidence map
     DRAW = 2  # with the evidence drawn over the picture
-    ALONE = 4  # nothing else is under way: use every core
-    BASE64 = 8  # the body is the JSON string of a batch's item
-    BATCH = 16  # the body is a batch, to be taken apart
+    ALONE = 4  # no other picture is waiting or in a lane: use every core
+    BASE64 = 8  # the body is one item of a batch: a JSON string with base64
+    BATCH = 16  # the body is a batch: find its pictures
 
 
 PLAIN: Final = Flags(0)
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """What a lane starts with: the model, and what a picture may cost.
+    """How a lane starts: the model, and what a picture may cost.
 
-    With ``path``, the lane reads the model from there into the memory file that came with it, falling back to the fp32
-    file beside it; without, the model is in that memory file already.
+    With ``path``, the lane reads the model file, or the fp32 file beside it as a fallback, and copies it to the memory
+    file that came with this message. Without ``path``, the model is already in that memory file.
     """
 
     path: str | None
     file: str
     fallback: str | None = None
     threads: int  # of the wide session; 1 for none
-    core: int | None  # to keep to
+    core: int | None  # CPU affinity; None for any
     max_pixels: int
     max_bytes: int | None  # of memory for decoding
     cpu_seconds: float
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The lane has the model, and the model has passed its exam in it. The contract's golden pictures are left out."""
+    """The model has passed its exam in the lane. The contract comes without the golden pictures' files."""
 
     contract: Contract
     file: str
@@ -59,14 +59,14 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class LoadRefused(msgspec.Struct, frozen=True, tag=True):
-    """The model must not answer; ``again``: the file could not be read, which may pass."""
+    """The model is refused; ``again``: the file could not be read, and trying again may help."""
 
     reason: str
     again: bool
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """One picture's answer; numbers are the shortest decimals that name the float32 of the network."""
+    """One picture's answer; each number is the shortest decimal that gives the network's float32."""
 
     label: Label
     verdict: Verdict
@@ -78,10 +78,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     size: int  # of the picture file, in bytes
     evidence: list[list[float]] | None
     png: bytes | None
-    decode: float  # seconds, as the next two
+    decode: float  # seconds; so are the next two
     infer: float
     draw: float
-    cpu: float  # processor seconds of the whole piece
+    cpu: float  # processor seconds for all of it
 
     @property
     def confidence(self) -> float:
@@ -90,7 +90,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class PictureRefused(msgspec.Struct, frozen=True, tag=True):
-    """The picture or batch is refused, with a code of ``serving.errors``."""
+    """The picture or batch is refused with a code of ``serving.errors``."""
 
     code: str
     detail: str
@@ -103,7 +103,7 @@ class ModelFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
-    """One picture of a batch: its id, and where in the body its JSON string is."""
+    """One picture of a batch: its id, and where its JSON string is in the body."""
 
     id: str | None
     start: int
@@ -111,7 +111,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Batch(msgspec.Struct, frozen=True, tag=True):
-    """A batch, taken apart."""
+    """The pictures of a batch."""
 
     items: list[Item]
 

@@ -1,8 +1,8 @@
 """A lane: a child process that decodes and infers one picture at a time.
 
-What a picture may cost is the kernel's to enforce: a timer that counts the processor time of this process and ends it
-(``ITIMER_PROF``), and a limit of its address space. So nothing here can keep a core or the machine's memory, whatever
-a decoder does. The supervisor sees how the process ended and starts another.
+The kernel enforces what a picture may cost: ``ITIMER_PROF`` ends the process after too much processor time, and
+``RLIMIT_AS`` limits its address space. Whatever a decoder does, it cannot hold a core or the machine's memory. The
+supervisor sees how the process ended and starts another.
 """
 
 import binascii
@@ -37,15 +37,15 @@ from serving.model.classify import classify
 from serving.model.session import Model, ModelFailedError, ModelRefusedError, load
 from shared.pixels import Limits, RefusedImageError
 
-# Beside the base of `Start`: decoding 50 megapixels took up to 35 ns a pixel here (WebP), a BMP 4.
+# Added to `Start.cpu_seconds`. Decoding 50 megapixels took 4 (BMP) to 35 (WebP) ns a pixel on two cores.
 CPU_SECONDS_PER_PIXEL: Final = 1e-7
-# Of which those of an ordinary photo are not worth a system call.
+# Up to this size, an ordinary photo, the base is enough, which saves a system call.
 PIXELS_WITHIN_BASE: Final = 1_000_000
-# Taking apart 64 MB of batch took 0.05 s here.
+# Finding the pictures in 64 MB of batch took 0.05 s on two cores.
 CPU_SECONDS_PER_BYTE: Final = 1e-8
-# Address space for all but decoding: the request, the network's own, what malloc keeps.
+# Address space beside decoding: the request, the network's arrays, what malloc keeps.
 SLACK_BYTES: Final = 150_000_000
-# Of the first to be chosen where the machine runs out of memory; the front process is not.
+# When the machine runs out of memory, lanes are killed before the front process.
 OOM_SCORE: Final = "800"
 _TO_PLAIN_BASE64: Final = bytes.maketrans(b"-_", b"+/")
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
@@ -61,12 +61,12 @@ class _BatchBody(msgspec.Struct):
 
 
 def main(start: Start, connection: socket.socket, memory: int) -> None:
-    """Load the model, say so, and answer until the front process hangs up.
+    """Load the model, report it, and answer requests until the front process closes the socket.
 
     Args:
-        start: what to start with.
+        start: the model and limits.
         connection: a stream socket to the front process.
-        memory: descriptor of the memory file that holds the model's bytes, or will hold them.
+        memory: descriptor of the memory file for the model's bytes; see `Start`.
     """
     _harden()
     if start.core is not None:
@@ -103,7 +103,7 @@ def _model(start: Start, memory: int) -> Model:
 def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: float) -> Outcome:
     processor = time.process_time()
     seconds += len(data) * CPU_SECONDS_PER_BYTE
-    # It counts on until the next one is set, but waiting for a request takes no processor time.
+    # It is never stopped: waiting for a request takes no processor time, and the next request sets it again.
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
     def opened(pixels: int) -> None:
@@ -118,7 +118,7 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         return PictureRefused("malformed_request", str(error))
     except MemoryError:
-        return PictureRefused("body_too_large", "taking the batch apart takes more memory than there is")
+        return PictureRefused("body_too_large", "reading the batch takes more memory than there is")
     try:
         answer = classify(model, data, limits, flags, opened)
     except RefusedImageError as error:
@@ -131,7 +131,7 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
 
 
 def _batch(data: bytes) -> Batch:
-    """Where each picture of a batch is, so that lanes can decode its base64 side by side."""
+    """Find each picture of a batch, so that lanes can decode their base64 in parallel."""
     body = msgspec.json.decode(data, type=_BatchBody)
     if len(body.images) > MAX_BATCH:
         raise ValueError(f"a batch has at most {MAX_BATCH} pictures, not {len(body.images):,}")
@@ -146,7 +146,7 @@ def _batch(data: bytes) -> Batch:
 
 
 def _base64(text: str) -> bytes:
-    """Decode what clients send: also a ``data:`` URI, line breaks, the URL-safe alphabet, no padding."""
+    """Decode base64, also as a ``data:`` URI, with line breaks, in the URL-safe alphabet or without padding."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     plain = text.encode("ascii").translate(_TO_PLAIN_BASE64, b" \t\r\n")
@@ -166,22 +166,22 @@ def _send(connection: socket.socket, message: Loaded | LoadRefused | Outcome) ->
 
 
 def _harden() -> None:
-    """Ignore what a terminal sends to the whole group, end with the parent, and gain no privileges."""
+    """Ignore signals meant for the front process, end with the parent, gain no privileges, dump no core."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):  # a sandbox may not have it
+    with contextlib.suppress(OSError):  # a sandbox may not allow it
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
 
 
 def _confine(start: Start) -> None:
-    """Let go of everything that a picture does not need: more memory, files, and with them the network."""
+    """Limit memory, and forbid opening files and sockets: decoding needs neither."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     most = size + SLACK_BYTES + (start.max_bytes or 0)
     if start.max_bytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    # What is open stays open; there is no number left for another.
+    # Open descriptors stay open; no new one can be made.
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))

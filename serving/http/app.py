@@ -1,4 +1,4 @@
-"""The application: settings in, an ASGI app out, with no state outside it."""
+"""The application factory: settings in, an ASGI app out, no state outside it."""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
@@ -23,7 +23,7 @@ def create_app(
 ) -> Starlette:
     """Make the application; its lifespan starts and stops the service.
 
-    ``forker`` has been started already, beside the imports of this module.
+    ``forker`` is already running: it was started while this module was imported.
     """
     if settings.metrics_port:
         endpoints = [endpoint for endpoint in endpoints if endpoint.path != "/metrics"]
@@ -46,7 +46,7 @@ def create_app(
         exception_handlers={**problems.HANDLERS, ClientDisconnect: _nobody_listens, ClientGoneError: _nobody_listens},
         lifespan=lifespan,
     )
-    # A redirect to an address without its slash would repeat whatever Host the client named.
+    # A redirect to add or remove a slash would repeat the Host that the client sent.
     app.router.redirect_slashes = False
     app.state.service = service
     app.state.openapi = msgspec.json.encode(document(endpoints, keys=bool(settings.api_keys)))
@@ -54,7 +54,7 @@ def create_app(
 
 
 def create_metrics_app(service: Service) -> Starlette:
-    """Make the application of the metrics' own port: no keys, nothing but metrics and health."""
+    """Make the application of the metrics' port: metrics and health, without keys."""
     app = Starlette(
         routes=[endpoint.route for endpoint in ENDPOINTS if endpoint.path in PROBES],
         middleware=[Middleware(Observe, metrics=service.metrics)],

@@ -1,4 +1,4 @@
-"""API keys. The service has only their SHA-256 digests, so a leaked setting gives no access."""
+"""API keys. The service knows only their SHA-256 digests, so a leaked setting gives no access."""
 
 import base64
 import binascii
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.http import problems
 from serving.telemetry.metrics import Metrics
 
-# Probes: an orchestrator has no key.
+# Health checks need no key: an orchestrator has none.
 OPEN: Final = frozenset(("/health", "/health/ready"))
 CHALLENGES: Final = ('Bearer realm="cats-dogs"', 'Basic realm="cats-dogs", charset="UTF-8"')
 
@@ -30,7 +30,7 @@ def digests(setting: str) -> tuple[bytes, ...]:
 
 
 class Keys:
-    """ASGI middleware that answers 401 to a request without a key, before any of its body is read."""
+    """ASGI middleware that answers 401 to a request without a valid key, before its body is read."""
 
     def __init__(self, app: ASGIApp, known: tuple[bytes, ...], metrics: Metrics) -> None:
         """Pass requests on to ``app`` if they have a key whose digest is ``known``."""
@@ -55,7 +55,7 @@ class Keys:
 
     def _knows(self, key: bytes) -> bool:
         digest = hashlib.sha256(key).digest()
-        # Every digest is compared, so that the time taken does not tell which one matched.
+        # Compare all digests, so that the time does not reveal which one matched.
         return sum(hmac.compare_digest(digest, known) for known in self.known) > 0
 
 

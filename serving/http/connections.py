@@ -1,9 +1,9 @@
-"""Connections: what may be held against the service before a request reaches a handler, and for how long.
+"""Connection limits, enforced before a request reaches a handler.
 
-uvicorn's own protocol bounds neither the number of connections (in our error form), nor a head's size or time, nor
-pipelined requests, nor the framing of a chunked body, nor how long an answer may lie unread. At most a connection costs
+uvicorn's protocol does not limit a head's size or time, pipelined requests, the framing of a chunked body, or how long
+an answer may stay unread, and it refuses excess connections in another error form than ours. A connection holds at most
 what it reads ahead (64 kB and one read of 64 kB), a head (`MAX_HEAD_BYTES`, `MAX_HEADERS`) for each request that it
-pipelines (`MAX_PIPELINED`), and the answer on its way out.
+pipelines (`MAX_PIPELINED`), and the answer being sent.
 """
 
 import asyncio
@@ -36,25 +36,25 @@ from serving.telemetry.metrics import Metrics
 MAX_HEAD_BYTES: Final = 32_768
 MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 8
-# Of one read of a socket.
+# The most that one read of a socket takes.
 READ_BYTES: Final = 65_536
 # Chunk sizes, chunk extensions and trailers of one body: each chunk, however small, is a call into Python.
 MAX_FRAMING_BYTES: Final = 262_144
-# How long a client that has its answer may still send: closing at once would reset the connection and lose the answer.
+# How long a client with its answer may go on sending: closing at once would reset the connection and lose the answer.
 LINGER_SECONDS: Final = 3.0
 MAX_LINGERING: Final = 64
-# A client that reads slower than this for as long as a body may take is not reading.
+# A client that reads slower than this for `body_seconds` is disconnected.
 READ_BYTES_PER_SECOND: Final = 1000
-# Descriptors for everything else: lingering connections, the model, the journal, assets on their way out.
+# Descriptors for everything else: lingering connections, the model, the journal, assets being sent.
 SPARE_DESCRIPTORS: Final = 2 * MAX_LINGERING
 RETRY_AFTER_SECONDS: Final = "2"
 NEVER: Final = float("inf")
-# Where the trailers of a chunked body go. Not a list, but it takes what uvicorn does with one: appending and iterating.
+# Discards the trailers of a chunked body. uvicorn only appends to its list of headers and iterates over it.
 _NOWHERE: Final = cast("list[tuple[bytes, bytes]]", deque[tuple[bytes, bytes]](maxlen=0))
 
 
 def affordable(connections: int) -> int:
-    """Raise the limit of file descriptors as far as ``connections`` need; returns how many there may be."""
+    """Raise the file descriptor limit for ``connections`` connections; returns how many it allows."""
     wanted = connections + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
@@ -64,30 +64,30 @@ def affordable(connections: int) -> int:
         return connections
     allowed = max(most // 2, most - SPARE_DESCRIPTORS)
     SERVICE.warning(
-        "fewer connections than the setting allows: the limit of file descriptors is too low",
+        "fewer connections than max_connections: the file descriptor limit is too low",
         extra={"fields": {"max_connections": connections, "allowed": allowed, "descriptors": most}},
     )
     return allowed
 
 
 class Door:
-    """What the connections of one server share: their limits, and the clock that ends those that overstay."""
+    """The limits that one server's connections share, and the sweep that closes those over their time."""
 
     def __init__(self, max_connections: int, seconds: float, metrics: Metrics) -> None:
-        """Allow so many connections, ``seconds`` for a head to arrive, and as long for an answer to be read."""
+        """Allow ``max_connections``, and ``seconds`` each for a head to arrive and an answer to be read."""
         self.max_connections = max_connections
         self.seconds = seconds
         self.metrics = metrics
         self.lingering: set[Connection] = set()
-        self.short = False  # of file descriptors, when last looked
+        self.short = False  # of file descriptors, at the last sweep
 
     @property
     def protocol(self) -> type[asyncio.Protocol]:
-        """What uvicorn makes for each connection."""
+        """The protocol that uvicorn makes for each connection."""
         return cast("type[asyncio.Protocol]", partial(Connection, self))
 
     def sweep(self, connections: Iterable[object], now: float) -> None:
-        """End what has overstayed. One sweep over all twice a second costs less than a timer for each request."""
+        """Close connections over their time. Two sweeps a second cost less than a timer for each request."""
         short = _out_of_descriptors()
         if short != self.short:
             self.short = short
@@ -97,7 +97,7 @@ class Door:
                 SERVICE.info("file descriptors are available again")
         for connection in (*connections, *self.lingering):
             assert isinstance(connection, Connection)
-            # What is odd about one of them must not end the server.
+            # A fault in one connection must not end the server.
             try:
                 connection.check(now)
                 if short:
@@ -106,7 +106,7 @@ class Door:
                 SERVICE.exception("checking a connection failed")
 
     def problem(self, code: str, detail: str, headers: dict[str, str] | None) -> bytes:
-        """Count and log one refusal; returns the whole answer as bytes."""
+        """Count and log one refusal; returns the answer as bytes, head and body."""
         request_id = uuid.uuid4().hex
         answer: Response = problems.response(code, detail, request_id, headers)
         self.metrics.rejected.inc({"code": code})
@@ -119,15 +119,15 @@ class Door:
 
 
 class JoinedWrites:
-    """A transport that sends an answer's head together with its body: two sends wake the client twice."""
+    """A transport that sends an answer's head together with its body: two sends would wake the client twice."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        """Wrap ``transport``; all but writing and closing is its own."""
+        """Wrap ``transport``."""
         self._transport = transport
         self._head = b""
 
     def write(self, data: bytes) -> None:
-        """Write, or wait for what follows a head."""
+        """Write, but hold back a head until its body is written."""
         if data.startswith(b"HTTP/1.1 ") and data[9:10] != b"1" and data.endswith(b"\r\n\r\n"):
             self._head = data
             return
@@ -135,21 +135,21 @@ class JoinedWrites:
         self._transport.write(head + data if head else data)
 
     def close(self) -> None:
-        """Write what waits and close."""
+        """Write a head that is held back, and close."""
         self.write(b"")
         self._transport.close()
 
     def __getattr__(self, name: str) -> Any:
-        """Anything else is the transport's."""
+        """Leave everything else to the transport."""
         return getattr(self._transport, name)
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's HTTP/1 connection within the limits of a door.
+    """uvicorn's HTTP/1 connection within the limits of a `Door`.
 
-    It adds to uvicorn's state: ``in_body``, the head of a message is complete and the message is not; ``overhead``,
-    bytes of the message that are not its content; ``deaf``, whatever else arrives is thrown away; ``read_by`` and
-    ``written_by``, when the client must have sent or read what it is sending or reading now.
+    It adds to uvicorn's state: ``in_body``, the head of a message is complete and its body is not; ``overhead``, bytes
+    of the message that are not content; ``deaf``, further input is discarded; ``read_by`` and ``written_by``, the times
+    by which the client must have sent its input and read its answer.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Connection(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """Make one for a connection that ``door`` may yet refuse."""
+        """Make one; ``door`` may still refuse it."""
         super().__init__(config, server_state, app_state, _loop)
         self.door = door
         self.in_body = False
@@ -175,9 +175,9 @@ class Connection(HttpToolsProtocol):
         self.reason = "invalid HTTP request"
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Welcome the client, or tell it that the house is full."""
+        """Refuse the connection if there are too many."""
         super().connection_made(cast("asyncio.Transport", JoinedWrites(transport)))
-        # Its 256 kB for each of a thousand connections would be 256 MB.
+        # asyncio's 256 kB for each of a thousand connections would be 256 MB.
         cast("Any", transport).max_size = READ_BYTES
         self.read_by = self.loop.time() + self.door.seconds
         if len(self.connections) > self.door.max_connections:
@@ -185,15 +185,15 @@ class Connection(HttpToolsProtocol):
             self.refuse("overloaded", "too many connections", headers)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Tell the request being answered that its client is gone."""
         self.door.lingering.discard(self)
         super().connection_lost(exc)
-        if self.answering is not None:  # uvicorn thinks of the latest request alone, which may wait behind this one
+        if self.answering is not None:  # uvicorn tells only the latest request, which may wait behind this one
             self.answering.disconnected = True
             self.answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived, a head no further than it may go."""
+        """Parse the data, in pieces where a head could exceed its limit."""
         if self.deaf:
             return
         if self.read_by == NEVER and (self.cycle is None or self.cycle.response_complete):
@@ -220,7 +220,7 @@ class Connection(HttpToolsProtocol):
             self.refuse("malformed_request", "the body has too many chunks or too long a trailer")
 
     def on_headers_complete(self) -> None:
-        """Start the request, unless it is one too many."""
+        """Start the request, unless it has too many headers or too many are pipelined."""
         if len(self.headers) > MAX_HEADERS:
             self.reason = f"the head exceeds {MAX_HEADERS} fields"
             raise ValueError(self.reason)
@@ -231,10 +231,10 @@ class Connection(HttpToolsProtocol):
             self.wishes = True
             return
         super().on_headers_complete()
-        # Weakly, since what a request refers to refers to it, and its body should go when it does.
+        # Weakly, since scope and cycle refer to each other, and a body should not wait for the garbage collector.
         wanted = partial(_still_there, weakref.ref(self.cycle))
         cast("dict[str, Any]", self.scope)["extensions"] = {"catsdogs.wanted": wanted}
-        self.headers = _NOWHERE  # a trailer is appended like a header, and nobody wants it
+        self.headers = _NOWHERE  # trailers, which uvicorn would append to the headers, are not used
         self.in_body = True
         self.read_by = NEVER
 
@@ -247,26 +247,26 @@ class Connection(HttpToolsProtocol):
         return self.headers is not None and self.headers is not _NOWHERE
 
     def on_body(self, body: bytes) -> None:
-        """Tell content from what is around it."""
+        """Count content apart from framing."""
         self.overhead -= len(body)
-        self.expect_100_continue = False  # it did not wait for leave, or had it
+        self.expect_100_continue = False  # it did not wait for "100 Continue", or had it
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Be ready for the next head."""
+        """Prepare for the next head."""
         if self.wishes:
             return
         self.in_body = False
         self.overhead = 0
-        if self.cycle.response_complete:  # the rest of a body that nobody wanted; uvicorn's timer is off by now
+        if self.cycle.response_complete:  # the body went on after its answer; uvicorn's timer has been cancelled
             self.read_by = self.loop.time() + self.timeout_keep_alive
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """See to the part of a body that the answer did not wait for."""
+        """Handle a body that is still arriving after its answer."""
         if self.in_body and not self.pipeline:
             if self.expect_100_continue:
-                # It got an answer instead of leave to send: whether a body or a request comes next, nobody knows.
+                # It got an answer instead of "100 Continue": we cannot tell whether a body or a request comes next.
                 self.transport.close()
             self.read_by = self.loop.time() + LINGER_SECONDS
         super().on_response_complete()
@@ -277,12 +277,12 @@ class Connection(HttpToolsProtocol):
             self.read_by = self.loop.time() + self.door.seconds
 
     def pause_writing(self) -> None:
-        """Start the time that a client has for reading."""
+        """Start the client's time to read."""
         super().pause_writing()
         self._watch_writing(self.loop.time())
 
     def resume_writing(self) -> None:
-        """Stop it."""
+        """Stop the client's time to read."""
         super().resume_writing()
         self.written_by = NEVER
 
@@ -291,15 +291,15 @@ class Connection(HttpToolsProtocol):
         self.written_by = now + self.door.seconds
 
     def _unread(self) -> int:
-        """Bytes of the answer that the client has yet to take, of which the system may hold megabytes."""
+        """Bytes of the answer that the client has not read, with those in the kernel, which may be megabytes."""
         size: int = self.transport.get_write_buffer_size()
-        with contextlib.suppress(OSError, ValueError):  # not every system tells, nor a connection that is gone
+        with contextlib.suppress(OSError, ValueError):  # not every system supports it, and the connection may be closed
             told = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
             size += int.from_bytes(told, sys.byteorder)
         return size
 
     def check(self, now: float) -> None:
-        """End the connection if its client has overstayed."""
+        """Close the connection if its client is over its time to send or to read."""
         if now > self.written_by:
             if self.unwritten - self._unread() < READ_BYTES_PER_SECOND * self.door.seconds:
                 SERVICE.info("a client that does not read its answer was dropped")
@@ -307,7 +307,7 @@ class Connection(HttpToolsProtocol):
             else:
                 self._watch_writing(now)
         elif self.transport.is_closing():
-            if self.written_by == NEVER:  # it closes once all is written
+            if self.written_by == NEVER:  # it closes when everything is written
                 self._watch_writing(now)
         elif now > self.read_by:
             if self._in_head and not self.deaf:
@@ -316,14 +316,14 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
 
     def close_if_idle(self) -> None:
-        """Give a descriptor back if no request is under way."""
+        """Close the connection if no request is in progress."""
         if not self._in_head and (self.cycle is None or self.cycle.response_complete):
             self.transport.close()
 
     def refuse(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
-        """Answer in place of a handler, and listen no more.
+        """Answer in place of a handler, and discard further input.
 
-        What was asked before the fault is answered first.
+        Requests that came before the fault are answered first.
         """
         if self.deaf:
             return
@@ -338,7 +338,7 @@ class Connection(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Say no more, and close once the client has had its time to read what was said."""
+        """Send no more, and close when the client has had time to read the answer."""
         self.connections.discard(self)
         if len(self.door.lingering) < MAX_LINGERING:
             self.door.lingering.add(self)
@@ -347,17 +347,17 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own words
-        """Answer what is not HTTP in our form."""
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own text
+        """Answer invalid HTTP in our error form."""
         self.refuse("malformed_request", self.reason)
 
     def _should_upgrade(self) -> bool:
         return False
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Read a request again without its wish for another protocol, which HTTP allows to pass over.
+        """Parse a request again without its Upgrade header, which HTTP allows a server to ignore.
 
-        Java's client has that wish with every request; the parser takes the body for the other protocol.
+        Java's client sends one with every request; the parser takes the body for the other protocol.
         """
         error = sys.exc_info()[1]
         assert isinstance(error, httptools.HttpParserUpgrade)
@@ -373,7 +373,7 @@ class Connection(HttpToolsProtocol):
 
 
 def _still_there(cycle: weakref.ref[RequestResponseCycle]) -> bool:
-    """Whether the client of a request is: asked by the lane that is about to decode its picture."""
+    """Whether the client is still connected; asked before its picture goes to a lane."""
     request = cycle()
     return request is not None and not request.disconnected
 

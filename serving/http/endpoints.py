@@ -15,13 +15,13 @@ from serving.http import examples, routes
 from serving.http.routes import JSON
 from serving.messages import FeedbackRequest, FeedbackResponse, Health, PictureForm, Ready
 
-# By media type: an example of the body, its type where no example can be shown, None where no type describes it.
+# By media type: an example of the body, or its type if no example can be shown, or None if no type describes it.
 Body = Mapping[str, object]
 
 UPLOAD: Final[Body] = {"multipart/form-data": PictureForm}
 EXPLAIN: Final = {"explain": "Add the evidence map to each prediction."}
 
-# The problems of an endpoint that needs a model, reads a body, queues for a lane, has one picture decoded.
+# Problems of an endpoint that needs a model; reads a body; queues for a lane; has one picture decoded.
 SERVED: Final = ("draining", "not_ready")
 READ: Final = ("malformed_request", "slow_request", "body_too_large", *SERVED)
 QUEUED: Final = (*READ, "overloaded", "deadline_exceeded")
@@ -29,9 +29,9 @@ DECODED: Final = (*QUEUED, "image_too_large", "unsupported_format", "undecodable
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One method of one path: what answers it, and what the documents say of it.
+    """One method of one path: its handler and its documentation.
 
-    ``flags`` are boolean query parameters and what each does; ``problems`` are codes of `serving.errors`, without
+    ``flags`` are boolean query parameters with their descriptions; ``problems`` are codes of `serving.errors`, without
     ``unauthorized``, which follows from `serving.http.auth`; ``commands`` call it on localhost:8000.
     """
 

@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, metrics, the access log, and the answer to errors that nothing else handled."""
+"""The outermost middleware: request ids, metrics, the access log, and answers to unhandled errors."""
 
 import asyncio
 import re
@@ -16,12 +16,12 @@ from serving.telemetry.metrics import Metrics
 
 GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-# Asked every few seconds by machines: not logged, and all that the metrics' own port answers.
+# Polled every few seconds, so not logged if they succeed; the metrics' port answers only these.
 PROBES: Final = ("/health", "/health/ready", "/metrics")
 
 
 class Observe:
-    """ASGI middleware; each request is observed by an object of its own."""
+    """ASGI middleware; it makes an object for each request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         """Wrap ``app``."""
@@ -51,13 +51,13 @@ class _Observation:
         started = time.perf_counter()
         try:
             await app(self.scope, receive, self.send)
-        # The last line of defence: a fault of ours is logged with its trace, and the client is told in the usual form.
+        # Nothing else handled it: log the traceback and answer in the usual form.
         except Exception:
             SERVICE.exception("a request failed", extra={"fields": {"request_id": self.id}})
             if not self.status:
                 answer = problems.response("internal_error", "the fault is logged under the request id", self.id)
                 await answer(self.scope, receive, self.send)
-        # The server cancels what a second signal, or a stop that took too long, leaves no time for.
+        # The server cancels requests at a second signal, or when draining takes too long.
         except asyncio.CancelledError:
             if not self.status:
                 answer = problems.response("draining", "the service was stopped", self.id)
@@ -71,7 +71,7 @@ class _Observation:
             protection = PAGES.get(self.scope["path"], API)
             headers = [*message["headers"], (b"x-request-id", self.id.encode()), *protection]
             if self.scope["app"].state.service.leaving:
-                headers.append((b"connection", b"close"))  # so that the client connects to another replica
+                headers.append((b"connection", b"close"))  # the client will connect again, to another replica
             message["headers"] = headers
         await self.inner_send(message)
 
@@ -79,7 +79,7 @@ class _Observation:
         route = self.scope.get("route")
         path = route.path if isinstance(route, Route) else "unmatched"
         method = self.scope["method"] if self.scope["method"] in METHODS else "other"
-        # A client that left before its answer gets what nginx logs for it.
+        # The client left before its answer: nginx's status for that.
         status = self.status or 499
         self.metrics.count_request(method, path, status, seconds)
         if path in PROBES and status < 400:

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the endpoints and from the types that decode requests and encode answers."""
+"""The OpenAPI document, made from the endpoints and the types of their requests and answers."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -20,7 +20,7 @@ KEYS: Final = {
 
 
 def document(endpoints: Iterable[Endpoint] = ENDPOINTS, *, keys: bool = False) -> dict[str, Any]:
-    """Make the OpenAPI 3.1 document of a service with API ``keys`` or without."""
+    """Make the OpenAPI 3.1 document; ``keys``: whether API keys are required."""
     types: set[Any] = {Problem, Prediction, BatchError}  # BatchResponse refers to the latter two by name
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
@@ -37,7 +37,7 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS, *, keys: bool = False) -
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "security": security if keys else [{}, *security],  # `{}`: a key may be left out
+        "security": security if keys else [{}, *security],  # `{}`: no key is needed
         "components": {"schemas": schemas, "securitySchemes": KEYS},
     }
 
@@ -83,7 +83,7 @@ def _content(body: Body) -> dict[str, Any]:
 
 
 def _problems(codes: Iterable[str]) -> dict[str, Any]:
-    """One response for each status, naming the codes that have it."""
+    """One response for each status, with all codes of that status."""
     answers: dict[str, Any] = {}
     for status in sorted({CODES[code][0] for code in codes}):
         names = [code for code in codes if CODES[code][0] == status]

@@ -20,7 +20,7 @@ WEB: Final = Path(__file__).parent.parent / "web"
 
 
 class WholeFile(FileResponse):
-    """A file that is always sent whole: Starlette answers invalid ranges in a form of its own.
+    """A file that is always sent whole: Starlette would answer invalid ranges in another error form.
 
     Browsers must revalidate it before each use, so that a new page never runs with an old script.
     """
@@ -72,8 +72,8 @@ ROUTES: Final = (
 
 @functools.cache
 def _assets() -> dict[str, Path]:
-    """Files by name: the page's own, and Swagger UI's from the package that ships them."""
-    # Importing offapi would read eight megabytes of scripts into memory; only its folder is wanted.
+    """Files by name: the page's own, and Swagger UI's from the package offapi."""
+    # Importing offapi would read eight megabytes of scripts into memory; only its path is needed.
     spec = importlib.util.find_spec("offapi")
     assert spec is not None and spec.origin is not None
     swagger = Path(spec.origin).parent

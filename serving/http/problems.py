@@ -1,4 +1,4 @@
-"""HTTP answers to errors, all of one form (RFC 9457)."""
+"""HTTP answers to errors, all in one form (RFC 9457)."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ def response(code: str, detail: str, request_id: str, headers: dict[str, str] | 
 
 
 async def answer(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler: the HTTP answer to an error that a request raised."""
+    """Starlette's exception handler: answer the error that a request raised."""
     if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_request")
         return response(code, CODES[code][1], request.state.id, dict(error.headers or {}))

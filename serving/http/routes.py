@@ -61,7 +61,7 @@ async def predict_batch(request: Request) -> Response:
 async def feedback(request: Request) -> Response:
     """POST /feedback: what the picture of an earlier prediction really showed."""
     service = _service(request)
-    service.model  # noqa: B018 - for what it raises: taken while pictures are, and no longer
+    service.model  # noqa: B018 - raises if the service is not ready or draining
     with service.budget.lease() as lease:
         body = await uploads.body(request, feedbacks.MAX_BYTES, lease)
     answer = await service.ledger.feedback(feedbacks.parse(body))
@@ -70,7 +70,7 @@ async def feedback(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """GET /health: the process can answer."""
+    """GET /health: the process is alive."""
     if not _service(request).alive:
         raise ProblemError("not_ready", "no worker can be started; the process must be replaced")
     return Response(msgspec.json.encode(Health()), media_type=JSON)
@@ -83,7 +83,7 @@ async def ready(request: Request) -> Response:
 
 
 async def model(request: Request) -> Response:
-    """GET /model: the contract, all but the files of the golden pictures, and which file keeps it."""
+    """GET /model: the contract without the golden pictures' files, and the name of the model file."""
     served = _service(request).model
     answer = ModelInService(**msgspec.structs.asdict(served.contract), file=served.file, fallback=served.fallback)
     return Response(msgspec.json.encode(answer), media_type=JSON)

@@ -1,4 +1,4 @@
-"""The process: uvicorn around the application, signals, and what a person sees when it starts."""
+"""The server process: uvicorn around the application, signals, and the line printed at start."""
 
 import asyncio
 import signal
@@ -25,7 +25,7 @@ METRICS_CONNECTIONS: Final = 32
 
 
 class Listener(uvicorn.Server):
-    """uvicorn's server behind a door."""
+    """uvicorn's server with connection limits."""
 
     def __init__(
         self, app: Starlette, port: int, max_connections: int, lifespan: Literal["on", "off"], drain_seconds: int
@@ -60,10 +60,10 @@ class Listener(uvicorn.Server):
 
 
 class Server(Listener):
-    """The service's server, with a graceful stop that ends in exit code 0 and starts by refusing new work."""
+    """The service's server. It stops gracefully: first refuse new work, then drain, then exit with code 0."""
 
     def __init__(self, app: Starlette) -> None:
-        """Serve what `create_app` made, and its metrics on a port of their own if the settings name one."""
+        """Serve an app made by `create_app`, and its metrics on a separate port if the settings name one."""
         settings = app.state.service.settings
         super().__init__(app, settings.port, settings.max_connections, "on", DRAIN_SECONDS)
         self._closes_at: float | None = None
@@ -75,9 +75,9 @@ class Server(Listener):
             )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Leave and then drain at the first signal, stop at once at the second.
+        """Stop taking requests and drain on the first signal, stop at once on the second.
 
-        uvicorn's own handler raises the signal again once it has stopped, which would end the process as if killed.
+        uvicorn's own handler raises the signal again after it has stopped, and the process would look killed.
         """
         delay = self.service.settings.drain_delay_seconds
         if self.service.leaving:
@@ -91,34 +91,34 @@ class Server(Listener):
         self.service.drain()
 
     async def on_tick(self, counter: int) -> bool:
-        """Close the door once balancers have had their time."""
+        """Close the port when the drain delay for load balancers is over."""
         if self._closes_at is not None and time.monotonic() >= self._closes_at:
             self.should_exit = True
             self.service.drain()
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the ports, and say where the page is."""
+        """Open the ports and print the page's address."""
         self.door.max_connections = affordable(self.door.max_connections)
         metrics_socket = None if self.metrics is None else _listen(self.metrics.config)
         if not self.service.settings.api_keys:
-            SERVICE.info("no API keys are set: every client that reaches the service may use it")
+            SERVICE.info("no API keys are set: any client that reaches the service may use it")
         await super().startup(sockets)
         if not self.started:
             return
-        if threading.current_thread() is threading.main_thread():  # signals are nobody else's
+        if threading.current_thread() is threading.main_thread():  # only it can have signal handlers
             loop = asyncio.get_running_loop()
-            # Not the loop's own handler, which ends with the loop: a late SIGHUP would end the process.
+            # Not the loop's own handler, which is removed when the loop closes: a late SIGHUP would end the process.
             signal.signal(signal.SIGHUP, lambda *_: loop.is_closed() or loop.call_soon_threadsafe(self.service.reload))
         if self.metrics is not None and metrics_socket is not None:
-            # Not `serve`, which would take the signals for itself.
+            # Not `serve`, which would install signal handlers too.
             self._metrics_task = asyncio.create_task(self.metrics._serve([metrics_socket]))
         port = self.servers[0].sockets[0].getsockname()[1]
         host = "localhost" if self.config.host in ("127.0.0.1", "0.0.0.0", "::") else self.config.host  # noqa: S104  # compared with, not bound to
         print(f"Cats or dogs? http://{host}:{port}/  (API: /docs, stop: Ctrl-C)", file=sys.stderr, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop; the metrics can be read until the last request is answered."""
+        """Stop; the metrics' port stays open until the last request is answered."""
         await super().shutdown(sockets)
         if self.metrics is not None and self._metrics_task is not None:
             self.metrics.should_exit = True
@@ -127,7 +127,7 @@ class Server(Listener):
 
 
 def _listen(config: uvicorn.Config) -> socket.socket:
-    """Open the metrics' port before anything runs, so that a port in use ends the process and leaves nothing behind."""
+    """Open the metrics' port first, so that a port in use ends the process before anything runs."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
         return socket.create_server((config.host, config.port), family=family, backlog=METRICS_CONNECTIONS)
@@ -137,7 +137,7 @@ def _listen(config: uvicorn.Config) -> socket.socket:
 
 
 def run(settings: Settings, forker: Forker | None = None) -> int:
-    """Serve until a signal, with lanes from a ``forker`` that has been started already; returns the exit code."""
+    """Serve until a signal; ``forker`` is already running. Returns the exit code."""
     with logs.to_stdout(settings.log_level):
         server = Server(create_app(settings, forker))
         server.run()

@@ -1,4 +1,4 @@
-"""Request bodies: read under a limit of bytes and of time, both enforced while reading."""
+"""Request bodies, read within limits of bytes, time and memory."""
 
 import asyncio
 import contextlib
@@ -16,10 +16,10 @@ from serving.service import Service, Work
 FIELD = "file"
 MAX_PARTS = 20
 MAX_HEADER_BYTES = 4096
-# Blanks between a boundary and the end of its line, each of which the parser looks at by itself.
+# Blanks between a boundary and the end of its line; the parser takes them one by one.
 MAX_PADDING_BYTES = 1000
 
-# It warns of every form that is not well made, which is for its client to hear and no news here.
+# It warns of every malformed form; the client is told, and the log need not be.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
@@ -27,16 +27,16 @@ logging.getLogger("python_multipart").setLevel(logging.ERROR)
 async def received(
     request: Request, max_bytes: int, form: bool = True, copies: int = 1
 ) -> AsyncIterator[tuple[Work, bytes]]:
-    """Let a request in and read what it brought, both within the service's limits; its memory is held until the end.
+    """Admit a request and read its body, within the service's limits; the memory is held until the block ends.
 
     Args:
-        request: of which nothing is read yet.
-        max_bytes: of the body.
-        form: it brings the one ``file`` of a multipart form, other fields are passed over; else the body itself.
-        copies: how often the body is in memory at once.
+        request: its body is not read yet.
+        max_bytes: largest body.
+        form: take the field ``file`` of a multipart form, and ignore other fields; else take the whole body.
+        copies: how many copies of the body are in memory at once.
 
     Yields:
-        What answers the request, and the bytes.
+        The request's `Work`, and the bytes.
 
     Raises:
         ProblemError: ``not_ready``, ``draining``, ``overloaded``, ``body_too_large``, ``slow_request`` or
@@ -48,7 +48,7 @@ async def received(
     with service.budget.lease(copies) as lease:
         data = await (_file if form else body)(request, max_bytes, lease)
         wanted = request.scope.get("extensions", {}).get("catsdogs.wanted", _always)
-        with service.admit() as lanes:  # again: the queue may have filled while the body came in
+        with service.admit() as lanes:  # again: the queue may have filled while the body arrived
             yield Work(service, lanes, wanted), data
 
 
@@ -57,7 +57,7 @@ def _always() -> bool:
 
 
 async def body(request: Request, max_bytes: int, lease: Lease) -> bytes:
-    """Read the whole body; raises what :func:`_read` does."""
+    """Read the whole body; raises the errors of :func:`_read`."""
     pieces: list[bytes] = []
     await _read(request, max_bytes, lease, pieces.append)
     return b"".join(pieces)
@@ -73,10 +73,10 @@ async def _file(request: Request, max_bytes: int, lease: Lease) -> bytes:
 
 
 async def _read(request: Request, max_bytes: int, lease: Lease, take: Callable[[bytes], object]) -> None:
-    """Give ``take`` each piece of the body as it arrives, once there is room in memory for it.
+    """Pass each piece of the body to ``take`` as it arrives, once there is memory for it.
 
     Raises:
-        ProblemError: ``body_too_large``, from the header alone where there is one; ``slow_request``; ``overloaded``.
+        ProblemError: ``body_too_large``, from Content-Length if there is one; ``slow_request``; ``overloaded``.
         ClientDisconnect: the client left.
     """
     length = request.headers.get("content-length", "0")
@@ -97,17 +97,17 @@ async def _read(request: Request, max_bytes: int, lease: Lease, take: Callable[[
     lease.complete()
 
 
-# Made where it is raised: an error kept in a local variable of the frame that raises it is a cycle, and would hold the
-# body's megabytes until the garbage collector comes by.
+# Not kept in a variable: an error in a local variable of the frame that raises it is a reference cycle, and would hold
+# the body's megabytes until the garbage collector runs.
 def _too_large(max_bytes: int) -> ProblemError:
     return ProblemError("body_too_large", f"the body is larger than {max_bytes:,} bytes")
 
 
 class Form:
-    """A multipart form on its way in. It keeps the bytes of the field ``file`` in memory and nothing else."""
+    """A multipart form, parsed as it arrives; only the bytes of the field ``file`` are kept."""
 
     def __init__(self, content_type: str) -> None:
-        """Take the request's Content-Type.
+        """Take the boundary from the request's Content-Type.
 
         Raises:
             ProblemError: it is not a multipart form.
@@ -145,10 +145,10 @@ class Form:
             raise _malformed(error) from error
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next piece of the body.
+        """Parse the next piece of the body.
 
-        The parser goes byte by byte over what only looks like the end of a part: 20 MB of that would keep the event
-        loop for seconds. No content may hold its form's delimiter (RFC 2046, section 5.1.1).
+        Delimiters are counted first: the parser goes byte by byte over what looks like one, and 20 MB of that would
+        block the event loop for seconds. Content cannot hold its form's delimiter (RFC 2046, section 5.1.1).
         """
         self._delimiters += chunk.count(self._delimiter)
         if self._delimiters > MAX_PARTS + 1:
@@ -164,7 +164,7 @@ class Form:
                 raise ProblemError("malformed_request", "the form has too much padding after a boundary")
 
     def finish(self) -> bytes:
-        """Return the file once the body has ended."""
+        """Return the file; call after the last piece."""
         if not self._ended:
             raise ProblemError("malformed_request", "the form is incomplete")
         if self._files == 0:
@@ -172,7 +172,7 @@ class Form:
         return b"".join(self._data)
 
     def close(self) -> None:
-        """Let go of the body: form and parser refer to each other, and the garbage collector may be long in coming."""
+        """Free the body now: form and parser are a reference cycle, which the garbage collector may free late."""
         self._parser.callbacks = {}
         self._data = []
 

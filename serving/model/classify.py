@@ -1,4 +1,4 @@
-"""One picture: bytes to an answer, in a lane."""
+"""Classify one picture, from bytes to an answer; runs in a lane."""
 
 import time
 from collections.abc import Callable
@@ -17,14 +17,14 @@ def classify(
     """Decode one picture file and run the network on it.
 
     Args:
-        model: what answers.
-        data: the file.
-        limits: what it may cost.
+        model: the model.
+        data: the picture file.
+        limits: what decoding it may cost.
         flags: ``EXPLAIN``, ``DRAW`` and ``ALONE``.
         opened: see :func:`shared.pixels.pixels`.
 
     Raises:
-        RefusedImageError: the file is no picture that can be decoded within ``limits``.
+        RefusedImageError: the file is not a picture that can be decoded within ``limits``.
         ModelFailedError: the model gave no answer.
     """
     started = time.perf_counter()
@@ -57,5 +57,5 @@ def classify(
 
 
 def _plain(value: np.float32) -> float:
-    """The shortest decimal that names this float32: 0.9877, where float() would give 0.9876999855041504."""
+    """Return the shortest decimal that gives this float32: 0.9877, not 0.9876999855041504 as float() would."""
     return float(str(value))

@@ -1,4 +1,4 @@
-"""The model in service: loaded at start, swapped while it serves."""
+"""The model in service: loaded at start, and replaced without interrupting requests."""
 
 import asyncio
 import contextlib
@@ -13,40 +13,40 @@ from serving.engine.supervisor import LaneStartError
 from serving.engine.wire import Loaded
 from serving.telemetry.logs import SERVICE
 
-# A load, with its exam, takes a tenth of a second; one that takes so long will not end.
+# A load, with its exam, takes a tenth of a second; after this long it will not end.
 LOAD_SECONDS: Final = 30.0
-# While there is no model because its file could not be read, not because of what is in it.
+# Between attempts while there is no model because its file could not be read.
 RELOAD_SECONDS: Final = 5.0
-# A file system that does not answer for so long is not waited for.
+# How long to wait for a file system to answer.
 STAT_SECONDS: Final = 5.0
 
 Signature = tuple[int, int, int]
 
 
 class ModelManager:
-    """Loads the model file into lanes and has the engine use them once it has passed its exam. On the event loop.
+    """Loads the model file into new lanes and puts them into service if it passes its exam. On the event loop.
 
-    A request finishes with the lanes that it began with, so a swap never changes a request in the middle.
+    A request keeps the lanes that it began with, so its model never changes midway.
     """
 
     def __init__(self, engine: Engine, path: Callable[[], Path], placed: Callable[[Loaded], None]) -> None:
         """Make it; nothing is loaded yet.
 
         Args:
-            engine: gets the lanes.
-            path: names the file to load, asked each time.
-            placed: told of each model that begins to serve.
+            engine: makes the lanes and puts them into service.
+            path: returns the file to load; called for each load.
+            placed: called with each model that begins to serve.
         """
         self._engine = engine
         self._path = path
         self._placed = placed
-        self.reason = "the model is being loaded"  # why there is none, while there is none
+        self.reason = "the model is being loaded"  # why there is no model, while there is none
         self._loading: asyncio.Task[None] | None = None
         self._next_load: float | None = None
         self._seen: Signature | None = None
         self._moved = False
-        self.refused = False  # the file that was read last
-        self.decided = asyncio.Event()  # the first file serves or is refused
+        self.refused = False  # the file that was loaded last
+        self.decided = asyncio.Event()  # set when the first file serves or is refused
 
     @property
     def model(self) -> Loaded | None:
@@ -54,10 +54,10 @@ class ModelManager:
         return self._engine.current.model if self._engine.current else None
 
     async def load(self) -> None:
-        """Load the file and have it serve once it has passed its exam, which it sits beside the model that serves.
+        """Load the file, and put it into service if it passes its exam; the present model serves meanwhile.
 
-        A file that is refused changes nothing: the old model stays, and the log says why. A load that is under way is
-        given up: the file may have changed since, or the load may hang.
+        If the file is refused, the present model stays, and the log says why. A load in progress is cancelled: the file
+        may have changed since it began, or it may hang.
         """
         if self._loading is not None and not self._loading.done():
             self._loading.cancel()
@@ -66,17 +66,17 @@ class ModelManager:
             await asyncio.shield(self._loading)
 
     async def close(self) -> None:
-        """Give up a load that is under way."""
+        """Cancel a load in progress."""
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
 
     async def watch(self) -> None:
-        """Load the file if it is another than the one that was loaded last, and has been for two calls."""
+        """Load the file if it has differed from the one loaded last for two calls in a row."""
         signature = await _signature(self._path())
         if signature is None or signature == self._seen:
             self._moved = False
-        elif not self._moved:  # a program that does not rename a file into place may still be writing it
+        elif not self._moved:  # it may still be being written, if not renamed into place
             self._moved = True
         else:
             self._moved = False
@@ -84,7 +84,7 @@ class ModelManager:
             await self.load()
 
     async def heal(self) -> None:
-        """Call now and then: a file that could not be read is tried again while there is no model."""
+        """Try again to load a file that could not be read, while there is no model; call about once a second."""
         if self.model is None and self._next_load is not None and time.monotonic() >= self._next_load:
             await self.load()
 
@@ -106,7 +106,7 @@ class ModelManager:
             served = {"model": model.contract.version, "model_file": model.file, "digest": model.digest}
             if model.fallback:
                 SERVICE.warning(
-                    "the fp32 model answers in place of the int8 one",
+                    "the fp32 model serves because the int8 model failed its exam",
                     extra={"fields": {**served, "reason": model.fallback}},
                 )
             SERVICE.info("ready", extra={"fields": served})
@@ -126,10 +126,9 @@ class ModelManager:
 
 
 async def _signature(path: Path) -> Signature | None:
-    """What changes when another file takes the place of this one; None if there is none, or nobody can tell.
+    """Time, size and inode of the file; None if it does not exist or the file system does not answer.
 
-    In a thread that may be left behind: a file system that hangs must keep neither the event loop nor the end of the
-    process.
+    Asked in a daemon thread: a file system that hangs must block neither the event loop nor the end of the process.
     """
     loop = asyncio.get_running_loop()
     told: asyncio.Future[Signature | None] = loop.create_future()
@@ -144,7 +143,7 @@ async def _signature(path: Path) -> Signature | None:
             found = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         except OSError:
             found = None
-        with contextlib.suppress(RuntimeError):  # the loop is closed by now
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(tell, found)
 
     threading.Thread(target=ask, name="stat", daemon=True).start()

@@ -1,7 +1,6 @@
-"""A model in a lane: its sessions, its contract, and the exam it passed.
+"""A model in a lane: its sessions, its contract, and its exam.
 
-An int8 file is rounded for one kind of processor arithmetic and may come out differently on another. So it has the fp32
-file beside it, which answers where the int8 file fails its exam.
+An int8 file may give other results on another kind of processor. If it fails its exam, the fp32 file beside it serves.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ INPUT = "image"
 
 
 class ModelRefusedError(Exception):
-    """A file that must not answer; the message says why. ``again``: it could not be read, which may pass."""
+    """A refused model file; the message says why. ``again``: it could not be read, and trying again may help."""
 
     def __init__(self, reason: str, *, again: bool = False) -> None:
         """Keep the reason."""
@@ -29,7 +28,7 @@ class ModelRefusedError(Exception):
 
 
 class ExamFailedError(ModelRefusedError):
-    """A file that is whole, and answers otherwise than it did where it was made."""
+    """An intact file whose answers differ from those in its exam."""
 
     def __init__(self, reason: str, precision: Precision) -> None:
         """Keep the reason, and the precision of the file."""
@@ -38,26 +37,26 @@ class ExamFailedError(ModelRefusedError):
 
 
 class ModelFailedError(Exception):
-    """A model that passed its exam and yet gave no answer for a picture."""
+    """onnxruntime failed on a picture, although the model passed its exam."""
 
 
 class Model:
     """The onnxruntime sessions and the contract of one file.
 
-    ``fallback`` says why this file answers rather than the one that was asked for; None if it is that one.
+    ``fallback`` says why this file serves instead of the one asked for; None if it is that one.
     """
 
     def __init__(self, data: bytes, file: str, threads: int, fallback: str | None = None) -> None:
-        """Make the sessions and sit the exam in each.
+        """Make the sessions, and have each sit the exam.
 
         Args:
             data: the whole file.
             file: its name, for messages.
-            threads: cores of the wide session, which a picture that has the machine to itself uses; 1 for none.
+            threads: threads of the wide session, for a picture that has the machine to itself; 1 for none.
             fallback: see the class.
 
         Raises:
-            ModelRefusedError: it is no ONNX model, its contract cannot be kept, or it fails its exam.
+            ModelRefusedError: it is not an ONNX model, its contract is not accepted, or it fails its exam.
         """
         self.data = data
         self.file = file
@@ -73,17 +72,17 @@ class Model:
             self._sit_exam(session)
 
     def run(self, batch: Pixels, *, alone: bool = False) -> Outputs:
-        """Run the network on uint8 [n, 224, 224, 3]; ``alone``: on all cores, if it can.
+        """Run the network on uint8 [n, 224, 224, 3]; ``alone``: in the wide session, if there is one.
 
         Raises:
-            ModelFailedError: onnxruntime raised something.
+            ModelFailedError: onnxruntime raised an error.
         """
         return self._run(self._wide if alone else self._session, batch)
 
     def _run(self, session: Any, batch: Pixels) -> Outputs:
         try:
             return Outputs(*session.run(Outputs._fields, {INPUT: np.ascontiguousarray(batch)}))
-        # onnxruntime has its own classes for each way to fail, and none in common.
+        # onnxruntime's error classes have no common base.
         except Exception as error:
             raise ModelFailedError(f"the model {self.contract.version} cannot be run") from error
 
@@ -105,16 +104,16 @@ def _session(data: bytes, file: str, threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    # onnxruntime raises its own classes, RuntimeError and ValueError alike for a file that is no model.
+    # For an invalid file onnxruntime raises its own classes, RuntimeError or ValueError.
     except Exception as error:
         raise ModelRefusedError(f"{file}: not a model that onnxruntime can load") from error
 
 
 def load(path: Path, threads: int = 1) -> Model:
-    """Read a file and have it sit its exam; where an int8 file fails, the fp32 file beside it does.
+    """Read a file and have it sit its exam; if an int8 file fails, try the fp32 file beside it.
 
     Raises:
-        ModelRefusedError: it must not answer, in any precision.
+        ModelRefusedError: the file is refused, and so is the fp32 file, if there is one.
     """
     data = _read(path)
     try:
@@ -127,7 +126,7 @@ def load(path: Path, threads: int = 1) -> Model:
     try:
         return Model(_read(beside), beside.name, threads, reason)
     except ModelRefusedError as error:
-        raise ModelRefusedError(f"{reason}; and in its place: {error}") from error
+        raise ModelRefusedError(f"{reason}; fallback: {error}") from error
 
 
 def _read(path: Path) -> bytes:

@@ -1,1 +1,1 @@
-"""What is counted, logged, kept and compared."""
+"""Metrics, logs, the journal and feedback."""

@@ -1,7 +1,7 @@
-"""Feedback: which answer somebody means who says what a picture showed, and how often the answers were right.
+"""Feedback: which prediction it is about, and the accuracy that follows from it.
 
-The last predictions are remembered whether or not there is a journal; with one, they are read back from it at start, so
-that a restart costs neither feedback nor the live accuracy.
+The last predictions are remembered in memory. If there is a journal, they are read back from it at start, so that a
+restart loses neither them nor the live accuracy.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from shared.intervals import Interval, wilson
 from shared.journal import FeedbackLine, PredictionLine
 
 MAX_BYTES: Final = 65_536
-# Feedback works for at least so many of the last predictions, and at most for twice as many: 12 MB, measured.
+# Between this number and twice this number of the last predictions can get feedback: 12 MB, measured.
 REMEMBERED: Final = 50_000
-# The live accuracy is that of so many feedbacks.
+# How many of the last feedbacks the live accuracy is computed from.
 LIVE: Final = 1_000
-# What is read back at start: REMEMBERED lines of predictions, and as much again for feedback.
+# Read back at start: about REMEMBERED lines of predictions, and as many bytes again for feedback.
 READ_BACK_BYTES: Final = 32_000_000
 READ_BACK_SECONDS: Final = 5.0
 
@@ -47,47 +47,47 @@ def parse(body: bytes) -> FeedbackRequest:
 
 
 class Memory:
-    """The labels of the last predictions by their key, and whether the last feedbacks said that they were right.
+    """The labels of the last predictions by key, and whether the last feedbacks confirmed them.
 
-    Two generations, so that forgetting costs nothing: when the young one is full, the old one is dropped whole.
+    There are two generations: when the young one is full, the old one is dropped as a whole, which costs nothing.
     """
 
     def __init__(self) -> None:
-        """Remember nothing yet."""
+        """Make it empty."""
         self._young: dict[str, Label] = {}
         self._old: dict[str, Label] = {}
         self._right: OrderedDict[object, bool] = OrderedDict()
 
     def predicted(self, key: str, label: Label) -> None:
-        """Take an answer; of several under one key the last is meant by feedback."""
+        """Add a prediction; of several with one key, feedback is about the last."""
         if key in self._right:
-            # Feedback on the earlier answer still counts, but can no longer be replaced.
+            # Feedback on the earlier prediction still counts, but can no longer be replaced.
             self._right[object()] = self._right.pop(key)
         if len(self._young) >= REMEMBERED:
             self._young, self._old = {}, self._young
         self._young[key] = label
 
     def label(self, key: str) -> Label | None:
-        """What was answered, None if that is not remembered."""
+        """The predicted label, None if it is not remembered."""
         return self._young.get(key) or self._old.get(key)
 
     def told(self, key: str, label: Label) -> None:
-        """Take feedback; a second one on the same answer replaces the first."""
+        """Add feedback; a second one on the same prediction replaces the first."""
         predicted = self.label(key)
         if predicted is not None:
             self._tell(key, right=predicted == label)
 
     def accuracy(self) -> Interval | None:
-        """Share right of the last ``LIVE`` feedbacks, None before the first."""
+        """Share of right predictions among the last ``LIVE`` feedbacks, None before the first."""
         return wilson(sum(self._right.values()), len(self._right)) if self._right else None
 
     @property
     def feedback(self) -> int:
-        """How many feedbacks that is of."""
+        """How many feedbacks the accuracy is computed from."""
         return len(self._right)
 
     def follow(self, later: "Memory") -> None:
-        """Take all that ``later`` remembers, as what came after."""
+        """Add everything in ``later``, as newer."""
         for generation in (later._old, later._young):
             for key, label in generation.items():
                 self.predicted(key, label)
@@ -102,7 +102,7 @@ class Memory:
 
 
 class Ledger:
-    """What the service keeps of its answers, from :meth:`start` to :meth:`close`, on one event loop."""
+    """Records predictions and feedback, from :meth:`start` to :meth:`close`, on one event loop."""
 
     def __init__(self, settings: Settings) -> None:
         """Make it; nothing runs yet."""
@@ -116,24 +116,24 @@ class Ledger:
             self._read_back.set()
 
     def start(self) -> None:
-        """Start the journal's writer, if there is one; what it reads back comes in beside other work."""
+        """Start the journal's writer, if there is one; it reads the journal back in its thread."""
         self._loop = asyncio.get_running_loop()
         if self._journal:
             self._journal.start()
 
     async def close(self) -> None:
-        """Bring to disk what waits."""
+        """Write the waiting lines to disk."""
         if self._journal:
             await asyncio.to_thread(self._journal.close)
 
     def record(self, message: Prediction, answer: Answer, queued: float, *, ours: bool) -> None:
-        """Note one answer.
+        """Record one prediction.
 
         Args:
-            message: what is answered.
-            answer: what it was made from.
+            message: the prediction as sent to the client.
+            answer: the lane's answer that it was made from.
             queued: seconds in the queue.
-            ours: the id was made here; if not, it may say something about the client and is noted as a hash.
+            ours: the id was made here; a client's id may reveal something about the client, so its hash is recorded.
         """
         key = message.id if ours else journal.key(message.id)
         self._memory.predicted(key, message.predicted_label)
@@ -156,12 +156,12 @@ class Ledger:
             self._journal.append(line)
 
     async def feedback(self, given: FeedbackRequest) -> FeedbackResponse:
-        """Note what a picture showed; a second feedback on one answer replaces the first in the figures.
+        """Record what a picture showed; a second feedback on one prediction replaces the first in the accuracy.
 
         Raises:
-            ProblemError: ``unknown_prediction``; ``not_ready`` while the journal is read back and that takes long.
+            ProblemError: ``unknown_prediction``; ``not_ready`` if reading the journal back takes too long.
         """
-        # A client that sends an id of ours with a picture has had it from an answer, so its hash stands for the later.
+        # A client may use an id of ours as its own in a later batch; then feedback is about that later prediction.
         keys = (journal.key(given.id), given.id)
         known = self._known(keys)
         if known is None and not self._read_back.is_set():
@@ -178,7 +178,7 @@ class Ledger:
         )
 
     def readings(self) -> dict[str, float]:
-        """Values of the metrics about it, for a scrape; those that there is nothing to say about are left out."""
+        """Values for the metrics; those without a value are left out."""
         readings: dict[str, float] = {"live_feedback": self._memory.feedback}
         if accuracy := self._memory.accuracy():
             readings |= {
@@ -216,7 +216,7 @@ class Ledger:
                         memory.told(line.id, line.label)
         except OSError as error:
             SERVICE.warning("the journal cannot be read back", extra={"fields": {"reason": error.strerror}})
-        # The loop is closed where this took so long that the service has stopped meanwhile.
+        # The service may have stopped meanwhile, and closed the loop.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._remembered, memory)
 

@@ -1,6 +1,7 @@
-"""The journal's writer. A disk that is full or gone costs lines only once the buffer is full, and they are counted.
+"""The journal's writer.
 
-The writer tries again by itself, and no group is ever left half-written in a file.
+While the disk is full or gone, it tries again, and lines wait in a buffer; when that is full, they are dropped and
+counted. No group is ever left half-written in a file.
 """
 
 import contextlib
@@ -23,8 +24,8 @@ TAIL: Final = 65_536
 class Journal(LineWriter[Line]):
     """Appends lines to the files of one folder.
 
-    Several services may share a folder: each holds a lock on the file it writes, and takes a new file where another
-    holds the last one. ``lines`` counts those that are safely on disk.
+    Several services may share a folder: each locks the file it writes, and starts a new file if another service has
+    locked the last one. ``lines`` counts lines that are synced to disk.
     """
 
     def __init__(
@@ -33,10 +34,10 @@ class Journal(LineWriter[Line]):
         """Make it; nothing runs yet.
 
         Args:
-            folder: made if it is not there.
-            max_bytes: a file that has reached this size is followed by the next.
-            max_files: how many files are kept, the newest; 0 for all.
-            first: what the thread does before it touches the folder, such as reading what is there.
+            folder: created if it does not exist.
+            max_bytes: when a file has reached this size, the next is started.
+            max_files: how many of the newest files to keep; 0 for all.
+            first: called in the thread before it writes, to read the journal back.
         """
         super().__init__("journal", self._write_group)
         self.lines = 0
@@ -48,7 +49,7 @@ class Journal(LineWriter[Line]):
         self._file: _File | None = None
 
     def close(self) -> int:
-        """Write what waits and stop; returns how many lines are lost."""
+        """Write the waiting lines and stop; returns how many are lost."""
         if lost := super().close():
             SERVICE.error("lines of the journal are lost", extra={"fields": {"lines": lost}})
         return lost
@@ -68,7 +69,7 @@ class Journal(LineWriter[Line]):
             raise
         self.lines += len(group)
         if self.failures:
-            SERVICE.info("the journal is written again", extra={"fields": {"dropped_lines": self.dropped}})
+            SERVICE.info("the journal can be written again", extra={"fields": {"dropped_lines": self.dropped}})
 
     def _append(self, group: list[Line]) -> None:
         if group and self._file is not None and (self._file.size >= self._max_bytes or self._file.gone()):
@@ -86,7 +87,7 @@ class Journal(LineWriter[Line]):
 
 
 def _delete_all_but(newest: int, folder: Path) -> None:
-    """Delete the oldest files, but for those that a service writes; one that cannot be deleted is left."""
+    """Delete all but the newest files; keep those that a service is writing or that cannot be deleted."""
     for _, path in journal.files(folder)[:-newest]:
         with contextlib.suppress(OSError):
             if (fd := _locked(path, os.O_RDWR)) >= 0:
@@ -97,13 +98,13 @@ def _delete_all_but(newest: int, folder: Path) -> None:
 
 
 class _File:
-    """The file that is written to, open and locked."""
+    """The file being written, open and locked."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        """Go on with the last file of ``folder``; begin the next where it is full, or another process writes it.
+        """Continue the last file of ``folder``, or start the next if that is full or another process writes it.
 
         Raises:
-            OSError: neither can be had.
+            OSError: neither can be opened.
         """
         folder.mkdir(parents=True, exist_ok=True)
         there = journal.files(folder)
@@ -112,7 +113,7 @@ class _File:
         if there and self.path.stat().st_size < max_bytes:
             self._fd = _locked(self.path, os.O_RDWR)
         while self._fd < 0:
-            # Another process may be quicker than this one to any number.
+            # Another process may take a number first.
             last += 1
             self.path = folder / journal.name(last)
             self._fd = _locked(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -120,7 +121,7 @@ class _File:
             self.size = _whole(self._fd)
             os.ftruncate(self._fd, self.size)
             os.lseek(self._fd, self.size, os.SEEK_SET)
-            # The name of a new file is an entry of the folder, which has a sync of its own.
+            # The folder must be synced too, or a crash could lose the new file's name.
             entry = os.open(folder, os.O_RDONLY)
             try:
                 os.fsync(entry)
@@ -131,17 +132,17 @@ class _File:
             raise
 
     def gone(self) -> bool:
-        """Whether the name leads elsewhere by now: somebody deleted the file, or mounted something over the folder."""
+        """Whether the path no longer leads to this file: it was deleted, or the folder was mounted over."""
         try:
             return not os.path.samestat(self.path.stat(), os.fstat(self._fd))
         except OSError:
             return True
 
     def append(self, data: bytes) -> None:
-        """Write all of ``data`` to disk, or nothing of it.
+        """Write all of ``data`` to disk, or none of it.
 
         Raises:
-            OSError: nothing; what was written of it is cut off again.
+            OSError: none of it was written.
         """
         try:
             left = memoryview(data)
@@ -154,12 +155,12 @@ class _File:
         self.size += len(data)
 
     def close(self) -> None:
-        """Close it, which ends the lock."""
+        """Close the file and release its lock."""
         os.close(self._fd)
 
 
 def _locked(path: Path, flags: int) -> int:
-    """A descriptor of the file with a lock on it, or -1 where another process has one or has just made the file.
+    """Open and lock the file; returns its descriptor, or -1 if another process has locked or just made it.
 
     Raises:
         OSError: the file cannot be opened.
@@ -177,7 +178,7 @@ def _locked(path: Path, flags: int) -> int:
 
 
 def _whole(fd: int) -> int:
-    """Size of the file without what follows its last newline: half a line that a crash left."""
+    """Size of the file up to its last newline: a crash may have left half a line after it."""
     end = os.fstat(fd).st_size
     while end > 0:
         start = max(0, end - TAIL)

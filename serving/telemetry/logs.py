@@ -1,4 +1,4 @@
-"""Logs: one JSON object per line on stdout, written by its own thread, since a pipe may be full."""
+"""Logs: one JSON object per line on stdout, written in a thread, since a pipe may be full."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ SERVICE: Final = logging.getLogger("catsdogs")
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, message, and what a record carries in ``fields``."""
+    """Formats time, level, message and the record's ``fields``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one line."""
@@ -32,7 +32,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class Handler(logging.Handler):
-    """Formats and writes records in a thread; those dropped while nobody read are counted in the next line."""
+    """Formats and writes records in a thread; a line tells how many were dropped while the stream was blocked."""
 
     def __init__(self, stream: TextIO) -> None:
         """Write to ``stream`` until :meth:`close`."""
@@ -44,11 +44,11 @@ class Handler(logging.Handler):
         self._writer.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have a record written."""
+        """Queue a record to be written."""
         self._writer.append(record)
 
     def close(self) -> None:
-        """Write what waits and stop."""
+        """Write the queued records and stop."""
         self._writer.close()
         super().close()
 
@@ -57,13 +57,13 @@ class Handler(logging.Handler):
         if dropped := self._writer.dropped - self._told:
             self._told += dropped
             lines.append(msgspec.json.encode({"level": "warning", "message": f"{dropped} lines lost"}).decode())
-        # Without a reader there is nobody to tell, and requests are answered all the same.
+        # A closed stream must not end the thread.
         with contextlib.suppress(OSError, ValueError):
             self._stream.writelines(line + "\n" for line in lines)
             self._stream.flush()
 
     def _line(self, record: logging.LogRecord) -> str:
-        """The record as a line; one that cannot be formatted must not end the thread, and with it all logs."""
+        """Format a record; one that cannot be formatted must not end the thread."""
         try:
             return self.format(record)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The service's Prometheus metrics. Touch them on the event loop only: aioprometheus does not lock."""
+"""The service's Prometheus metrics. Use them on the event loop only: aioprometheus does not lock."""
 
 import os
 import resource
@@ -19,40 +19,40 @@ from shared.contract import CLASSES, Contract, Label
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, float("inf"))
 CONFIDENCE: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, float("inf"))
 SHARE: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, float("inf"))
-# A picture went over its processor or memory budget, crashed the decoder or got no answer in time; or the model failed.
+# The picture exceeded its processor time or memory, crashed the lane or took too long; or the model failed.
 RESTART_REASONS: Final = ("cpu", "memory", "crash", "hang", "model")
-# Drift is measured over the last DRIFT_WINDOW pictures of the model in service, from the DRIFT_LEAST-th on.
+# Drift is measured over the last DRIFT_WINDOW pictures of the model in service, once there are DRIFT_LEAST.
 DRIFT_WINDOW: Final = 1_000
 DRIFT_LEAST: Final = 200
 
-# Metrics without labels, by their names in the readings; :func:`_exposed` has those on the page.
+# Metrics without labels, by their name in `readings`; :func:`_exposed` gives the name on the page.
 READINGS: Final = (
-    ("live_accuracy", "Share of right answers among the last 1,000 that feedback came for."),
+    ("live_accuracy", "Share of right answers among the last 1,000 with feedback."),
     ("live_accuracy_low", "Lower end of its 95 % Wilson interval."),
     ("live_accuracy_high", "Upper end of its 95 % Wilson interval."),
     ("journal_lines_total", "Lines of the journal that are on disk."),
-    ("journal_dropped_total", "Lines of the journal that were lost, because the disk took none."),
+    ("journal_dropped_total", "Lines of the journal that were lost because they could not be written."),
     ("journal_failing", "1 while the journal cannot be written."),
-    ("live_feedback", "Feedback that live_accuracy is computed from, at most the last 1,000."),
-    ("test_accuracy", "Share right of the test photos, by the contract of the model in service."),
+    ("live_feedback", "Number of feedbacks that live_accuracy is computed from, at most 1,000."),
+    ("test_accuracy", "Accuracy on the test photos, from the contract of the model in service."),
     ("test_accuracy_low", "Lower end of its 95 % Wilson interval."),
     ("test_accuracy_high", "Upper end of its 95 % Wilson interval."),
     ("ready", "1 while /health/ready answers 200."),
     ("descriptors_exhausted", "1 while no file descriptor is left for another connection; not ready then."),
-    ("model_refused", "1 while the model file that was read last is refused; the one before it may serve."),
-    ("model_fallback", "1 while the fp32 file serves because the int8 one fails its exam here."),
+    ("model_refused", "1 while the model file that was loaded last is refused; an earlier one may serve."),
+    ("model_fallback", "1 while the fp32 file serves because the int8 file failed its exam."),
     ("lanes", "Worker processes, each for one picture at a time."),
     ("lanes_busy", "Lanes at work."),
     ("queue_depth", "Pictures that wait for a lane."),
     ("queue_limit", "Pictures that may wait; more are refused as overloaded."),
-    ("body_bytes", "Bytes of large request bodies that are in memory or may be sent."),
+    ("body_bytes", "Bytes of request bodies that are in memory or may still be sent."),
     ("process_start_time_seconds", "Start of the process, in seconds since 1970."),
     ("process_cpu_seconds_total", "User and system time used by the front process."),
     ("process_resident_memory_bytes", "Resident memory of the front process."),
-    ("memory_bytes", "Memory of all processes of the service, what they share counted once (PSS)."),
-    ("memory_limit_bytes", "Memory the process may use: the container's or, if that is less, the machine's."),
+    ("memory_bytes", "Memory of all processes of the service, with shared memory counted once (PSS)."),
+    ("memory_limit_bytes", "Memory the service may use: the container's limit or, if less, the machine's memory."),
     ("process_open_fds", "Open file descriptors."),
-    ("process_max_fds", "Most file descriptors that may be open."),
+    ("process_max_fds", "Maximum number of open file descriptors."),
 )
 
 
@@ -60,7 +60,7 @@ class Metrics:
     """All metrics of one application, in a registry of its own."""
 
     def __init__(self, readings: Callable[[], dict[str, float]]) -> None:
-        """Make them; ``readings`` gives values of the metrics without labels when asked."""
+        """Make them; ``readings`` is called for the values of metrics without labels at each scrape."""
         self._readings = readings
         self._started = time.time()
         self._registry = Registry()
@@ -84,13 +84,13 @@ class Metrics:
         )
         self.familiarity = Histogram(
             "catsdogs_prediction_familiarity",
-            "How much pictures look like those of training.",
+            "How similar pictures are to those in training.",
             registry=self._registry,
             buckets=SHARE,
         )
         self.rejected = Counter("catsdogs_rejected_total", "Requests and pictures refused.", registry=self._registry)
         self.feedback = Counter(
-            "catsdogs_feedback_total", "Feedback taken, by what was answered and what it was.", registry=self._registry
+            "catsdogs_feedback_total", "Feedback, by predicted and actual label.", registry=self._registry
         )
         self.drift = Gauge(
             "catsdogs_drift_psi",
@@ -118,7 +118,7 @@ class Metrics:
         if limit := usable_memory():
             self._gauges["memory_limit_bytes"].set({}, limit)
 
-        # From the start at 0: Prometheus sees no increase in a series that appears with its first event.
+        # Start at 0: Prometheus sees no increase in a series that appears with its first event.
         for code in CODES:
             self.rejected.set({"code": code}, 0)
         for reason in RESTART_REASONS:
@@ -136,7 +136,7 @@ class Metrics:
                 self.requests.set({"method": method, "route": route.path, "status": "200"}, 0)
 
     def set_model(self, contract: Contract) -> None:
-        """Say which model answers from now on."""
+        """Set the model in service, and start drift anew."""
         self.model_info.values.clear()
         self.model_info.set(
             {"version": contract.version, "precision": contract.precision, "architecture": contract.architecture}, 1
@@ -153,7 +153,7 @@ class Metrics:
         self.drift.values.clear()
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one request answered, and its time."""
+        """Count one answered request, and its time."""
         self.requests.inc({"method": method, "route": route, "status": str(status)})
         self.duration.observe({"route": route}, seconds)
 
@@ -167,11 +167,11 @@ class Metrics:
         self.lane_cpu.observe({}, seconds)
 
     def restarted(self, reason: str) -> None:
-        """Count a lane that was started again, for one of ``RESTART_REASONS``."""
+        """Count a restart of a lane, for one of ``RESTART_REASONS``."""
         self.lane_restarts.inc({"reason": reason})
 
     def count_prediction(self, answer: Answer) -> None:
-        """Count one answer."""
+        """Count one prediction."""
         if self._drift:
             self._drift.add(answer.confidence, answer.brightness, answer.familiarity)
         self.predictions.inc({"label": answer.label, "verdict": answer.verdict})
@@ -183,7 +183,7 @@ class Metrics:
         self.feedback.inc({"predicted": predicted, "actual": actual})
 
     def page(self, accept: list[str]) -> tuple[bytes, dict[str, str]]:
-        """Render everything for a scrape: the body and its headers."""
+        """Render all metrics for a scrape; returns the body and its headers."""
         for name, value in (self._readings() | _process()).items():
             self._gauges[name].set({}, value)
         for signal, psi in (self._drift.psi() if self._drift else {}).items():

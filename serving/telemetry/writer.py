@@ -14,14 +14,14 @@ CLOSE_SECONDS: Final = 5.0
 
 
 class LineWriter(Generic[T]):
-    """Hands lines to ``write`` in groups, in a daemon thread; the first group, which may be empty, at once.
+    """Passes lines to ``write`` in groups, in a daemon thread; the first group, which may be empty, at once.
 
-    A group for which ``write`` raises OSError is tried again. ``dropped`` counts lines that were never written,
-    ``failures`` the attempts that failed since the last that did not.
+    If ``write`` raises OSError, the group is tried again. ``dropped`` counts lines that were never written;
+    ``failures`` the attempts that failed since the last success.
     """
 
     def __init__(self, name: str, write: Callable[[list[T]], None]) -> None:
-        """Make it; the thread, which gets this name, waits for :meth:`start`."""
+        """Make it; ``name`` is the thread's. :meth:`start` starts it."""
         self.dropped = self.failures = 0
         self._write = write
         self._buffer: deque[T] = deque()
@@ -30,17 +30,17 @@ class LineWriter(Generic[T]):
         self.start = self._thread.start
 
     def append(self, line: T) -> None:
-        """Have a line written soon; it is dropped if ``MAX_LINES`` wait already."""
+        """Queue a line; it is dropped if ``MAX_LINES`` are waiting."""
         if len(self._buffer) >= MAX_LINES:
             self.dropped += 1
             return
         self._buffer.append(line)
-        # Waking a thread costs more than the rest of this; it is done once for a group.
+        # Waking a thread costs more than the rest of this method, so it is done once per group.
         if not self._waiting.is_set():
             self._waiting.set()
 
     def close(self) -> int:
-        """Write what waits, for no longer than ``CLOSE_SECONDS``; returns how many lines are left and lost."""
+        """Write the waiting lines, for ``CLOSE_SECONDS`` at most; returns how many are lost."""
         self._closing.set()
         self._waiting.set()
         self._thread.join(CLOSE_SECONDS)
@@ -50,13 +50,13 @@ class LineWriter(Generic[T]):
     def _run(self) -> None:
         while True:
             self._waiting.clear()
-            closing = self._closing.is_set()  # read before the last group, which then has all lines
+            closing = self._closing.is_set()  # read first, so that the last group has all lines
             group = [self._buffer.popleft() for _ in range(len(self._buffer))]
             try:
                 self._write(group)
                 self.failures = 0
             except OSError:
-                # In one step, so that lines appended meanwhile stay behind these.
+                # In one atomic call, so that lines appended meanwhile stay behind these.
                 self._buffer.extendleft(reversed(group))
                 self.failures += 1
             if closing:

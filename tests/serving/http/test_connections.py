@@ -341,7 +341,7 @@ def test_few_descriptors_mean_few_connections_and_having_none_left_passes(
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=20)[0].splitlines()
     assert process.returncode == 0
-    assert sum("fewer connections than the setting allows" in line for line in said) == 1
+    assert sum("fewer connections than max_connections" in line for line in said) == 1
     assert sum("no file descriptor is left" in line for line in said) == 1
     assert sum("file descriptors are available again" in line for line in said) == 1
 

@@ -123,9 +123,7 @@ def test_an_int8_file_that_fails_gives_way_to_the_fp32_file_beside_it(shipped: P
 
 
 def test_a_pair_that_fails_in_both_precisions_is_refused_with_both_reasons(shipped: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ModelRefusedError, match=r"v-int8 fails its exam: .*; and in its place: .*v-fp32 fails its exam"
-    ):
+    with pytest.raises(ModelRefusedError, match=r"v-int8 fails its exam: .*; fallback: .*v-fp32 fails its exam"):
         models.load(pair(shipped, tmp_path, int8_wrong=True, fp32_wrong=True))
 
 
@@ -154,7 +152,7 @@ def test_a_service_on_its_stand_in_says_so(
     with caplog.at_level(logging.INFO):
         server = start(model=str(path))
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert warning.message == "the fp32 model answers in place of the int8 one"
+    assert warning.message == "the fp32 model serves because the int8 model failed its exam"
     fields = warning.__dict__["fields"]
     assert (fields["model"], fields["model_file"]) == ("v-fp32", "m.fp32.onnx")
     assert "v-int8 fails its exam" in fields["reason"]
