@@ -99,7 +99,7 @@ def test_accuracy_below_what_was_asked_for_is_exit_1(start: Start, tmp_path: Pat
     for at_least, code in ((0.5, 0), (0.51, 1)):
         done = CliRunner().invoke(command, [str(tmp_path / "photos"), "--url", url, "--at-least", str(at_least)])
         assert done.exit_code == code
-    assert "fewer than 51.00% of all 2 are right" in done.output
+    assert "fewer than 51.00% of the 2 photos are right" in done.output
 
 
 def test_what_is_refused_is_not_right_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_what_is_refused_is_not_right_either(tmp_path: Path, monkeypatch: pytest
     with fake((200, {}, ANSWER), (200, {}, b"{}"), (415, {}, unknown)) as (url, _):
         done = CliRunner().invoke(command, [str(photos), "--url", url, "--at-least", "0.3"])
     assert done.exit_code == 1
-    assert "fewer than 30.00% of all 4 are right" in done.output
+    assert "fewer than 30.00% of the 4 photos are right" in done.output
 
 
 def test_a_candidate_that_refuses_nearly_all_is_below_its_test() -> None:
@@ -132,7 +132,7 @@ def test_a_service_that_wants_a_key_is_given_it(start: Start, tmp_path: Path) ->
     assert CliRunner().invoke(command, [str(photos), "--url", url], env={"CATSDOGS_KEY": key}).exit_code == 0
     done = CliRunner().invoke(command, [str(photos), "--url", url])
     assert done.exit_code == 2
-    assert "the service wants an API key" in done.output
+    assert "the service requires an API key" in done.output
     assert served.from_url(url, key).version == server.service.model.contract.version
     with pytest.raises(ServedError, match="status 401"):
         served.from_url(url, None)
@@ -209,7 +209,7 @@ def test_feedback_that_is_not_taken_is_counted_and_said(tmp_path: Path) -> None:
         done = CliRunner().invoke(command, [str(photos), "--url", url, "--limit", "1", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0
     assert asked == ["/predict", "/feedback"]
-    assert "not taken for 1" in done.output
+    assert "not accepted for 1" in done.output
     assert json.loads((tmp_path / "out").read_text())["told"] is False
 
 

@@ -133,7 +133,7 @@ def test_the_last_feedback_counts_and_belongs_to_the_prediction_before_it(tmp_pa
     assert made.quality is not None
     assert made.quality.confusion == ((1, 1), (0, 0))
     assert (made.feedback_lines, made.orphans) == (4, 1)
-    assert "1 feedback are for predictions in none of these files" in run(path)
+    assert "1 feedback lines are for predictions not in these files" in run(path)
 
 
 def test_drift_is_of_the_model_that_serves_and_sees_what_has_changed(folder: Path) -> None:
@@ -153,7 +153,7 @@ def test_drift_is_of_the_model_that_serves_and_sees_what_has_changed(folder: Pat
 
 def test_a_model_that_is_not_in_the_journal_has_no_drift(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_bytes(msgspec.json.encode(served(version="other")))
-    assert "no prediction in it is other's" in run(folder, "--contract", tmp_path / "model.json")
+    assert "the journal has no predictions by other" in run(folder, "--contract", tmp_path / "model.json")
     run(folder, "--contract", tmp_path / "model.json", "--html", tmp_path / "page.html")
     assert "No prediction in this journal is other’s." in (tmp_path / "page.html").read_text()
 
@@ -194,23 +194,23 @@ def test_a_journal_with_nothing_in_it_is_said_to_be_empty(tmp_path: Path, conten
     (tmp_path / journal.name(1)).write_bytes(content)
     (tmp_path / "model.json").write_bytes(msgspec.json.encode(served()))
     text = run(tmp_path, "--html", tmp_path / "page.html", "--contract", tmp_path / "model.json")
-    assert "There are no predictions in it." in text
-    assert "There are no predictions in it." in (tmp_path / "page.html").read_text()
+    assert "The journal has no predictions." in text
+    assert "The journal has no predictions." in (tmp_path / "page.html").read_text()
     assert ("1 lines cannot be read" in text) == content.endswith(b"\n")
     assert json.loads(run(tmp_path, "--json", "-"))["quality"] is None
 
 
 def test_an_empty_folder_is_an_empty_journal(tmp_path: Path) -> None:
-    assert "There are no predictions in it." in run(tmp_path)
+    assert "The journal has no predictions." in run(tmp_path)
 
 
 def test_without_feedback_it_says_so_and_reports_the_rest(tmp_path: Path) -> None:
     write(tmp_path / journal.name(1), *answers(30)[::2])
     text = run(tmp_path, "--html", tmp_path / "page.html")
-    assert "Nobody has said what the pictures showed" in text
+    assert "There is no feedback" in text
     assert "milliseconds" in text
     assert "--url or --contract" in text
-    assert "Nobody has said what the pictures showed" in (tmp_path / "page.html").read_text()
+    assert "There is no feedback" in (tmp_path / "page.html").read_text()
 
 
 def test_what_cannot_be_read_is_one_line_and_exit_2(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_what_cannot_be_read_is_one_line_and_exit_2(tmp_path: Path) -> None:
     for arguments, words in (
         ([tmp_path / "missing"], "No such file"),
         ([tmp_path, "--contract", tmp_path / "missing.json"], "No such file"),
-        ([tmp_path, "--contract", tmp_path / "bad.json"], "no contract"),
+        ([tmp_path, "--contract", tmp_path / "bad.json"], "not a contract"),
         ([tmp_path, "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
         ([tmp_path, "--url", "nonsense"], "nonsense"),
         ([tmp_path, "--html", tmp_path / "missing" / "page.html"], "No such file"),

@@ -112,7 +112,7 @@ def test_one_photo_of_each_class_saved_again_and_again(in_folder: Path, tmp_path
 def test_a_few_photos_that_one_side_would_have_none_of(in_folder: Path, tmp_path: Path) -> None:
     photos = put(tmp_path / "photos", "Cat", [blobs(number) for number in range(4)])
     put(photos, "Dog", [blobs(100 + number) for number in range(4)])
-    assert "8 photos are too few to split: none for " in refusal(pipeline(in_folder, photos, "split"))
+    assert "8 photos are too few to split: none left for " in refusal(pipeline(in_folder, photos, "split"))
     assert not (in_folder / "data/split.csv").exists()
     assert not (in_folder / "reports/split.json").exists()
 
@@ -147,7 +147,7 @@ def test_half_of_the_labels_swapped_and_a_network_that_knows_nothing_yet(half_sw
     write_params(half_swapped, train={"epochs": 2})
     result = call("train")
     assert result.exit_code == 0
-    assert "is what guessing gives: it learned too little, or the labels are mixed up" in result.stdout
+    assert "is no better than guessing: it learned too little, or the labels are mixed up" in result.stdout
 
 
 def test_a_few_wrong_labels_are_named_and_what_was_decided_stands_beside_them(
@@ -163,7 +163,7 @@ def test_a_few_wrong_labels_are_named_and_what_was_decided_stands_beside_them(
 
     result = call("suspects")
     assert result.exit_code == 0
-    assert "3 suspects nobody has looked at: see reports/suspects.png, decide in " in result.stdout
+    assert "3 suspects not reviewed: see reports/suspects.png, decide in " in result.stdout
     rows = read(in_folder / "data/suspects.csv")
     assert {row["photo"] for row in rows} == {sha256[:20] for sha256 in moved}
     assert [row["probability"] for row in rows] == sorted(row["probability"] for row in rows)
@@ -190,7 +190,7 @@ def test_without_pretrained_features_no_label_is_judged_and_that_is_said(work: P
     write_params(work, suspects={"pretrained": False})
     result = call("suspects")
     assert result.exit_code == 0
-    assert "no label was judged: efficientnet_lite0 has no pretrained features to judge by" in result.stdout
+    assert "labels not checked: efficientnet_lite0 has no pretrained features to check them with" in result.stdout
     assert read(work / "data/suspects.csv") == []
     assert json.loads((work / "reports/suspects.json").read_text())["photos"] == 0
     assert (work / "reports/suspects.png").exists()
@@ -206,5 +206,5 @@ def test_pictures_of_one_side_gone(work: Path, prepared: Path) -> None:
     (work / "data/processed_split").unlink()
     shutil.copytree(prepared, work / "data/processed_split")
     shutil.rmtree(work / "data/processed_split/val/dogs")
-    assert "processed_split/val: no pictures of both classes there" in refusal(call("train"))
+    assert "processed_split/val: expected pictures of both classes" in refusal(call("train"))
     assert not (work / "models").exists()

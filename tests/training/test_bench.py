@@ -96,7 +96,7 @@ def test_it_runs_from_end_to_end_and_leaves_json_and_tables(ready: Path, monkeyp
 def test_too_few_photos_are_an_error_in_a_line(ready: Path) -> None:
     done = CliRunner().invoke(bench.main, ["--rounds", "50", "--batches", "10", "--no-memory"])
     assert done.exit_code == 2
-    assert "4,000 photos are wanted" in done.output
+    assert "4,000 photos are needed" in done.output
     assert not Path("reports/bench-train.json").exists()
 
 

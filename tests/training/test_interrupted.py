@@ -164,7 +164,7 @@ def test_a_full_disk_costs_nothing_that_was_finished(
         stage.until(lambda: len(checkpoints(run_of_two)) == 1)
         _limit(stage.process.pid, 100_000)
         assert stage.finish() == 2
-    assert stage.error() == "Error: File too large: nothing is half-written, and what is finished is kept; run it again"
+    assert stage.error() == "Error: File too large: nothing is half-written and finished files are kept; run it again"
     epochs, batches = place(checkpoints(run_of_two)[0])  # the last that found room, and whole
     assert epochs == 0
     assert batches > 0
@@ -252,7 +252,7 @@ def test_a_dead_mlflow_server_is_said_and_a_later_run_goes_on(
         server.kill()
         assert stage.finish() == 2
     assert stage.error().startswith(f"Error: the MLflow store {server.uri} failed: ")
-    assert stage.error().endswith("what is finished is kept, so run it again when that is mended")
+    assert stage.error().endswith("finished work is kept, so fix that and run it again")
     assert "Traceback" not in stage.errors.read_text()
     assert not (run_of_two / "models").exists()
     assert place(checkpoints(run_of_two)[0]) == (2, 0)

@@ -52,7 +52,7 @@ def test_a_malformed_row_is_refused_with_the_file_s_name(tmp_path: Path, row: st
 
 
 def test_a_photo_decided_twice_is_refused_even_where_both_agree(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=f"{SHA} is decided twice"):
+    with pytest.raises(StageError, match=f"{SHA} has two decisions"):
         decisions(file(tmp_path, f"{SHA},cats,keep,a cat", f"{SHA},cats,keep,a cat"))
 
 

@@ -25,7 +25,7 @@ def test_the_repository_s_own_file_is_valid() -> None:
         ("epochs: 5", "epochs: 0", "epochs"),
         ("epochs: 5", "epoch: 5", "epoch"),
         ("lr: 6.0e-5", "lr: fast", "lr"),
-        ("train: 0.8", "train: 0.95", "nothing to test on"),
+        ("train: 0.8", "train: 0.95", "no photos for the test set"),
         ("near_duplicate: 0.97", "near_duplicate: 1.0", "near_duplicate"),
         ("source: [kaggle]", "source: []", "source"),
         ("folds: 5", "folds: 1", "folds"),
@@ -52,11 +52,11 @@ def test_the_soup_s_members_differ_from_the_section_only_where_they_say(copy: Pa
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ("{epoch: 2}", "soup: odd: there is no 'epoch' to vary"),
-        ("{augmentation.blur: 2}", "soup: odd: there is no 'augmentation.blur' to vary"),
-        ("{colours.hue: 0.1}", "soup: odd: there is no 'colours.hue' to vary"),
-        ("{lr.head: 0.1}", "soup: odd: there is no 'lr.head' to vary"),
-        ("{augmentation.flip.chance: 0.1}", "soup: odd: there is no 'augmentation.flip.chance' to vary"),
+        ("{epoch: 2}", "soup: odd: no parameter 'epoch'"),
+        ("{augmentation.blur: 2}", "soup: odd: no parameter 'augmentation.blur'"),
+        ("{colours.hue: 0.1}", "soup: odd: no parameter 'colours.hue'"),
+        ("{lr.head: 0.1}", "soup: odd: no parameter 'lr.head'"),
+        ("{augmentation.flip.chance: 0.1}", "soup: odd: no parameter 'augmentation.flip.chance'"),
         ("{epochs: 0}", "soup: odd: Expected `int` >= 1"),
         ("{augmentation.jpeg: [30, 101]}", r"soup: odd: Expected `int` <= 100.*jpeg"),
         ("{audited: perhaps}", "soup: odd: Expected `bool`"),
@@ -75,12 +75,12 @@ def test_two_members_of_one_name_are_refused(copy: Path) -> None:
     for taken in (name, "fine-tuned"):
         text = (ROOT / "params.yaml").read_text()
         copy.write_text(text.replace("  soup:\n", f"  soup:\n    - {{name: '{taken}', changes: {{epochs: 1}}}}\n", 1))
-        with pytest.raises(StageError, match=f"two members have one name: .*{taken}"):
+        with pytest.raises(StageError, match=f"two members have the same name: .*{taken}"):
             params.load(copy)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="run this where params"):
+    with pytest.raises(StageError, match="run this in the folder that has params"):
         params.load(tmp_path / "params.yaml")
 
 

@@ -160,5 +160,5 @@ def test_every_epoch_has_every_picture_once_in_another_order() -> None:
 
 def test_one_class_alone_is_refused(side: Path) -> None:
     shutil.rmtree(side / "dogs")
-    with pytest.raises(StageError, match="no pictures of both classes there"):
+    with pytest.raises(StageError, match="expected pictures of both classes"):
         Pictures(side)
