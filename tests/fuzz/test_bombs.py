@@ -84,8 +84,9 @@ async def test_a_bomb_is_decoded_or_refused_and_the_picture_behind_it_answered(l
 @pytest.mark.parametrize("name", COSTLY)
 def test_what_only_decoding_shows_to_be_costly_is_ended_while_others_are_answered(start: Start, name: str) -> None:
     server = start(lanes=2, deadline_seconds=120)
-    lanes = server.service.engine and server.service.engine.current
-    assert lanes is not None
+    engine = server.service.engine
+    assert engine is not None and engine.current is not None
+    lanes = engine.current
     until(lambda: lanes.usable == 2)
     bomb, answered = COSTLY[name](), 0
     with ThreadPoolExecutor(1) as other:
