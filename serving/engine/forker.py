@@ -9,6 +9,7 @@ does not run the main module again in each child, and tells how a child ended.
 
 import importlib
 import os
+import signal
 import socket
 import struct
 import sys
@@ -26,7 +27,11 @@ def main(control: socket.socket, module: str) -> None:
     """Fork a lane for each `Start` that comes with its socket and memory file, and answer its process id.
 
     A message that is a process id instead is answered with that lane's exit code, negative for a signal.
+
+    What a terminal or systemd sends to every process is for the front process: this one and its lanes end with it.
     """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     worker = importlib.import_module(module)
     decoder = msgspec.msgpack.Decoder(Start)
     while True:

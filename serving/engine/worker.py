@@ -166,9 +166,7 @@ def _send(connection: socket.socket, message: Loaded | LoadRefused | Outcome) ->
 
 
 def _harden() -> None:
-    """Ignore what a terminal sends to the whole group, end with the parent, and gain no privileges."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    """End with the parent, and gain no privileges."""
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
