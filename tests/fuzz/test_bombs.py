@@ -4,7 +4,6 @@ import asyncio
 import resource
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
@@ -17,6 +16,7 @@ from serving.engine.worker import SLACK_BYTES
 from serving.errors import ProblemError
 from serving.settings import Settings
 from shared.pixels import Limits
+from tests.fuzz import most_memory
 from tests.fuzz.bombs import BOMBS, COSTLY
 from tests.fuzz.test_damaged_pictures import assert_documented
 from tests.serving.conftest import PHOTO, Running, Start
@@ -57,16 +57,11 @@ async def outcome(lanes: Lanes, data: bytes) -> str:
     return "decoded"
 
 
-def status(pid: int, field: str) -> int:
-    """Bytes of memory of a process."""
-    return 1024 * int(Path(f"/proc/{pid}/status").read_text().split(f"{field}:")[1].split()[0])
-
-
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_system_bounds_the_memory_of_a_lane(lanes: Lanes) -> None:
     (pid,) = lanes.pids
     soft, hard = resource.prlimit(pid, resource.RLIMIT_AS)
-    assert soft == hard <= status(pid, "VmPeak") + DECODE_BYTES + SLACK_BYTES
+    assert soft == hard <= most_memory(pid, "VmPeak") + DECODE_BYTES + SLACK_BYTES
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -78,7 +73,7 @@ async def test_a_bomb_is_decoded_or_refused_and_the_picture_behind_it_answered(l
     assert said in OUTCOMES
     assert behind == "decoded"
     (pid,) = lanes.pids
-    assert status(pid, "VmHWM") < MEMORY
+    assert most_memory(pid) < MEMORY
 
 
 @pytest.mark.parametrize("name", COSTLY)
