@@ -1,10 +1,10 @@
-"""Labelled photos to a running service, and what they really show after them: the ground truth of a simulation.
+"""Send labelled photos, and their labels as feedback, to a running service: ground truth for a simulation.
 
-    python -m ops.collect photos.zip --url http://localhost:8000 --limit 200
+    python -m ops collect photos.zip --url http://localhost:8000 --limit 200
     catsdogs collect photos.zip --url http://localhost:8000 --at-least 0.97
 
 The photos lie in folders named Cat or cats and Dog or dogs, at any depth, in a folder or a zip file. Each is sent to
-POST /predict; its true label follows through POST /feedback, so that the service's live accuracy and its journal know.
+POST /predict, and its label to POST /feedback, for the service's live accuracy and its journal.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from typing import Final
 import httpx
 import msgspec
 
-from ops.outputs import write_whole
 from ops.served import Served
-from shared.contract import Label
+from shared.contract import CLASSES, Label
+from shared.files import write_whole
+from shared.folders import label_of
 from shared.intervals import Interval, wilson
 
-FOLDERS: Final[dict[str, Label]] = {"cat": "cats", "cats": "cats", "dog": "dogs", "dogs": "dogs"}
 CONNECTIONS: Final = 4
-# How often a photo is sent, and the longest wait between: a service that is busy says when to come back.
+# Attempts for each photo, and the longest wait between them: a busy service says when to retry.
 ATTEMPTS: Final = 8
 LONGEST_WAIT: Final = 10.0
 SECONDS: Final = 60.0
@@ -37,11 +37,11 @@ SEED: Final = 20261123
 
 
 class CollectError(Exception):
-    """Something a person can mend."""
+    """A problem the user can fix."""
 
 
 @dataclass(frozen=True)
-class Photo:
+class LabelledPhoto:
     """A photo, what it shows, and how to read it."""
 
     label: Label
@@ -49,10 +49,10 @@ class Photo:
     read: Callable[[], bytes]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one photo; never its name.
+class CollectedPhoto(msgspec.Struct, frozen=True, kw_only=True):
+    """Result for one photo; never its name.
 
-    ``refused`` is the problem's code where the service gave no answer, ``told`` whether it took the true label.
+    ``refused`` is the problem's code where the service gave no answer, ``told`` whether it accepted the true label.
     """
 
     sha256: str
@@ -65,9 +65,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of all photos; ``accuracy`` and ``when_answered`` are None where no photo was answered.
+    """Result for all photos; ``accuracy`` and ``when_answered`` are None where no photo was answered.
 
-    ``of_all`` counts what was refused as wrong: whoever refuses what it should know must not pass for a good one.
+    ``of_all`` counts refused photos as wrong: a service must not pass by refusing what it should know.
     """
 
     photos: int
@@ -79,7 +79,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     unsure: int
 
 
-def find(source: Path, opened: ExitStack) -> list[Photo]:
+def find_photos(source: Path, opened: ExitStack) -> list[LabelledPhoto]:
     """The labelled photos in a folder or zip file, in the order of their names.
 
     Args:
@@ -87,58 +87,58 @@ def find(source: Path, opened: ExitStack) -> list[Photo]:
         opened: keeps the zip file open for as long as photos are to be read.
 
     Raises:
-        CollectError: it is neither, or has no such photos.
+        CollectError: it is neither, or has no labelled photos.
     """
-    photos: list[Photo] = []
+    photos: list[LabelledPhoto] = []
     if source.is_dir():
         for path in sorted(source.rglob("*")):
             label = _label(PurePosixPath(path.relative_to(source).as_posix()), source.name)
             if label and path.is_file():
-                photos.append(Photo(label, str(path), path.read_bytes))
+                photos.append(LabelledPhoto(label, str(path), path.read_bytes))
     else:
         try:
             archive = opened.enter_context(zipfile.ZipFile(source))
         except (OSError, zipfile.BadZipFile) as error:
-            raise CollectError(f"{source}: neither a folder nor a zip file that can be read") from error
+            raise CollectError(f"{source}: neither a folder nor a readable zip file") from error
         for info in sorted(archive.infolist(), key=lambda info: info.filename):
             label = _label(PurePosixPath(info.filename))
             if label and not info.is_dir():
-                photos.append(Photo(label, info.filename, lambda info=info: archive.read(info)))  # type: ignore[misc]  # bound now
+                photos.append(LabelledPhoto(label, info.filename, lambda info=info: archive.read(info)))  # type: ignore[misc]  # bound now
     if not photos:
         raise CollectError(f"{source}: no photos in folders named Cat or cats and Dog or dogs")
     return photos
 
 
-def sample(photos: Sequence[Photo], limit: int, seed: int = SEED) -> list[Photo]:
-    """So many of the photos, as large a share of the cats as of the dogs; the same ones for the same seed."""
+def sample(photos: Sequence[LabelledPhoto], limit: int, seed: int = SEED) -> list[LabelledPhoto]:
+    """``limit`` of the photos, the same share of cats and of dogs; the same ones for the same seed."""
     if limit >= len(photos):
         return list(photos)
-    cats, dogs = ([photo for photo in photos if photo.label == label] for label in ("cats", "dogs"))
+    cats, dogs = ([photo for photo in photos if photo.label == label] for label in CLASSES)
     some_cats = round(limit * len(cats) / len(photos))
     drawn = random.Random(seed)  # noqa: S311  # a sample, no secret
     return drawn.sample(cats, some_cats) + drawn.sample(dogs, limit - some_cats)
 
 
 async def collect(
-    photos: Sequence[Photo], url: str, key: str | None, done: Callable[[], None] = lambda: None
-) -> list[Row]:
+    photos: Sequence[LabelledPhoto], url: str, key: str | None, done: Callable[[], None] = lambda: None
+) -> list[CollectedPhoto]:
     """Send every photo and its label.
 
     Args:
         photos: what to send.
         url: the service.
-        key: its API key, if it wants one.
+        key: its API key, if it requires one.
         done: called after each photo.
 
     Raises:
-        CollectError: the service cannot be reached, wants another key, or stays too busy.
+        CollectError: the service cannot be reached, requires another key, or stays too busy.
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     places = iter(range(len(photos)))
-    rows: dict[int, Row] = {}
+    rows: dict[int, CollectedPhoto] = {}
 
     async def work() -> None:
-        # One connection for a photo and its label: of several replicas, only the one that answered remembers it.
+        # One connection for a photo and its label: only the replica that answered knows the prediction.
         limits = httpx.Limits(max_connections=1)
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=SECONDS, limits=limits) as http:
             for place in places:
@@ -154,7 +154,7 @@ async def collect(
     return [rows[place] for place in sorted(rows)]
 
 
-def outcome(rows: Sequence[Row]) -> Outcome:
+def outcome(rows: Sequence[CollectedPhoto]) -> Outcome:
     """Count what came of the photos."""
     answered = [row for row in rows if row.refused is None]
     sure = [row for row in answered if row.verdict != "unsure"]
@@ -171,40 +171,38 @@ def outcome(rows: Sequence[Row]) -> Outcome:
 
 
 def below_test(found: Outcome, model: Served) -> str | None:
-    """Say so if the share of right answers is too small to be chance, given what the model's test found; else None.
+    """Message if significantly fewer answers are right than in the model's own test; else None.
 
-    Too small is where the two 95 % intervals do not meet; chance alone does that about once in 200 times.
+    Significantly: the two 95 % intervals do not overlap, which happens by chance about once in 200 times.
     """
     if model.test is None:
-        return f"the model {model.version} says nothing of its test"
+        return f"the model {model.version} has no test metrics in its contract"
     tested = model.test.accuracy
     if found.of_all.high >= tested.low:
         return None
-    refused = f", the {found.refused:,} refused counted as wrong" if found.refused else ""
-    return (
-        f"fewer are right than in the model's own test: {_share(found.of_all)}{refused}, where it was {_share(tested)}"
-    )
+    refused = f", counting the {found.refused:,} refused as wrong" if found.refused else ""
+    return f"fewer are right than in the model's own test: {found.of_all.text()}{refused}, against {tested.text()}"
 
 
-def say(found: Outcome) -> Iterator[str]:
-    """Say it in words."""
+def summary_lines(found: Outcome) -> Iterator[str]:
+    """The result in lines of text."""
     if found.accuracy is None:
         yield f"none of {found.photos:,} photos was answered"
         return
-    yield f"right           {_share(found.accuracy)} of {found.photos - found.refused:,} photos"
+    yield f"right           {found.accuracy.text()} of {found.photos - found.refused:,} photos"
     if found.when_answered:
-        yield f"where answered  {_share(found.when_answered)}; {found.unsure:,} unsure"
+        yield f"where answered  {found.when_answered.text()}; {found.unsure:,} unsure"
     if found.refused:
         yield f"refused         {found.refused:,}"
     if found.untold:
-        yield f"feedback        not taken for {found.untold:,}: has it several replicas, or just been restarted?"
+        yield f"feedback        not accepted for {found.untold:,}: several replicas, or a restart?"
 
 
-def write(rows: Sequence[Row], path: Path) -> None:
-    """Write the rows, whole or not at all: CSV where the name ends so, else a JSON object a line."""
+def write_collected(rows: Sequence[CollectedPhoto], path: Path) -> None:
+    """Write the rows, whole or not at all: as CSV if the name ends in .csv, else as JSON lines."""
     if path.suffix == ".csv":
         table = io.StringIO()
-        writer = csv.DictWriter(table, Row.__struct_fields__, lineterminator="\n")
+        writer = csv.DictWriter(table, CollectedPhoto.__struct_fields__, lineterminator="\n")
         writer.writeheader()
         writer.writerows(msgspec.structs.asdict(row) for row in rows)
         data = table.getvalue().encode()
@@ -213,17 +211,13 @@ def write(rows: Sequence[Row], path: Path) -> None:
     write_whole(path, data)
 
 
-def _share(interval: Interval) -> str:
-    return f"{interval.value:.2%} ({interval.low:.2%} to {interval.high:.2%})"
-
-
 def _label(path: PurePosixPath, top: str = "") -> Label | None:
-    """The label that the nearest folder with a name of one gives."""
+    """Label of the nearest folder that names a class."""
     folders = (*path.parts[:-1][::-1], top)
-    return next((FOLDERS[name.lower()] for name in folders if name.lower() in FOLDERS), None)
+    return next((label for name in folders if (label := label_of(name))), None)
 
 
-async def _ask(http: httpx.AsyncClient, photo: Photo) -> Row:
+async def _ask(http: httpx.AsyncClient, photo: LabelledPhoto) -> CollectedPhoto:
     try:
         data = await asyncio.to_thread(photo.read)
     except (OSError, zipfile.BadZipFile) as error:
@@ -231,10 +225,10 @@ async def _ask(http: httpx.AsyncClient, photo: Photo) -> Row:
     digest = hashlib.sha256(data).hexdigest()
     answer = await _post(http, "/predict", files={"file": data})
     if answer.status_code != 200:
-        return Row(sha256=digest, true=photo.label, refused=_code(answer))
+        return CollectedPhoto(sha256=digest, true=photo.label, refused=_code(answer))
     prediction = answer.json()
     told = await _post(http, "/feedback", json={"id": prediction["id"], "label": photo.label})
-    return Row(
+    return CollectedPhoto(
         sha256=digest,
         true=photo.label,
         predicted=prediction["predicted_label"],
@@ -245,7 +239,7 @@ async def _ask(http: httpx.AsyncClient, photo: Photo) -> Row:
 
 
 async def _post(http: httpx.AsyncClient, path: str, **content: object) -> httpx.Response:
-    """Post, again after a while where the service is busy or a connection breaks."""
+    """Post; retry when the service is busy or the connection breaks."""
     reason = ""
     for wait in _waits():
         try:
@@ -255,7 +249,7 @@ async def _post(http: httpx.AsyncClient, path: str, **content: object) -> httpx.
             await asyncio.sleep(wait)
             continue
         if answer.status_code in (401, 403):
-            raise CollectError(f"{http.base_url}: the service wants an API key: --key")
+            raise CollectError(f"{http.base_url}: the service requires an API key; pass --key")
         if answer.status_code != 503:
             return answer
         reason = _code(answer)
@@ -274,9 +268,3 @@ def _code(answer: httpx.Response) -> str:
         return str(answer.json()["code"])
     except (ValueError, KeyError, TypeError):
         return f"status {answer.status_code}"
-
-
-if __name__ == "__main__":
-    from ops.cli import collect as command
-
-    command()

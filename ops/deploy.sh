@@ -79,7 +79,7 @@ repository_of() { local name=${1%@*}; [[ ${name##*/} != *:* ]] || name=${name%:*
 # Put the questions to whatever answers at a URL.
 asked() {
     ops/smoke_test.sh "$1" 2>&1 | tee -a "$work/smoke_test.log" || return 1
-    [ -z "$sample" ] || "${PYTHON:-python3}" -m ops.collect "$sample" --url "$1" --at-least test --out "$work/sample.csv" \
+    [ -z "$sample" ] || "${PYTHON:-python3}" -m ops collect "$sample" --url "$1" --at-least test --out "$work/sample.csv" \
         2>&1 | tee -a "$work/collect.log"
 }
 

@@ -5,19 +5,20 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from ops.report import Bin, ModelShare, Signal
+from ops.report import ModelShare, Signal
 from shared.intervals import wilson
+from shared.metrics import ReliabilityBin
 
 DOGS: Final = "#00798c"
 GREY: Final = "#8d99ae"
 
 
-def reliability(bins: Sequence[Bin]) -> Figure:
+def reliability(bins: Sequence[ReliabilityBin]) -> Figure:
     """How often answers of a confidence are right, with 95 % intervals."""
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    shares = [wilson(round(bin_.right * bin_.count), bin_.count) for bin_ in bins]
-    sure = [bin_.confidence for bin_ in bins]
+    shares = [wilson(round(each.right * each.count), each.count) for each in bins]
+    sure = [each.confidence for each in bins]
     low = [max(0.0, share.value - share.low) for share in shares]  # rounding can leave -1e-17
     high = [max(0.0, share.high - share.value) for share in shares]
     start = min(0.9, *sure, *(share.low for share in shares)) - 0.02
@@ -32,7 +33,7 @@ def reliability(bins: Sequence[Bin]) -> Figure:
 
 
 def drift(signals: Mapping[str, Signal]) -> Figure:
-    """Shares of the pictures in each bin of each signal, beside the validation set's."""
+    """Shares of the pictures in each bin of each signal, next to the validation set's."""
     figure = Figure(figsize=(9.6, 3.1), layout="constrained")
     for axes, (name, signal) in zip(figure.subplots(1, len(signals), squeeze=False)[0], signals.items(), strict=True):
         places = range(len(signal.counts))
@@ -51,7 +52,7 @@ def drift(signals: Mapping[str, Signal]) -> Figure:
 
 
 def models(shares: Mapping[str, ModelShare]) -> Figure:
-    """Accuracy of each model that feedback came for, one under the other."""
+    """Accuracy of each model that has feedback, one below the other."""
     figure = Figure(figsize=(7.4, 0.9 + 0.4 * len(shares)), layout="constrained")
     axes = figure.add_subplot()
     for place, share in enumerate(shares.values()):

@@ -1,4 +1,4 @@
-"""The report in words: as text for a terminal, and as one HTML page that loads nothing from elsewhere."""
+"""The report as text for a terminal, and as one self-contained HTML page."""
 
 import io
 from collections.abc import Iterator
@@ -6,19 +6,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ops.report import Drift, Quality, Report
+import shared
+from ops.report import Drift, LiveQuality, Report
 from shared.contract import CLASSES
-from shared.intervals import Interval
+from shared.intervals import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NO_PREDICTIONS: Final = "There are no predictions in it."
+NO_PREDICTIONS: Final = "The journal has no predictions."
 NO_FEEDBACK: Final = (
-    "Nobody has said what the pictures showed, so nothing can be said about how many answers are right: "
-    "see POST /feedback, or `catsdogs collect`."
+    "There is no feedback, so the share of right answers is unknown: see POST /feedback, or `catsdogs collect`."
 )
-NO_REFERENCE: Final = "Drift is measured against the model's own validation set: give --url or --contract."
+NO_REFERENCE: Final = "Drift is measured against the model's validation set: pass --url or --contract."
 
 
 def text(report: Report) -> str:
@@ -32,13 +32,12 @@ def page(report: Report) -> str:
     Raises:
         ModuleNotFoundError: jinja2 or matplotlib is not installed.
     """
-    # Here, because text and JSON can be had without them.
     import jinja2  # noqa: PLC0415  # text and JSON need no extra
 
     from ops import plots  # noqa: PLC0415  # text and JSON need no extra
 
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        loader=jinja2.FileSystemLoader([Path(__file__).with_name("templates"), Path(shared.__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -52,8 +51,7 @@ def page(report: Report) -> str:
         figures["drift"] = plots.drift(report.drift.signals)
     words: dict[str, Any] = {
         "classes": CLASSES,
-        "percent": _percent,
-        "between": _between,
+        "percent": percent,
         "span": _span(report),
         "no_predictions": NO_PREDICTIONS,
         "no_feedback": NO_FEEDBACK,
@@ -68,21 +66,21 @@ def _lines(report: Report) -> Iterator[str]:
     files = "1 file" if report.files == 1 else f"{report.files:,} files"
     yield f"{report.predictions:,} predictions and {report.feedback_lines:,} feedback in {files}{_span(report)}"
     if report.unreadable:
-        yield f"{report.unreadable:,} lines cannot be read and are left out"
+        yield f"unreadable lines, left out: {report.unreadable:,}"
     if report.orphans:
-        yield f"{report.orphans:,} feedback are for predictions in none of these files"
+        yield f"feedback without its prediction in these files: {report.orphans:,}"
     if not report.predictions:
         yield NO_PREDICTIONS
         return
     assert report.unsure is not None
     because = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in report.unsure_because.items())
-    yield f"unsure            {_share(report.unsure)}{f': {because}' if because else ''}"
+    yield f"unsure            {report.unsure.text()}{f': {because}' if because else ''}"
     yield ""
     yield from _quality(report.quality) if report.quality else [NO_FEEDBACK]
     yield ""
     yield f"{'model':<32} {'predictions':>11} {'unsure':>8} {'feedback':>8}  right"
     for model, share in report.models.items():
-        right = _share(share.accuracy) if share.accuracy else "–"
+        right = share.accuracy.text() if share.accuracy else "–"
         yield f"{model:<32} {share.predictions:>11,} {share.unsure.value:>8.2%} {share.feedback:>8,}  {right}"
     yield ""
     yield f"{'milliseconds':<12} {'50 %':>9} {'90 %':>9} {'99 %':>9} {'largest':>9}"
@@ -92,10 +90,10 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _drift(report.drift) if report.drift else [NO_REFERENCE]
 
 
-def _quality(quality: Quality) -> Iterator[str]:
-    yield f"right             {_share(quality.accuracy)} of {quality.feedback:,} with feedback"
+def _quality(quality: LiveQuality) -> Iterator[str]:
+    yield f"right             {quality.accuracy.text()} of {quality.feedback:,} with feedback"
     if quality.when_answered:
-        yield f"  where answered  {_share(quality.when_answered)}"
+        yield f"  where answered  {quality.when_answered.text()}"
     yield f"log loss          {quality.log_loss:.4f}"
     yield f"calibration error {quality.calibration_error:.2%}"
     yield f"{'':<17} " + " ".join(f"{'said ' + label:>10}" for label in CLASSES)
@@ -105,7 +103,7 @@ def _quality(quality: Quality) -> Iterator[str]:
 
 def _drift(drift: Drift) -> Iterator[str]:
     if not drift.signals:
-        yield f"drift: no prediction in it is {drift.model}'s"
+        yield f"drift: the journal has no predictions by {drift.model}"
         return
     yield f"drift of {drift.predictions:,} pictures from what {drift.model} was validated on"
     yield f"{'':<12} {'PSI':>7} {'by chance':>10}"
@@ -119,20 +117,8 @@ def _span(report: Report) -> str:
     return f", {report.first:%Y-%m-%d %H:%M} to {report.last:%Y-%m-%d %H:%M} UTC"
 
 
-def _share(interval: Interval) -> str:
-    return f"{interval.value:.2%} ({interval.low:.2%} to {interval.high:.2%})"
-
-
-def _percent(share: float, digits: int = 2) -> str:
-    return f"{share * 100:.{digits}f} %"
-
-
-def _between(interval: Interval, digits: int = 2) -> str:
-    return f"{interval.low * 100:.{digits}f} to {interval.high * 100:.{digits}f} %"
-
-
 def _svg(figure: "Figure") -> str:
-    """The figure as an SVG element; text stays text, so that it can be found and read aloud."""
+    """The figure as an SVG element, whose text stays searchable and accessible."""
     import matplotlib  # noqa: PLC0415  # text and JSON need no extra
 
     drawn = io.StringIO()

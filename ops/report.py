@@ -1,8 +1,8 @@
-"""The report on a model at work: a service's journal in, figures out, as text, JSON or one self-contained page.
+"""The report on a model in production: a service's journal in, figures out, as text, JSON or one HTML page.
 
     catsdogs report journal/ --url http://localhost:8000 --html report.html
 
-Feedback belongs to the last prediction with its id before it; of several on one prediction the last counts.
+Feedback belongs to the last prediction before it with its id; of several for one prediction the last counts.
 """
 
 from collections import Counter
@@ -14,32 +14,28 @@ from typing import Final, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from ops.served import Served
 from shared import drift, journal
 from shared.contract import CLASSES, Histogram, Label
 from shared.intervals import Interval, wilson
 from shared.journal import FeedbackLine, PredictionLine, Unreadable
+from shared.metrics import (
+    ConfusionMatrix,
+    ReliabilityBin,
+    calibration_error,
+    confusion_counts,
+    log_losses,
+    reliability_bins,
+)
 
-BINS: Final = 15
 STAGES: Final = ("queue", "decode", "infer", "total")
 
-Floats = npt.NDArray[np.float64]
 
+class LiveQuality(msgspec.Struct, frozen=True, kw_only=True):
+    """Quality of the answers that have feedback; ``confusion[true][predicted]``.
 
-class Bin(msgspec.Struct, frozen=True):
-    """Answers of about one confidence: its mean, the share right, how many."""
-
-    confidence: float
-    right: float
-    count: int
-
-
-class Quality(msgspec.Struct, frozen=True, kw_only=True):
-    """How good the answers were for which somebody said what the picture showed; ``confusion[true][predicted]``.
-
-    ``accuracy`` is the predicted label's, whatever the verdict; ``when_answered`` leaves out what was "unsure".
+    ``accuracy`` is the predicted label's, whatever the verdict; ``when_answered`` leaves out those that are "unsure".
     """
 
     feedback: int
@@ -47,8 +43,8 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     when_answered: Interval | None
     log_loss: float
     calibration_error: float
-    confusion: tuple[tuple[int, int], tuple[int, int]]
-    reliability: tuple[Bin, ...]
+    confusion: ConfusionMatrix
+    reliability: tuple[ReliabilityBin, ...]
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -70,7 +66,7 @@ class ModelShare(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
-    """The drift of one signal: its index, and the index that chance alone stays below in 95 of 100 cases."""
+    """The drift of one signal: its index, and the index that chance stays below in 95 of 100 cases."""
 
     psi: float
     by_chance: float
@@ -88,7 +84,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. ``orphans`` is feedback whose prediction is in none of the files."""
+    """The whole report. ``orphans`` is feedback whose prediction is not in the files."""
 
     files: int
     predictions: int
@@ -100,15 +96,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: dict[str, int]
     unsure: Interval | None
     unsure_because: dict[str, int]
-    quality: Quality | None
+    quality: LiveQuality | None
     models: dict[str, ModelShare]
     latency: dict[str, Latency]
     drift: Drift | None
 
 
 @dataclass
-class Told:
-    """What a journal tells: its predictions, and by their place what the pictures showed."""
+class JournalContent:
+    """Content of a journal: its predictions, and by their index the true labels."""
 
     predictions: list[PredictionLine] = field(default_factory=list)
     truth: dict[int, Label] = field(default_factory=dict)
@@ -117,102 +113,93 @@ class Told:
     unreadable: int = 0
 
 
-def read(files: Iterable[Path]) -> Told:
-    """Read a journal's files and bring each feedback to its prediction.
+def read(files: Iterable[Path]) -> JournalContent:
+    """Read a journal's files and match each feedback with its prediction.
 
     Raises:
         OSError: a file cannot be read.
     """
-    told = Told()
+    content = JournalContent()
     latest: dict[str, int] = {}
     for line in journal.read(files):
         match line:
             case PredictionLine():
-                latest[line.id] = len(told.predictions)
-                told.predictions.append(line)
+                latest[line.id] = len(content.predictions)
+                content.predictions.append(line)
             case FeedbackLine():
-                told.feedback_lines += 1
+                content.feedback_lines += 1
                 if line.id in latest:
-                    told.truth[latest[line.id]] = line.label
+                    content.truth[latest[line.id]] = line.label
                 else:
-                    told.orphans += 1
+                    content.orphans += 1
             case Unreadable():
-                told.unreadable += 1
-    return told
+                content.unreadable += 1
+    return content
 
 
-def measure(paths: Iterable[Path], served: Served | None) -> Report:
+def make_report(paths: Iterable[Path], served: Served | None) -> Report:
     """Make the report.
 
     Args:
         paths: files and folders of a journal.
-        served: the model that drift is measured for; without it there is none.
+        served: the model that drift is measured for; None leaves drift out.
 
     Raises:
-        JournalError: a path is not there.
+        JournalError: a path does not exist.
         OSError: a file cannot be read.
     """
     files = journal.gather(paths)
-    told = read(files)
-    predictions = told.predictions
-    # The smallest and the largest, since a clock may have been set back between them.
+    content = read(files)
+    predictions = content.predictions
+    # Smallest and largest rather than first and last: a clock may have been set back.
     times = [line.time for line in predictions]
     unsure = sum(line.verdict == "unsure" for line in predictions)
     return Report(
         files=len(files),
         predictions=len(predictions),
-        feedback_lines=told.feedback_lines,
-        orphans=told.orphans,
-        unreadable=told.unreadable,
+        feedback_lines=content.feedback_lines,
+        orphans=content.orphans,
+        unreadable=content.unreadable,
         first=min(times, default=None),
         last=max(times, default=None),
         verdicts={verdict: sum(line.verdict == verdict for line in predictions) for verdict in (*CLASSES, "unsure")},
         unsure=wilson(unsure, len(predictions)) if predictions else None,
         unsure_because=dict(Counter(line.unsure_because for line in predictions if line.unsure_because)),
-        quality=quality(told) if told.truth else None,
-        models=_models(told),
+        quality=live_quality(content) if content.truth else None,
+        models=_models(content),
         latency=_latency(predictions) if predictions else {},
         drift=_drift(predictions, served) if served else None,
     )
 
 
-def quality(told: Told) -> Quality:
-    """Measure the answers that feedback came for, of which there is one at least."""
-    pairs = [(told.predictions[place], label) for place, label in told.truth.items()]
+def live_quality(content: JournalContent) -> LiveQuality:
+    """Measure the answers that have feedback, of which there is at least one."""
+    pairs = [(content.predictions[place], label) for place, label in content.truth.items()]
     right = np.array([line.label == label for line, label in pairs])
     answered = np.array([line.verdict != "unsure" for line, _ in pairs])
     confidence = np.array([max(line.probabilities.values()) for line, _ in pairs])
-    likelihood = np.array([line.probabilities[label] for line, label in pairs])
-    bins = _reliability(confidence, right)
-    counts = Counter((label, line.label) for line, label in pairs)
-    return Quality(
+    probabilities = np.array([[line.probabilities[label] for label in CLASSES] for line, _ in pairs])
+    labels = np.array([CLASSES.index(label) for _, label in pairs])
+    predicted = np.array([CLASSES.index(line.label) for line, _ in pairs])
+    bins = reliability_bins(confidence, right)
+    return LiveQuality(
         feedback=len(pairs),
         accuracy=wilson(int(right.sum()), len(pairs)),
         when_answered=wilson(int((right & answered).sum()), int(answered.sum())) if answered.any() else None,
-        log_loss=float(-np.log(likelihood.clip(1e-12)).mean()),
-        calibration_error=sum(abs(bin_.confidence - bin_.right) * bin_.count for bin_ in bins) / len(pairs),
-        confusion=(
-            (counts["cats", "cats"], counts["cats", "dogs"]),
-            (counts["dogs", "cats"], counts["dogs", "dogs"]),
-        ),
+        log_loss=float(log_losses(probabilities, labels).mean()),
+        calibration_error=calibration_error(bins),
+        confusion=confusion_counts(labels, predicted),
         reliability=bins,
     )
 
 
-def _reliability(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple[Bin, ...]:
-    """``BINS`` bins of equal size, from the least confident on (Nguyen and O'Connor 2015, arXiv:1508.05154)."""
-    order = np.argsort(confidence, kind="stable")
-    parts = [part for part in np.array_split(order, BINS) if len(part)]
-    return tuple(Bin(float(confidence[part].mean()), float(right[part].mean()), len(part)) for part in parts)
-
-
-def _models(told: Told) -> dict[str, ModelShare]:
-    """Each model's part, in the order in which they came."""
+def _models(content: JournalContent) -> dict[str, ModelShare]:
+    """Each model's part, in order of appearance."""
     shares: dict[str, ModelShare] = {}
-    for model in dict.fromkeys(line.model for line in told.predictions):
-        places = [place for place, line in enumerate(told.predictions) if line.model == model]
-        right = [told.predictions[place].label == told.truth[place] for place in places if place in told.truth]
-        unsure = sum(told.predictions[place].verdict == "unsure" for place in places)
+    for model in dict.fromkeys(line.model for line in content.predictions):
+        places = [place for place, line in enumerate(content.predictions) if line.model == model]
+        right = [content.predictions[place].label == content.truth[place] for place in places if place in content.truth]
+        unsure = sum(content.predictions[place].verdict == "unsure" for place in places)
         shares[model] = ModelShare(
             predictions=len(places),
             unsure=wilson(unsure, len(places)),

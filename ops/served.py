@@ -1,4 +1,4 @@
-"""The model in service, as far as drift and accuracy are measured against it."""
+"""The part of the served model's contract that drift and accuracy are measured against."""
 
 from pathlib import Path
 
@@ -10,11 +10,13 @@ from shared.intervals import Interval
 
 
 class ServedError(Exception):
-    """No contract could be had; the message says why."""
+    """The contract could not be read; the message says why."""
 
 
-class Tested(msgspec.Struct, frozen=True):
+class TestResult(msgspec.Struct, frozen=True):
     """What its own test found."""
+
+    __test__ = False  # a noun of the field, not a class of pytest's
 
     accuracy: Interval
 
@@ -24,7 +26,7 @@ class Served(msgspec.Struct, frozen=True):
 
     version: str
     reference: Reference
-    test: Tested | None = None
+    test: TestResult | None = None
 
 
 def from_url(url: str, key: str | None) -> Served:
@@ -32,10 +34,10 @@ def from_url(url: str, key: str | None) -> Served:
 
     Args:
         url: where it is.
-        key: its API key, if it wants one.
+        key: its API key, if it requires one.
 
     Raises:
-        ServedError: it does not answer, or not with a contract.
+        ServedError: it does not answer, or its answer is not a contract.
     """
     try:
         answer = httpx.get(
@@ -44,7 +46,7 @@ def from_url(url: str, key: str | None) -> Served:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServedError(f"{url}: {error or type(error).__name__}") from error
     if answer.status_code != 200:
-        raise ServedError(f"{url}: status {answer.status_code} from /model")
+        raise ServedError(f"{url}: GET /model answered status {answer.status_code}")
     return _decode(answer.content, url)
 
 
@@ -65,4 +67,4 @@ def _decode(data: bytes, source: str) -> Served:
     try:
         return msgspec.json.decode(data, type=Served)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ServedError(f"{source}: no contract: {error}") from error
+        raise ServedError(f"{source}: not a contract: {error}") from error

@@ -107,6 +107,7 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
     """
     # The first process of a container has no default for it: until the server sees to signals, SIGTERM would be lost.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from serving.settings import SettingsError, from_environment
 
     try:

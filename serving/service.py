@@ -102,6 +102,10 @@ class Service:
         self.ledger = Ledger(settings)
         self.budget = BodyBudget(settings.max_memory_bytes, settings.body_seconds, settings.deadline_seconds)
         self.ids = Ids()
+        # Of all batches, no more pictures are in the queue than keep the lanes busy: a single one that comes waits for
+        # 1.0 pictures beside four batches, where taking turns by request took 3.1 (ops/bench/NOTES.md), and a picture's
+        # deadline runs from when it is in the queue.
+        self.batch_turns = asyncio.Semaphore(self.lanes + 1)
         self._forker = forker
         self.engine: Engine | None = None
         self.manager: ModelManager | None = None

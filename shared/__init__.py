@@ -1,1 +1,1 @@
-"""What training and serving agree on: bytes to pixels, the contract of a model file, the exam that proves it."""
+"""What both sides agree on: bytes to pixels, the contract of a model file and its exam, metrics and file formats."""

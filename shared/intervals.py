@@ -1,4 +1,4 @@
-"""Shares measured on a sample, with how far they can be trusted."""
+"""Shares measured on a sample, with their confidence intervals."""
 
 from math import sqrt
 from typing import Final
@@ -14,6 +14,19 @@ class Interval(msgspec.Struct, frozen=True):
     value: float
     low: float
     high: float
+
+    def bounds(self, digits: int = 2) -> str:
+        """The interval for a person: ``96.10% to 98.20%``."""
+        return f"{percent(self.low, digits)} to {percent(self.high, digits)}"
+
+    def text(self, digits: int = 2) -> str:
+        """The share with its interval for a person: ``97.31% (96.10% to 98.20%)``."""
+        return f"{percent(self.value, digits)} ({self.bounds(digits)})"
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share 0..1 for a person: ``97.31%``."""
+    return f"{share:.{digits}%}"
 
 
 def wilson(successes: int, trials: int) -> Interval:

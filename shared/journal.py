@@ -1,8 +1,8 @@
-"""The journal's lines: what a service notes of each prediction and each feedback, one JSON object a line.
+"""The journal's lines: what a service records of each prediction and each feedback, one JSON object a line.
 
-Never pixels, file names or addresses. A journal is a folder of files ``journal-000001.jsonl``, ``journal-000002.jsonl``
-and so on; within a file, and from one file to the next, a feedback stands after its prediction. Nothing rests on the
-times in the lines, because a clock may jump.
+It never has pixels, file names or addresses. A journal is a folder of files ``journal-000001.jsonl``,
+``journal-000002.jsonl`` and so on; within a file, and from one file to the next, a feedback comes after its
+prediction. Nothing depends on the times in the lines, because a clock may jump.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ NAME: Final = re.compile(r"journal-(\d{6,})\.jsonl")
 
 
 class JournalError(Exception):
-    """A journal that is not there."""
+    """The journal does not exist or cannot be read."""
 
 
 class PredictionLine(msgspec.Struct, frozen=True, kw_only=True, tag="prediction", tag_field="type"):
@@ -42,7 +42,7 @@ class PredictionLine(msgspec.Struct, frozen=True, kw_only=True, tag="prediction"
 
 
 class FeedbackLine(msgspec.Struct, frozen=True, kw_only=True, tag="feedback", tag_field="type"):
-    """What the picture of a prediction really showed, as somebody said afterwards."""
+    """The true label of a prediction's picture, as a client reported it."""
 
     time: datetime
     id: str
@@ -50,7 +50,7 @@ class FeedbackLine(msgspec.Struct, frozen=True, kw_only=True, tag="feedback", ta
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """A line that is no line of a journal, or of a kind that this version does not know."""
+    """A line that is not a journal line, or of a type that this version does not know."""
 
     file: Path
     number: int
@@ -62,9 +62,9 @@ _DECODER: Final = msgspec.json.Decoder(PredictionLine | FeedbackLine)
 
 
 def key(client_id: str) -> str:
-    """The id under which a prediction is noted whose id came from the client: a file name, perhaps, so only its hash.
+    """Id in the journal for a prediction whose id came from the client: a hash, since it may be a file name.
 
-    Ids that the service made are noted as they are; no hash looks like one of them.
+    The service's own ids are recorded as they are; no hash looks like one of them.
     """
     return "client-" + hashlib.blake2b(client_id.encode(), digest_size=16).hexdigest()
 
@@ -103,8 +103,8 @@ def gather(paths: Iterable[Path]) -> list[Path]:
 def read(paths: Iterable[Path]) -> Iterator[Line | Unreadable]:
     """Yield the lines of these files, one file after the other.
 
-    A last line without its end is one that is being written, or was when the process died: it is passed over. Fields
-    that a later version added are too.
+    A last line without its newline is being written, or was when the process died: it is ignored. So are fields that a
+    later version added.
 
     Raises:
         OSError: a file cannot be read.
@@ -134,12 +134,12 @@ def _read(path: Path, start: int) -> Iterator[Line | Unreadable]:
     with path.open("rb") as file:
         if start:
             file.seek(start - 1)
-            file.readline()  # to the start of the next line; from one byte back, lest a whole line be skipped
+            file.readline()  # to the next line's start; from one byte back, so that no whole line is skipped
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
             try:
                 yield _DECODER.decode(line)
-            # RecursionError: what is no journal may be nested as deep as it likes.
+            # RecursionError: a file that is not a journal may be nested arbitrarily deep.
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 yield Unreadable(path, number)

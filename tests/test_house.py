@@ -1,6 +1,7 @@
 """The rooms of the house, and which of them may enter which."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,22 @@ def test_a_lane_brings_in_nothing_that_talks() -> None:
 def test_what_is_below_http_imports_nothing_of_it(package: str) -> None:
     for path in modules(f"serving/{package}"):
         assert "serving.http" not in path.read_text(), path
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for room in ROOMS for path in modules(room)}
+    graph = {}
+    for name, path in files.items():
+        nodes = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        imported = {
+            f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+            for node in nodes
+            for alias in node.names
+        } | {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        graph[name] = imported & files.keys() - {name}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
 def test_no_module_is_about_nothing() -> None:

@@ -1,7 +1,7 @@
-"""Ablation: what each part of the training brought, on the same test photos.
+"""Ablation: what each part of the training gains, on the same test photos.
 
-The start, every member of the soup and their average are measured as they lie in ``models/trained``, each compared with
-the first member by McNemar's test; a difference that may be chance is called so.
+The start, every member of the soup and their average, all in ``models/trained``, are each compared with the first
+member by McNemar's test.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 from torchvision.transforms import v2
 
 from shared.intervals import Interval, wilson
+from shared.metrics import log_losses
 from training import models, stage
 from training.augmentation import degrade
 from training.comparison import Comparison, compare
@@ -20,7 +21,7 @@ from training.labels import Decision
 from training.machine import Machine
 from training.measure import bootstrap
 from training.pictures import Pictures
-from training.train import predict
+from training.train import predict_logits
 
 START: Final = "linear probe on the untouched trunk"
 AVERAGE: Final = "average of the kept"
@@ -29,7 +30,7 @@ Probabilities = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """One line of the table. ``kept`` says whether the network is in the average, ``seconds`` what an epoch took."""
 
     name: str
@@ -43,8 +44,8 @@ class Row:
     mlflow_run_id: str | None
 
 
-def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Machine) -> list[Row]:
-    """Measure what lies in ``models/trained`` on the test side, with audited labels.
+def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Machine) -> list[AblationRow]:
+    """Measure the networks in ``models/trained`` on the test side, with audited labels.
 
     Args:
         trained: the content of ``trained.json``.
@@ -60,7 +61,7 @@ def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Mac
 
     def probabilities(file: str, data: Pictures, what: str) -> Probabilities:
         model.load_state_dict(torch.load(stage.TRAINED / file, weights_only=True, map_location="cpu"))
-        logits, _ = predict(model, data, machine, what)
+        logits, _ = predict_logits(model, data, machine, what)
         return logits.double().softmax(1).numpy()
 
     members = trained["members"]
@@ -76,10 +77,10 @@ def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Mac
     rows = []
     for name, shares in on_clean.items():
         right = shares.argmax(1) == labels
-        losses = -np.log(shares[np.arange(len(labels)), labels].clip(1e-12))
+        losses = log_losses(shares, labels)
         line = by_name.get(name, {})
         rows.append(
-            Row(
+            AblationRow(
                 name=name,
                 accuracy=wilson(int(right.sum()), len(right)),
                 log_loss=bootstrap(lambda chosen, losses=losses: float(losses[chosen].mean()), len(losses)),  # type: ignore[misc]

@@ -1,13 +1,13 @@
-"""Audit: look at every file, and write down which ones to leave out and why. Nothing is deleted.
+"""Audit: check every file, and record which ones to leave out and why. Nothing is deleted.
 
     catsdogs audit
 
-``data/audit.csv`` has one row per file. Status ``kept`` goes on; the others stay out: ``corrupt`` (the service would
-refuse it too), ``duplicate`` (the same bytes), ``near_duplicate`` (the same photo in another size or quality, or
-mirrored) and ``cross_class`` (the same photo filed under both animals, so its label is anyone's guess).
+``data/audit.csv`` has one row per file. Files with status ``kept`` are used; the others are not: ``corrupt`` (the
+service would refuse it too), ``duplicate`` (the same bytes), ``near_duplicate`` (the same photo in another size or
+quality, or mirrored) and ``cross_class`` (the same photo filed under both animals, so its label is unknown).
 
-The file is also the audit's memory: a photo that was kept before is kept again when photos are added later, so that
-the split, which follows from each kept photo's own content, moves none of the old ones.
+The next audit reads the file again: a photo that was kept stays kept when photos are added, so that the split, which
+depends only on each kept photo's content, moves none of the old ones.
 """
 
 import csv
@@ -26,16 +26,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from shared.contract import CLASSES
+from shared.files import write_whole
 from shared.pixels import RefusedImageError, pixels
-from training.stage import StageError, progress, write_whole
+from training.stage import StageError, progress
 
-THUMBNAIL: Final = 16  # side of the colour thumbnail that near-duplicates are told by
+THUMBNAIL: Final = 16  # side of the colour thumbnail that near-duplicates are found with
 LEAST: Final = 3  # usable photos of a class: one to train on, one to validate on, one to test on
 CHUNK: Final = 1024  # rows of the similarity matrix that are in memory at once
 
 
 @dataclass(frozen=True)
-class Row:
+class AuditRow:
     """One file: ``path`` relative to the raw folder, ``twin`` the path of the photo it repeats or contradicts."""
 
     path: str
@@ -47,31 +49,31 @@ class Row:
     detail: str = ""
 
 
-def audit(raw: Path, out: Path, near_duplicate: float) -> list[Row]:
+def audit(raw: Path, out: Path, near_duplicate: float) -> list[AuditRow]:
     """Audit every file below ``raw`` and write the table ``out``.
 
     Args:
         raw: the folder that ``fetch`` filled.
         out: the CSV to write; an earlier one at the same place says which photos were kept before.
-        near_duplicate: two photos whose 16×16 colour thumbnails correlate at least so much are one photo.
+        near_duplicate: least correlation of two 16×16 colour thumbnails for the photos to count as one.
 
     Raises:
         StageError: ``raw`` is missing, or too few of its photos can be kept.
     """
-    files = sorted(path for label in ("cats", "dogs") for path in raw.glob(f"*/{label}/*") if path.is_file())
+    files = sorted(path for label in CLASSES for path in raw.glob(f"*/{label}/*") if path.is_file())
     if not files:
-        raise StageError(f"{raw}: no photos there; run `catsdogs fetch` first")
+        raise StageError(f"{raw}: no photos found; run `catsdogs fetch` first")
     kept_before = {row.sha256 for row in read(out) if row.status == "kept"} if out.exists() else set()
     rows, thumbnails = _decode(raw, files)
 
-    # Those kept before come first, then the ones with most detail; the rest of the order only has to be stable.
+    # Photos kept before come first, then the largest files; beyond that the order only has to be stable.
     order = sorted(range(len(rows)), key=lambda i: (rows[i].sha256 not in kept_before, -rows[i].bytes, rows[i].sha256))
     rows = [rows[i] for i in order]
     rows = _leave_out_repeats(rows, np.stack([thumbnails[i] for i in order]), near_duplicate)
     rows.sort(key=lambda row: row.path)
 
     kept = Counter(row.label for row in rows if row.status == "kept")
-    if min(kept["cats"], kept["dogs"]) < LEAST:
+    if min(kept[label] for label in CLASSES) < LEAST:
         left_out = Counter(row.status for row in rows if row.status != "kept")
         why = ", ".join(f"{count:,} {status}" for status, count in sorted(left_out.items())) or "none"
         raise StageError(
@@ -82,42 +84,42 @@ def audit(raw: Path, out: Path, near_duplicate: float) -> list[Row]:
     return rows
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path) -> list[AuditRow]:
     """Read the table that :func:`audit` wrote."""
     if not path.exists():
-        raise StageError(f"{path}: not there; run `catsdogs audit` first")
+        raise StageError(f"{path}: not found; run `catsdogs audit` first")
     with path.open(newline="") as file:
-        return [msgspec.convert(row, Row, strict=False) for row in csv.DictReader(file)]
+        return [msgspec.convert(row, AuditRow, strict=False) for row in csv.DictReader(file)]
 
 
-def summary(rows: list[Row]) -> dict[str, Any]:
+def summary(rows: list[AuditRow]) -> dict[str, Any]:
     """Files per status and class, for the report."""
     statuses = ("kept", "corrupt", "duplicate", "near_duplicate", "cross_class")
     count = Counter((row.status, row.label) for row in rows)
     return {
         "files": len(rows),
-        **{status: {label: count[status, label] for label in ("cats", "dogs")} for status in statuses},
+        **{status: {label: count[status, label] for label in CLASSES} for status in statuses},
     }
 
 
-def dataset_digest(rows: list[Row]) -> str:
+def dataset_digest(rows: list[AuditRow]) -> str:
     """SHA-256 over label and content of every kept photo, whatever its name."""
     lines = sorted(f"{row.label} {row.sha256}\n" for row in rows if row.status == "kept")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _table(rows: list[Row]) -> str:
+def _table(rows: list[AuditRow]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(AuditRow)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     return text.getvalue()
 
 
-def _decode(raw: Path, files: list[Path]) -> tuple[list[Row], list[npt.NDArray[np.float32]]]:
-    def look(path: Path) -> tuple[Row, npt.NDArray[np.float32]]:
+def _decode(raw: Path, files: list[Path]) -> tuple[list[AuditRow], list[npt.NDArray[np.float32]]]:
+    def look(path: Path) -> tuple[AuditRow, npt.NDArray[np.float32]]:
         data = path.read_bytes()
-        row = Row(
+        row = AuditRow(
             path=path.relative_to(raw).as_posix(),
             label=path.parent.name,
             sha256=hashlib.sha256(data).hexdigest(),
@@ -140,7 +142,7 @@ _NOTHING: Final = np.zeros(THUMBNAIL * THUMBNAIL * 3 + 1, np.float32)
 def _thumbnail(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Unit vector whose dot product with another is their correlation.
 
-    The constant at its end keeps flat pictures, which have no variation to correlate, from being like nothing at all.
+    The constant at its end gives flat pictures, which have no variation to correlate, something to match on.
     """
     small = Image.fromarray(array).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     flat = np.asarray(small, np.float32).ravel()
@@ -154,7 +156,7 @@ def _mirrored(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.hstack([pictures, thumbnails[:, -1:]])
 
 
-def _leave_out_repeats(rows: list[Row], thumbnails: npt.NDArray[np.float32], threshold: float) -> list[Row]:
+def _leave_out_repeats(rows: list[AuditRow], thumbnails: npt.NDArray[np.float32], threshold: float) -> list[AuditRow]:
     """Walk the rows in order, keep each photo that repeats no kept one, and leave out both where the labels differ."""
     rows = list(rows)
     for later, earlier in _similar(thumbnails, threshold):

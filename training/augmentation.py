@@ -1,7 +1,7 @@
-"""What training does to its pictures, and only training: validation and test see them as they are.
+"""Augmentation of the training pictures; validation and test pictures are not augmented.
 
-The photos that people upload differ from the training set above all in sharpness, framing and light, so that is what
-is varied. Everything is drawn from torch's generator, which the data set seeds for each picture of each epoch.
+The photos that people upload differ from the training set above all in sharpness, framing and light, so these
+are varied. Everything is drawn from torch's generator, which the data set seeds for each picture of each epoch.
 """
 
 import math
@@ -42,8 +42,8 @@ class RandomColour(torch.nn.Module):
 
     Args:
         brightness: the factor is drawn from 1 - brightness to 1 + brightness.
-        contrast: likewise, about the picture's mean luma.
-        saturation: likewise, about each place's luma.
+        contrast: the same, about the picture's mean luma.
+        saturation: the same, about each pixel's luma.
         hue: largest turn either way, in parts of a full one.
     """
 
@@ -79,7 +79,7 @@ class RandomRescale(torch.nn.Module):
     """Scale a picture down by a random factor and up again: a photo that was small, or not quite in focus."""
 
     def __init__(self, low: float, high: float) -> None:
-        """Draw the factor from ``low`` to ``high``; a picture at a factor above 0.95 is left alone."""
+        """Draw the factor from ``low`` to ``high``; above 0.95 the picture is left as it is."""
         super().__init__()
         self.low, self.high = low, high
 

@@ -1,4 +1,4 @@
-"""What is fitted on the validation set alone: how sure to be, and when to say "unsure"."""
+"""What is fitted on the validation set: the temperature, and the confidence below which to say "unsure"."""
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,9 @@ def log_loss(logits: Floats, labels: Ints, temperature: float = 1.0) -> float:
 
 
 def fit_temperature(logits: Floats, labels: Ints) -> float:
-    """Temperature that makes the validation log loss smallest (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+    """Temperature that minimises the validation log loss (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
 
-    It is kept within 0.05..20: a validation set without a single mistake would ask for zero.
+    Bounded to 0.05..20: on a validation set without mistakes it would go to zero.
     """
     found = minimize_scalar(
         lambda log_t: log_loss(logits, labels, float(np.exp(log_t))),
@@ -46,7 +46,7 @@ def close_call(probabilities: Floats, labels: Ints, error: float) -> float:
         error: the bound, 0..1.
 
     Returns:
-        A threshold in 0.5..1; 1 where n is too small for the bound, so that next to nothing is answered.
+        A threshold in 0.5..1; 1 where n is too small for the bound, so that almost nothing is answered.
     """
     confidence = probabilities.max(1)
     wrong = np.sort(confidence[probabilities.argmax(1) != labels])
@@ -55,5 +55,5 @@ def close_call(probabilities: Floats, labels: Ints, error: float) -> float:
         return 1.0
     if len(wrong) <= allowed:
         return 0.5
-    # Answering from just above the (allowed + 1)-th most confident mistake leaves `allowed` of them.
+    # A threshold just above the (allowed + 1)-th most confident mistake leaves `allowed` of them.
     return float(np.nextafter(wrong[len(wrong) - allowed - 1], 2.0).clip(0.5, 1.0))

@@ -1,6 +1,6 @@
-"""The pipeline's subcommands of ``catsdogs``. Each stage's reads its section of params.yaml and runs it.
+"""The pipeline's subcommands of ``catsdogs``: each reads its section of params.yaml and runs its stage.
 
-The stages import torch, so they are imported when they run: ``catsdogs --help`` answers at once.
+The stages import torch, so each is imported only when it runs: ``catsdogs --help`` answers at once.
 """
 
 import errno
@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from shared.files import write_json
 from training import stage
 
 PARAMS = click.option(
@@ -25,7 +26,7 @@ Command = Callable[..., Any]
 
 
 class Refused(click.ClickException):
-    """One line that says what to mend; click's UsageError would show how to call the command, which was not wrong."""
+    """One line that says what to fix. click's UsageError would add the usage, but the command was called correctly."""
 
     exit_code = 2
 
@@ -42,7 +43,7 @@ def _command(help_text: str) -> Callable[[Command], click.Command]:
             except OSError as error:
                 if error.errno not in NO_ROOM:
                     raise
-                message = f"{error.strerror}: nothing is half-written, and what is finished is kept; run it again"
+                message = f"{error.strerror}: nothing is half-written and finished files are kept; run it again"
                 raise Refused(message) from error
 
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # click's own way
@@ -56,9 +57,7 @@ def _stage(help_text: str) -> Callable[[Command], click.Command]:
     return lambda function: _command(help_text)(PARAMS(function))
 
 
-@_stage(
-    "Bring the photographs to data/raw.\n\nSOURCE is 'kaggle', a folder or a zip file; without it params.yaml says."
-)
+@_stage("Copy the photos to data/raw.\n\nSOURCE is 'kaggle', a folder or a zip file; by default params.yaml names it.")
 @click.argument("source", nargs=-1)
 def fetch(params_file: Path, source: tuple[str, ...]) -> None:
     """Run the stage fetch."""
@@ -69,7 +68,7 @@ def fetch(params_file: Path, source: tuple[str, ...]) -> None:
     click.echo(f"{stage.RAW}: {counts['cats']:,} cats, {counts['dogs']:,} dogs")
 
 
-@_stage("Look at every file of data/raw; write data/audit.csv: which ones stay out, and why.")
+@_stage("Check every file in data/raw; write data/audit.csv: which ones are left out, and why.")
 def audit(params_file: Path) -> None:
     """Run the stage audit."""
     from training import params
@@ -78,15 +77,16 @@ def audit(params_file: Path) -> None:
 
     rows = run(stage.RAW, stage.AUDIT, params.load(params_file).audit.near_duplicate)
     found = summary(rows)
-    stage.write_json(stage.REPORTS / "audit.json", found)
+    write_json(stage.REPORTS / "audit.json", found)
     for status, count in found.items():
         text = f"{count:,}" if isinstance(count, int) else f"{count['cats']:,} cats, {count['dogs']:,} dogs"
         click.echo(f"{status:>15}: {text}")
 
 
-@_stage("Put every kept photo on one side by its content; write data/split.csv.")
+@_stage("Assign every kept photo to train, val or test by its content; write data/split.csv.")
 def split(params_file: Path) -> None:
     """Run the stage split."""
+    from shared.contract import CLASSES
     from training import audit, params
     from training.split import SIDES
     from training.split import split as run
@@ -94,10 +94,9 @@ def split(params_file: Path) -> None:
     section = params.load(params_file).split
     photos = run(audit.read(stage.AUDIT), stage.SPLIT, section.train, section.val)
     counts = {
-        side: {label: sum((p.side, p.label) == (side, label) for p in photos) for label in ("cats", "dogs")}
-        for side in SIDES
+        side: {label: sum((p.side, p.label) == (side, label) for p in photos) for label in CLASSES} for side in SIDES
     }
-    stage.write_json(stage.REPORTS / "split.json", counts)
+    write_json(stage.REPORTS / "split.json", counts)
     for side, count in counts.items():
         click.echo(f"{side:>6}: {count['cats']:,} cats, {count['dogs']:,} dogs")
 
@@ -109,11 +108,11 @@ def prepare(params_file: Path) -> None:
     from training import split as splits
     from training.prepare import prepare as run
 
-    params.load(params_file)  # a broken file is better noticed before minutes of work than after
+    params.load(params_file)  # report a broken file before minutes of work, not after
     run(splits.read(stage.SPLIT), stage.RAW, stage.PREPARED)
 
 
-@_stage("Name the photos whose label looks wrong; write data/suspects.csv and reports/suspects.png.")
+@_stage("List the photos whose label looks wrong; write data/suspects.csv and reports/suspects.png.")
 def suspects(params_file: Path) -> None:
     """Run the stage suspects."""
     from training import params
@@ -122,8 +121,8 @@ def suspects(params_file: Path) -> None:
     run(stage.PREPARED, params.load(params_file).suspects, stage.SUSPECTS, stage.REPORTS)
 
 
-@_stage("Train the network; goes on where an interrupted run of the same parameters and data stopped.")
-@click.option("--restart", is_flag=True, help="Forget an interrupted run.")
+@_stage("Train the network; resumes an interrupted run with the same parameters and data.")
+@click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted run.")
 def train(params_file: Path, restart: bool) -> None:
     """Run the stage train."""
     from training import params
@@ -144,7 +143,7 @@ def export(params_file: Path) -> None:
     run(params.load(params_file).export)
 
 
-@_stage("Write the network in whole numbers beside the float file: models/candidate.int8.onnx.")
+@_stage("Quantize the network to int8; write models/candidate.int8.onnx.")
 def quantize(params_file: Path) -> None:
     """Run the stage quantize."""
     from training import params
@@ -168,13 +167,13 @@ def evaluate(params_file: Path) -> None:
     "It is registered in MLflow as a version of cats-dogs, with the comparison as its tags. It wins if it is "
     "significantly better on the same test photos, or not worse and smaller or faster."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would happen without changing anything.")
 @click.option(
     "--margin",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.01,
     show_default=True,
-    help="Share of the photos by which a smaller or faster model may be worse, at most.",
+    help="Largest drop in accuracy, as a share of the photos, allowed for a smaller or faster model.",
 )
 def promote(dry_run: bool, margin: float) -> None:
     """Run the comparison with the champion."""
@@ -183,7 +182,7 @@ def promote(dry_run: bool, margin: float) -> None:
     run(dry_run=dry_run, margin=margin)
 
 
-@_command("Make the champion before this one champion again, and put its files back into serving/models.")
+@_command("Make the previous champion the champion again, and restore its files in serving/models.")
 def rollback() -> None:
     """Undo the last promotion."""
     from training.promote import rollback as run

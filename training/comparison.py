@@ -1,11 +1,11 @@
 """Two models on the same photos: is one better, or is the difference chance?
 
-A verdict looks only at the photos on which the two differ, since those on which both are right, or both wrong, say
-nothing about which is better.
+The verdict depends only on the photos on which the two differ: those on which both are right, or both wrong, do not
+say which is better.
 """
 
 from math import sqrt
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -19,7 +19,6 @@ RESAMPLES: Final = 2000
 SEED: Final = 20261123
 
 Rights = npt.NDArray[np.bool_]
-Probabilities = npt.NDArray[np.floating[Any]]
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -43,16 +42,16 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def significant(self) -> bool:
-        """Whether so large a difference would come by chance less than once in twenty times."""
+        """Whether a difference this large has a probability below 5 % by chance."""
         return self.p_value < SIGNIFICANT
 
     @property
     def verdict(self) -> str:
-        """What can be said, in a sentence that calls the models the first and the second."""
-        return self.told("the first", "the second")
+        """The result in a sentence that calls the models the first and the second."""
+        return self.describe("the first", "the second")
 
-    def told(self, first: str, second: str) -> str:
-        """Say the verdict with other names for the models."""
+    def describe(self, first: str, second: str) -> str:
+        """The verdict with other names for the models."""
         counts = (
             f"{self.only_first_right} of {self.n:,} photos only {first} has right, "
             f"{self.only_second_right} only {second}; p = {self.p_value:.2g}"
@@ -95,13 +94,6 @@ def compare(first_right: Rights, second_right: Rights) -> Comparison:
         second=wilson(int(second_right.sum()), n),
         difference=Difference((only_second - only_first) / n, max(-1.0, centre - half), min(1.0, centre + half)),
     )
-
-
-def log_losses(probabilities: Probabilities, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Negative log likelihood of each photo in nats, float [n], from probabilities [n, 2] and class indices [n]."""
-    likelihood = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    losses: npt.NDArray[np.float64] = -np.log(likelihood.clip(1e-12))
-    return losses
 
 
 def compare_means(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> Difference:

@@ -26,20 +26,21 @@ import onnxruntime
 from shared import contract, exam
 from shared.contract import CLASSES, Contract, Precision
 from shared.exam import Outputs, Run
+from shared.files import write_json, write_whole
 from shared.pixels import Pixels
-from training import ablation, labels, plots, report, stage, strangers, tracking
+from training import ablation, labels, ood, plots, report, stage, tracking
 from training.comparison import Comparison, compare
-from training.covering import Covering, covering
 from training.graph import runner
 from training.machine import choose_machine
 from training.measure import Quality, quality
+from training.occlusion import Occlusion, occlusion
+from training.packaging import answers
 from training.params import Evaluate
-from training.pictures import Pictures, spread
-from training.seal import answers
+from training.pictures import Pictures, evenly_spaced
 from training.stage import StageError, progress
 from training.train import read_trained
 
-TURN: Final = 20  # photos that a file is timed on before the next has its turn
+TURN: Final = 20  # photos that a file is timed on before the next file's turn
 FILES: Final[dict[Precision, tuple[Path, Path, str]]] = {
     "fp32": (stage.CANDIDATE, stage.MODEL, "metrics.json"),
     "int8": (stage.CANDIDATE_INT8, stage.MODEL_INT8, "metrics.int8.json"),
@@ -49,7 +50,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass
 class Measured:
-    """All that is known of one file."""
+    """One file and its measurements."""
 
     model: onnx.ModelProto
     document: Contract
@@ -57,8 +58,8 @@ class Measured:
     outputs: Outputs
     raw: Quality
     audited: Quality
-    familiarity: strangers.Familiarity | None
-    strange: dict[str, Outputs]
+    ood_detection: ood.OodDetection | None
+    ood_outputs: dict[str, Outputs]
     milliseconds: float = 0.0
 
 
@@ -72,18 +73,18 @@ def evaluate(params: Evaluate) -> None:
     decided = labels.decisions()
     test = Pictures(stage.PREPARED / "test")
     after_audit = [labels.audited(path.stem, path.parent.name, decided) for path in test.paths]
-    others = strangers.read(Path(params.not_pets)) if Path(params.not_pets).exists() else {}
+    others = ood.read(Path(params.not_pets)) if Path(params.not_pets).exists() else {}
     if not others:
-        print(f"{params.not_pets}: not there, so nothing is said about photos of other things (evaluate.not_pets)")
+        print(f"{params.not_pets}: not found; photos of other things are not evaluated (evaluate.not_pets)")
     files = {
         precision: _measure(path, test, after_audit, others)
         for precision, (path, _, _) in FILES.items()
         if path.exists()
     }
     if "fp32" not in files:
-        raise StageError(f"{stage.CANDIDATE}: not there; run `catsdogs export` first")
+        raise StageError(f"{stage.CANDIDATE}: not found; run `catsdogs export` first")
     _time(files, test, params.timed)
-    evidence = covering(files["fp32"].run, [test.array(index) for index in spread(len(test), params.covered)])
+    evidence = occlusion(files["fp32"].run, [test.array(index) for index in evenly_spaced(len(test), params.covered)])
     rows = ablation.ablation(trained, decided, choose_machine())
     truth = np.array(test.labels)
     precisions = (
@@ -94,13 +95,12 @@ def evaluate(params: Evaluate) -> None:
     _write(params, test, files, evidence, rows, precisions)
     _track(trained["mlflow_run_id"], files, rows)
     for precision, file in files.items():
-        share, clean = file.raw.accuracy, file.audited.accuracy
         print(
-            f"{precision}: {share.value:.2%} right on {file.raw.pictures:,} test photos "
-            f"(95 % interval {share.low:.2%} to {share.high:.2%}), {clean.value:.2%} on the {file.audited.pictures:,} "
-            f"with audited labels; log loss {file.raw.log_loss.value:.4f} and {file.audited.log_loss.value:.4f}"
+            f"{precision}: {file.raw.accuracy.text()} right on {file.raw.pictures:,} test photos, "
+            f"{file.audited.accuracy.text()} on the {file.audited.pictures:,} with audited labels; "
+            f"log loss {file.raw.log_loss.value:.4f} and {file.audited.log_loss.value:.4f}"
         )
-    print(f"{stage.REPORTS / 'report.html'}: all of it, in figures")
+    print(f"{stage.REPORTS / 'report.html'}: the full report")
 
 
 def _measure(path: Path, test: Pictures, after_audit: list[str | None], others: dict[str, list[Pixels]]) -> Measured:
@@ -116,7 +116,7 @@ def _measure(path: Path, test: Pictures, after_audit: list[str | None], others: 
     right_labels = np.array([CLASSES.index(label) for label in after_audit if label is not None])
     raw = quality(outputs, np.array(test.labels), document)
     audited = quality(Outputs(*(rows[kept] for rows in outputs)), right_labels, document)
-    strange = strangers.answers(run, others, f"strangers, {document.precision}") if others else {}
+    ood_outputs = ood.grouped_answers(run, others, f"out of distribution, {document.precision}") if others else {}
     promise = contract.TestMetrics(
         pictures=raw.pictures,
         accuracy=raw.accuracy,
@@ -126,22 +126,22 @@ def _measure(path: Path, test: Pictures, after_audit: list[str | None], others: 
     )
     document = msgspec.structs.replace(document, test=promise)
     onnx.helper.set_model_props(model, {contract.METADATA_KEY: contract.dumps(document)})
-    familiar = strangers.measure(outputs, strange, document) if strange else None
-    return Measured(model, document, run, outputs, raw, audited, familiar, strange)
+    detection = ood.ood_detection(outputs, ood_outputs, document) if ood_outputs else None
+    return Measured(model, document, run, outputs, raw, audited, detection, ood_outputs)
 
 
 def _time(files: dict[Precision, Measured], test: Pictures, count: int) -> None:
-    """Median milliseconds of a photo on one thread, the files in turns so that the machine's moods hit all alike.
+    """Median milliseconds of a photo on one thread, in turns so that other load affects all files alike.
 
-    A turn is several photos long, as a service runs one file and not two: photo by photo each would find the other's
-    weights in the processor's caches, which costs the quicker one most (2.6 ms rather than 1.9, of 4.6 in float).
+    A turn is several photos long, because a service runs one file: alternating photo by photo, each file evicts the
+    other's weights from the caches, which costs the faster one most (2.6 ms rather than 1.9; float takes 4.6).
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     runs = {precision: runner(file.model.SerializeToString(), options) for precision, file in files.items()}
     spent: dict[Precision, list[float]] = {precision: [] for precision in files}
-    chosen = spread(len(test), count)
+    chosen = evenly_spaced(len(test), count)
     for start in progress(range(0, len(chosen), TURN), "timing", unit=" turns"):
         pictures = [test.array(index)[np.newaxis] for index in chosen[start : start + TURN]]
         for precision, run in runs.items():
@@ -153,8 +153,8 @@ def _time(files: dict[Precision, Measured], test: Pictures, count: int) -> None:
         file.milliseconds = median(spent[precision])
 
 
-def figures(file: Measured, evidence: Covering | None) -> dict[str, Any]:
-    """What ``metrics.json`` says of a file; the plain names are of the labels as they came."""
+def figures(file: Measured, evidence: Occlusion | None) -> dict[str, Any]:
+    """Content of ``metrics.json`` for a file; names without ``audited`` are of the original labels."""
     document, raw, audited = file.document, msgspec.to_builtins(file.raw), msgspec.to_builtins(file.audited)
     result = {
         "version": document.version,
@@ -176,8 +176,8 @@ def figures(file: Measured, evidence: Covering | None) -> dict[str, Any]:
         "split_digest": document.provenance.split_digest,
         "git_commit": document.provenance.git_commit,
     }
-    if file.familiarity:
-        result["strangers"] = msgspec.to_builtins(file.familiarity)
+    if file.ood_detection:
+        result["strangers"] = msgspec.to_builtins(file.ood_detection)
     if evidence:
         result["evidence"] = msgspec.to_builtins(evidence)
     return result
@@ -187,15 +187,15 @@ def _write(
     params: Evaluate,
     test: Pictures,
     files: dict[Precision, Measured],
-    evidence: Covering,
-    rows: list[ablation.Row],
+    evidence: Occlusion,
+    rows: list[ablation.AblationRow],
     precisions: Comparison | None,
 ) -> None:
     fp32, truth = files["fp32"], np.array(test.labels)
     metrics = {precision: figures(file, evidence if precision == "fp32" else None) for precision, file in files.items()}
     predicted = fp32.outputs.probabilities.argmax(1)
     worst = _worst(fp32.outputs, truth, params.worst)
-    mistakes = plots.sheet(
+    mistakes = plots.contact_sheet(
         [test.array(index) for index in worst],
         [f"{CLASSES[truth[i]]}, said {CLASSES[predicted[i]]} {fp32.outputs.probabilities[i].max():.3f}" for i in worst],
         f"{len(worst)} worst of {int((predicted != truth).sum())} mistakes on {len(truth):,} test photos",
@@ -203,33 +203,33 @@ def _write(
     stage.REPORTS.mkdir(exist_ok=True)
     for precision, (_, _, name) in FILES.items():
         if precision in metrics:
-            stage.write_json(stage.REPORTS / name, metrics[precision])
+            write_json(stage.REPORTS / name, metrics[precision])
     table = [msgspec.to_builtins(row) | {"verdict": _verdict(row)} for row in rows]
-    stage.write_json(stage.REPORTS / "ablation.json", {"compared_with": rows[1].name, "rows": table})
-    stage.write_whole(stage.REPORTS / "predictions.csv", _predictions(test.paths, fp32))
+    write_json(stage.REPORTS / "ablation.json", {"compared_with": rows[1].name, "rows": table})
+    write_whole(stage.REPORTS / "predictions.csv", _predictions(test.paths, fp32))
     plots.confusion_matrix(truth, predicted).savefig(stage.REPORTS / "confusion.png", dpi=120)
     mistakes.savefig(stage.REPORTS / "worst.png", dpi=110)
     content = report.Content(
         metrics={str(precision): figures for precision, figures in metrics.items()},
         outputs={str(precision): file.outputs for precision, file in files.items()},
         contracts={str(precision): file.document for precision, file in files.items()},
-        strange=fp32.strange,
+        ood_outputs=fp32.ood_outputs,
         labels=truth,
         ablation=table,
         precisions=precisions,
     )
-    stage.write_whole(stage.REPORTS / "report.html", report.page(content, mistakes))
-    stage.write_whole(stage.REPORTS / "report-without-photos.html", report.page(content, None))
-    stage.write_whole(stage.REPORTS / "model-card.md", report.card(content))
+    write_whole(stage.REPORTS / "report.html", report.page(content, mistakes))
+    write_whole(stage.REPORTS / "report-without-photos.html", report.page(content, None))
+    write_whole(stage.REPORTS / "model-card.md", report.card(content))
     for precision, (_, path, _) in FILES.items():
         if precision in files:
-            stage.write_whole(path, files[precision].model.SerializeToString())
+            write_whole(path, files[precision].model.SerializeToString())
         else:
             path.unlink(missing_ok=True)
 
 
-def _verdict(row: ablation.Row) -> str:
-    return row.against_first.told("the fine-tuned network", "this one") if row.against_first else "compared with"
+def _verdict(row: ablation.AblationRow) -> str:
+    return row.against_first.describe("the fine-tuned network", "this one") if row.against_first else "compared with"
 
 
 def _worst(outputs: Outputs, truth: Labels, count: int) -> list[int]:
@@ -251,7 +251,7 @@ def _predictions(paths: list[Path], file: Measured) -> str:
     return text.getvalue()
 
 
-def _track(run_id: str, files: dict[Precision, Measured], rows: list[ablation.Row]) -> None:
+def _track(run_id: str, files: dict[Precision, Measured], rows: list[ablation.AblationRow]) -> None:
     with tracking.run(run_id):
         for precision, file in files.items():
             mlflow.log_metrics(

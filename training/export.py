@@ -2,8 +2,8 @@
 
     catsdogs export
 
-Writes ``models/candidate.onnx``: the graph, and the contract in its metadata, all but the test metrics, which
-``evaluate`` adds.
+Writes ``models/candidate.onnx``: the graph, with the contract in its metadata; ``evaluate`` adds the test
+metrics.
 """
 
 from typing import Final
@@ -15,14 +15,15 @@ import torch
 
 from shared import contract, exam
 from shared.exam import Outputs
+from shared.files import write_json, write_whole
 from shared.pixels import Pixels
 from training import calibration, labels, models, stage, tracking
 from training.familiarity import Familiarity
 from training.graph import Graph, largest_difference, runner, to_onnx
 from training.machine import choose_machine
+from training.packaging import Calibrated, package
 from training.params import Export
-from training.pictures import Pictures, spread
-from training.seal import Calibrated, seal
+from training.pictures import Pictures, evenly_spaced
 from training.train import features, read_trained
 
 TOLERANCE: Final = 1e-4  # between torch and onnxruntime, on real photos
@@ -53,23 +54,23 @@ def export(params: Export) -> None:
 
     graph = Graph(classifier, familiarity, temperature)
     model = to_onnx(graph, params.opset)
-    pictures = np.stack([val_set.array(index) for index in spread(len(val_set), params.parity_pictures)])
+    pictures = np.stack([val_set.array(index) for index in evenly_spaced(len(val_set), params.parity_pictures)])
     differences = check_parity(graph, runner(model.SerializeToString()), pictures)
-    sealed = seal(model, "fp32", Calibrated(trained, temperature), val_set, params, {})
-    stage.write_whole(stage.CANDIDATE, sealed.data)
-    report = sealed.report | {
+    packaged = package(model, "fp32", Calibrated(trained, temperature), val_set, params, {})
+    write_whole(stage.CANDIDATE, packaged.data)
+    report = packaged.report | {
         "temperature": temperature,
         "val_log_loss_uncalibrated": calibration.log_loss(logits, truth),
         **{f"parity_{name}": difference for name, difference in differences.items()},
     }
-    stage.write_json(stage.REPORTS / "export.json", report)
+    write_json(stage.REPORTS / "export.json", report)
     with tracking.run(trained["mlflow_run_id"]):
         mlflow.log_metrics({name: value for name, value in report.items() if isinstance(value, float)})
     print(f"{stage.CANDIDATE}: {report['version']}, {report['megabytes']:.1f} MB")
 
 
 def read_candidate() -> tuple[onnx.ModelProto, Calibrated]:
-    """Read what :func:`export` wrote: the bare graph, and what another precision of it needs to know.
+    """Read what :func:`export` wrote: the bare graph, and what is needed to package it in another precision.
 
     Raises:
         StageError: it has not run.
@@ -95,5 +96,7 @@ def check_parity(graph: Graph, run: exam.Run, pictures: Pixels) -> dict[str, flo
     # "not <=" rather than ">": a NaN must fail.
     wrong = [f"{name} by {difference:.2g}" for name, difference in differences.items() if not difference <= TOLERANCE]
     if wrong:
-        raise stage.StageError(f"the exported file differs from torch in {', '.join(wrong)}, more than {TOLERANCE:g}")
+        raise stage.StageError(
+            f"the exported file's outputs differ from torch's by more than {TOLERANCE:g}: {', '.join(wrong)}"
+        )
     return differences

@@ -5,11 +5,11 @@ others. So what is measured is the share of a picture's deviation from the mean 
 residual of ViM (Wang et al. 2022, https://arxiv.org/abs/2203.10807, section 4.1) relative to the deviation's length.
 
 Measured with the network of the first release, 300 not-pets against its test photos, area under the ROC curve: this
-share with 64 components 0.998, ViM's absolute residual 0.989, the 10th nearest neighbour's cosine 0.998 (but it would
-need the training set at hand), the energy of the logits 0.963, Mahalanobis' distance within all components 0.997 and
+share with 64 components 0.998, ViM's absolute residual 0.989, the 10th nearest neighbour's cosine 0.998 (but it needs
+the training set at inference), the energy of the logits 0.963, Mahalanobis' distance within all components 0.997 and
 within the leading 64 only 0.28, worse than chance.
 
-A logistic curve brings the share to 0..1: the median validation picture gets 0.9, the one at the 99th percentile 0.5.
+A logistic curve maps the share to 0..1: the median validation picture gets 0.9, the one at the 99th percentile 0.5.
 """
 
 from typing import Final
@@ -40,7 +40,7 @@ class Familiarity(nn.Module):
         rows = features.double()
         mean = rows.mean(0)
         _, lengths, directions = torch.linalg.svd(rows - mean, full_matrices=False)
-        # A small network puts nearly everything into a few components, and float32 has no digits for what they leave.
+        # A small network puts nearly everything into a few components, and float32 cannot represent the rest.
         explained = lengths.square().cumsum(0) / lengths.square().sum()
         kept = max(1, min(dimensions, int((explained < MOST_EXPLAINED).sum())))
         self.register_buffer("mean", mean.float())

@@ -1,4 +1,4 @@
-"""Fetch: bring the photographs together, as they are, under ``data/raw/<source>/{cats,dogs}/``.
+"""Fetch: copy the photos unchanged to ``data/raw/<source>/{cats,dogs}/``.
 
 catsdogs fetch                              # the Kaggle set, through kagglehub
 catsdogs fetch photos/                      # a folder that has Cat/ and Dog/ somewhere inside
@@ -13,10 +13,11 @@ from typing import Final
 
 import kagglehub
 
+from shared.contract import CLASSES
+from shared.folders import label_of
 from training.stage import StageError, progress, whole_directory
 
 KAGGLE_HANDLE: Final = "bhavikjikadara/dog-and-cat-classification-dataset"
-CLASS_FOLDERS: Final = {"cat": "cats", "cats": "cats", "dog": "dogs", "dogs": "dogs"}
 
 
 def fetch(sources: Iterable[str], out: Path) -> dict[str, int]:
@@ -25,7 +26,7 @@ def fetch(sources: Iterable[str], out: Path) -> dict[str, int]:
     Raises:
         StageError: a source is missing or unreadable, or a class has no file in any of them.
     """
-    counts = dict.fromkeys(("cats", "dogs"), 0)
+    counts = dict.fromkeys(CLASSES, 0)
     with whole_directory(out) as aside:
         for source in sources:
             path = _kaggle() if source == "kaggle" else Path(source).expanduser()
@@ -42,11 +43,11 @@ def _kaggle() -> Path:
     print(f"fetching {KAGGLE_HANDLE} from Kaggle")
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
-    # kagglehub raises what requests, urllib3 and its own client raise; for a person they all mean the same.
+    # kagglehub raises what requests, urllib3 and its own client raise; all mean the same to the user.
     except Exception as error:
         raise StageError(
             f"Kaggle did not deliver {KAGGLE_HANDLE} ({type(error).__name__}: {error}); "
-            "download its zip by hand and pass it: make pipeline SOURCE=archive.zip"
+            "download the zip yourself and pass it: make pipeline SOURCE=archive.zip"
         ) from error
 
 
@@ -75,13 +76,13 @@ def _members(archive: zipfile.ZipFile) -> Iterator[tuple[tuple[str, str], zipfil
 
 
 def _place(path: Path | PurePosixPath) -> tuple[str, str] | None:
-    """Class and file name for a path such as ``PetImages/Cat/7.jpg``; None for what is not in a class folder.
+    """Class and file name for a path such as ``PetImages/Cat/7.jpg``; None if it is not in a class folder.
 
     Only the last two parts are used, so a member named ``../../x`` cannot leave the folder.
     """
     if len(path.parts) < 2 or path.name.startswith(".") or "__MACOSX" in path.parts:
         return None
-    label = CLASS_FOLDERS.get(path.parts[-2].lower())
+    label = label_of(path.parts[-2])
     return (label, path.name) if label else None
 
 
@@ -92,7 +93,7 @@ def _write(folder: Path, name: str, data: bytes, counts: dict[str, int]) -> None
 
 
 def _unused(path: Path) -> Path:
-    """``path``, or with -2, -3, … before its suffix if it is taken already."""
+    """``path``, or with -2, -3, … before its suffix if that name is taken."""
     number, candidate = 1, path
     while candidate.exists():
         number += 1

@@ -1,4 +1,4 @@
-"""One run of training as it stands: network, optimizer, average and history, saved and loaded as a whole."""
+"""The state of one training run: network, optimizer, weight average and history, saved and loaded together."""
 
 import io
 import time
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from shared.files import write_whole
 from training.models import Classifier
 from training.params import Train
-from training.stage import write_whole
 
 Weights = dict[str, Tensor]
 
@@ -33,7 +33,7 @@ class Epoch:
 
 
 class Fit:
-    """Everything that changes while training, and so everything that a checkpoint holds.
+    """Everything that changes during training; a checkpoint holds all of it.
 
     Args:
         model: the network, on its device; its averaged twin is what is validated and kept.
@@ -81,7 +81,7 @@ class Fit:
         return min(self.history, key=lambda line: line.val_loss)
 
     def end_epoch(self, logits: Tensor, labels: Tensor) -> Epoch:
-        """Write the epoch into the history, given the validation outputs, and keep its weights if they are the best."""
+        """Append the epoch to the history, given the validation outputs, and keep its weights if they are the best."""
         line = Epoch(
             epoch=len(self.history) + 1,
             train_loss=self.loss / self.seen,
@@ -113,7 +113,7 @@ class Fit:
         write_whole(path, buffer.getvalue())
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         content = torch.load(path, weights_only=True, map_location="cpu")
         self.model.load_state_dict(content["model"])
         self.average.load_state_dict(content["average"])
@@ -131,7 +131,7 @@ class Fit:
 def average(members: list[Weights]) -> Weights:
     """Mean of several networks' weights.
 
-    It works for networks fine-tuned from one start, and is better than each of them at no cost when they answer.
+    It works for networks fine-tuned from one start, and beats each of them at no cost at inference.
     """
     return {
         name: torch.stack([member[name] for member in members]).mean(0) if tensor.is_floating_point() else tensor
@@ -147,9 +147,9 @@ def greedy_soup(members: list[Weights], loss: Callable[[Weights], float]) -> tup
     Returns:
         The indices of those averaged, the best first, and the average.
     """
-    alone = [loss(member) for member in members]
-    order = sorted(range(len(members)), key=alone.__getitem__)
-    chosen, best = order[:1], alone[order[0]]
+    losses = [loss(member) for member in members]
+    order = sorted(range(len(members)), key=losses.__getitem__)
+    chosen, best = order[:1], losses[order[0]]
     for number in order[1:]:
         mixed = loss(average([members[index] for index in (*chosen, number)]))
         if mixed < best:
@@ -159,7 +159,7 @@ def greedy_soup(members: list[Weights], loss: Callable[[Weights], float]) -> tup
 
 def _optimizer(model: Classifier, params: Train) -> torch.optim.AdamW:
     trunk = [parameter for parameter in model.trunk.parameters() if parameter.requires_grad]
-    # A network from scratch has nothing to be careful with: its trunk learns as fast as its head.
+    # A network from scratch has no pretrained weights to protect: its trunk learns as fast as its head.
     lr = params.lr if params.pretrained and model.pretrained else params.head_lr
     groups = [
         {"params": [p for p in trunk if p.ndim > 1], "lr": lr},

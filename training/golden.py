@@ -1,7 +1,7 @@
-"""The golden pictures of the exam: small, free of anybody's rights, and between them every way to store a picture.
+"""The golden pictures of the exam: small, free of rights, and covering every way to store a picture.
 
-The cat is ``chelsea.png`` from scikit-image (CC0); the rest is generated. What looks like neither animal is of use
-too: its answer lies between the classes, where a small difference shows.
+The cat is ``chelsea.png`` from scikit-image (CC0); the rest is generated. Pictures of neither animal are
+useful too: their answers lie between the classes, where a small difference shows.
 """
 
 import io
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 
 def golden_pictures() -> dict[str, bytes]:
-    """Names and file contents, the same at every call on one version of Pillow."""
+    """Names and file contents, deterministic for one version of Pillow."""
     cat = _cat()
     small = cat.resize((180, 120))
     turned = Image.Exif()

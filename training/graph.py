@@ -69,7 +69,7 @@ def to_onnx(graph: Graph, opset: int) -> onnx.ModelProto:
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove what the exporter notes about each node: the stack that made it, with this machine's paths."""
+    """Remove what the exporter records about each node: its stack trace, with this machine's paths."""
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]
         part.ClearField("doc_string")

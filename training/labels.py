@@ -1,12 +1,12 @@
 """The labels: which ones look wrong, and what a person decided about each.
 
 A photo is judged by a network that never saw it: a logistic regression on the features of the untouched ImageNet
-trunk, fitted on the other folds. Where it says the other class, the label is a suspect; that is the candidate rule of
+trunk, fitted on the other folds. If it predicts the other class, the label is a suspect; this is the rule of
 confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068, "prune by class" without its quota, since
-here a person looks at each).
+a person reviews each of them here).
 
 The decisions are ``training/labels.csv``, made by looking at each suspect: ``keep``, ``relabel`` to the other class, or
-``exclude`` (both animals, or none). They belong to the photo's SHA-256, so they hold wherever the photo turns up.
+``exclude`` (both animals, or none). They are keyed by the photo's SHA-256, so they hold for every copy of it.
 """
 
 import csv
@@ -43,7 +43,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A photo whose label the other folds contradict; ``probability`` is theirs for the label it has, 0..1."""
+    """A photo whose label the other folds contradict; ``probability`` is what they give its label, 0..1."""
 
     photo: str
     side: str
@@ -57,7 +57,7 @@ def decisions(path: Path = DECISIONS) -> dict[str, Decision]:
     """Read the decisions, by the first ``ID_LENGTH`` digits of the photo's SHA-256.
 
     Raises:
-        StageError: a row is for no known class, decides nothing known, or names a photo twice.
+        StageError: a row has an unknown class or decision, or a photo has two rows.
     """
     with path.open(newline="") as file:
         try:
@@ -66,7 +66,7 @@ def decisions(path: Path = DECISIONS) -> dict[str, Decision]:
             raise StageError(f"{path}: {error}") from error
     twice = [sha256 for sha256, count in Counter(row.sha256 for row in rows).items() if count > 1]
     if twice:
-        raise StageError(f"{path}: {twice[0]} is decided twice")
+        raise StageError(f"{path}: {twice[0]} has two decisions")
     return {row.sha256[:ID_LENGTH]: row for row in rows}
 
 
@@ -86,17 +86,17 @@ def out_of_fold(
     Args:
         features: float32 [n, channels].
         labels: int [n], class indices.
-        folds: parts the photos are dealt into, class-balanced; fewer if a class has fewer photos.
-        seed: decides the dealing.
+        folds: number of stratified folds; fewer if a class has fewer photos.
+        seed: of the assignment to folds.
 
     Raises:
         StageError: a class has fewer than two photos.
     """
     smallest = int(min(np.bincount(labels, minlength=len(CLASSES))))
     if smallest < 2:
-        raise StageError(f"{smallest} photos of a class are too few to judge its labels by the others")
+        raise StageError(f"a class has only {smallest} photos, too few to check its labels")
     scaled = (features - features.mean(0)) / features.std(0).clip(1e-6)
-    # C as in the probe that training starts from; 0.001 and 0.1 name the same photos first.
+    # The same C as in the probe of `train`; 0.001 and 0.1 rank the same photos first.
     probe = LogisticRegression(C=0.01, max_iter=1000)
     deal = StratifiedKFold(min(folds, smallest), shuffle=True, random_state=seed)
     probabilities = cross_val_predict(probe, scaled, labels, cv=deal, method="predict_proba")
@@ -104,7 +104,7 @@ def out_of_fold(
     return own
 
 
-def table(suspects: list[Suspect]) -> str:
+def suspects_table(suspects: list[Suspect]) -> str:
     """The suspects as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

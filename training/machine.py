@@ -1,4 +1,4 @@
-"""What a run computes with: each choice is made by looking, and printed with its reason."""
+"""Device, precision and loader processes of a run: detected, and printed with the reason."""
 
 import ctypes
 import os
@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 
 import torch
+
+from shared import hardware
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Machine:
 
 def choose_machine() -> Machine:
     """Pick device, precision and loader processes, and say why."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = hardware.cores()
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     print(f"device: {device} ({torch.cuda.get_device_name() if cuda else 'no CUDA device is visible'})")
@@ -27,9 +29,9 @@ def choose_machine() -> Machine:
     print(
         f"precision: {'bfloat16 autocast' if bf16 else 'float32'} (bfloat16 arithmetic {'found' if bf16 else 'absent'})"
     )
-    print(f"memory: {_keep_freed_memory()}")
+    print(f"memory: {keep_freed_memory()}")
     print(f"waiting threads: {_how_threads_wait()}")
-    # Measured on two cores: 39 ms a picture loading in this process, 48 with one loader process beside the network.
+    # Measured on two cores: 39 ms a picture loading in this process, 48 with one loader process next to the network.
     workers = min(8, cores // 2) if cuda or cores > 4 else 0
     print(f"loader processes: {workers} ({cores} cores, {'a GPU' if cuda else 'and the network needs them'})")
     return Machine(device, torch.bfloat16 if bf16 else None, workers)
@@ -44,12 +46,12 @@ def _cpu_has_bf16() -> bool:
 def _how_threads_wait() -> str:
     policy = os.environ.get("OMP_WAIT_POLICY")  # set in training/__init__.py, where the reason stands in full
     if policy == "PASSIVE":
-        return "sleep (spinning, they would take the cores from whatever else runs)"
-    return f"as OMP_WAIT_POLICY={policy} says" if policy else "as the library has it (OMP_WAIT_POLICY is not set)"
+        return "sleep (spinning would take cores from other work)"
+    return f"as set by OMP_WAIT_POLICY={policy}" if policy else "the library's default (OMP_WAIT_POLICY is not set)"
 
 
-def _keep_freed_memory() -> str:
-    """Let glibc's malloc keep what the network frees instead of handing it back and faulting it in again.
+def keep_freed_memory() -> str:
+    """Let glibc's malloc keep freed memory instead of returning it to the kernel and faulting it in again.
 
     Measured on two cores: 33 → 13 ms a picture forward, 33 → 30 ms with the backward pass; before, up to 90 % of the
     time went to the kernel's page faults.

@@ -1,4 +1,4 @@
-"""A match: two model files on the same photos, how right, how large and how fast, and who wins."""
+"""A match: two model files on the same photos, their accuracy, size and speed, and which one wins."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,16 @@ import onnxruntime
 from shared import exam
 from shared.contract import CLASSES
 from shared.intervals import Interval
+from shared.metrics import log_losses
 from shared.pixels import pixels
-from training.comparison import Comparison, Difference, compare, compare_means, log_losses
+from training.comparison import Comparison, Difference, compare, compare_means
 from training.graph import runner
 from training.stage import StageError, progress
 
 MARGIN: Final = 0.01
 SMALLER: Final = 0.99  # of the champion's bytes, or less
-# Of the champion's time for a photo, or less. Measured, one file against itself, 1,306 photos on two busy cores, four
-# times: 0.995 to 1.000.
+# Largest share of the champion's time for a photo that counts as faster. Measured four times, one file against itself,
+# 1,306 photos on two busy cores: 0.995 to 1.000.
 FASTER: Final = 0.95
 
 
@@ -62,9 +63,6 @@ class Match:
         def row(what: str, champion: str, candidate: str, difference: str = "") -> str:
             return f"{what:<10}{champion:>26}{candidate:>26}   {difference}".rstrip()
 
-        def share(interval: Interval) -> str:
-            return f"{interval.value:.2%} ({interval.low:.2%}–{interval.high:.2%})"
-
         right, loss = self.right, self.log_loss
         difference = right.difference
         return "\n".join(
@@ -72,8 +70,8 @@ class Match:
                 row(f"{right.n:,} photos", rival, "candidate", "candidate less champion, 95 % interval"),
                 row(
                     "right",
-                    share(right.first),
-                    share(right.second),
+                    right.first.text(),
+                    right.second.text(),
                     f"{difference.value:+.2%} ({difference.low:+.2%} to {difference.high:+.2%})",
                 ),
                 row(
@@ -89,55 +87,57 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Decision:
+class PromotionDecision:
     """Whether the candidate serves from now on, and why, in words."""
 
     promote: bool
     reason: str
 
 
-def decide(match: Match, margin: float = MARGIN) -> Decision:
+def decide(match: Match, margin: float = MARGIN) -> PromotionDecision:
     """Promote a candidate that is significantly better, or not worse and smaller or faster.
 
     - Significantly better: more photos right, and McNemar's p below 0.05.
     - Not worse: it is not significantly worse, and the 95 % interval of the difference in accuracy ends above
-      ``-margin``. The second part is what "no significant difference" alone does not give: on few photos nothing is
-      significant, so a worse model would pass for want of evidence.
+      ``-margin``. The second part is needed because on few photos nothing is significant, so a worse model
+      would pass for lack of evidence.
     - Smaller: at least 1 % fewer bytes. Faster: at least 5 % less time, the median over the photos of the two times'
       ratio, both measured in turns on one thread.
 
-    The difference in log loss is shown and recorded; it decides nothing.
+    The difference in log loss is shown and recorded, but does not decide.
     """
-    told = match.right.told("the champion", "the candidate")
+    verdict = match.right.describe("the champion", "the candidate")
     if match.right.significant:
-        return Decision(match.right.difference.value > 0, told)
+        return PromotionDecision(match.right.difference.value > 0, verdict)
     low = match.right.difference.low
     if not low > -margin:
-        return Decision(False, f"{told}, but it may be worse by {-low:.2%} of the photos, more than {margin:.2%}")
+        return PromotionDecision(
+            False, f"{verdict}, but it may be worse by {-low:.2%} of the photos, more than {margin:.2%}"
+        )
     gains = []
     if match.sizes[1] <= SMALLER * match.sizes[0]:
         gains.append(f"{1 - match.sizes[1] / match.sizes[0]:.0%} smaller")
     if match.speed <= FASTER:
         gains.append(f"{1 - match.speed:.0%} faster")
-    return Decision(bool(gains), f"{told}, and it is {' and '.join(gains) or 'neither smaller nor faster'}")
+    return PromotionDecision(bool(gains), f"{verdict}, and it is {' and '.join(gains) or 'neither smaller nor faster'}")
 
 
 def play(champion: bytes, candidate: bytes, folder: Path) -> Match:
-    """Let both models answer every photo of ``folder/{cats,dogs}``, in turns.
+    """Run both models on every photo of ``folder/{cats,dogs}``, in turns.
 
     Raises:
-        StageError: no photos there.
+        StageError: there are no photos.
     """
     paths = sorted(folder.glob("*/*.png"))
     if not paths:
-        raise StageError(f"{folder}: no pictures there; run `catsdogs prepare` first")
+        raise StageError(f"{folder}: no pictures found; run `catsdogs prepare` first")
     labels = np.array([CLASSES.index(path.parent.name) for path in paths])
     runs = (single_threaded(champion), single_threaded(candidate))
     probabilities = np.empty((2, len(paths), 2), np.float32)
     seconds = np.empty((2, len(paths)))
     for photo, path in enumerate(progress(paths, "comparing")):
         batch = pixels(path.read_bytes())[np.newaxis]
-        # Each goes first in turn: the second finds the picture in the processor's cache.
+        # They take turns to go first: the second finds the picture in the CPU cache.
         for side in (0, 1) if photo % 2 else (1, 0):
             began = perf_counter()
             probabilities[side, photo] = runs[side](batch).probabilities[0]
@@ -156,7 +156,7 @@ def play(champion: bytes, candidate: bytes, folder: Path) -> Match:
 
 
 def single_threaded(model: bytes) -> exam.Run:
-    """Run the file as a lane of the service does, on one thread: what the other cores do matters least so."""
+    """Run the file as a lane of the service does, on one thread, which depends least on what the other cores do."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return runner(model, options)

@@ -1,7 +1,7 @@
-"""Figures about a model's answers, each with how far it can be trusted. No file, no photo: arrays in, numbers out."""
+"""Figures about a model's answers, with their intervals: arrays in, numbers out."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -11,18 +11,23 @@ from sklearn.metrics import roc_auc_score
 from shared.contract import Contract
 from shared.exam import Outputs
 from shared.intervals import Interval, wilson
+from shared.metrics import (
+    Bools,
+    ConfusionMatrix,
+    Floats,
+    Ints,
+    calibration_error,
+    confusion_counts,
+    log_losses,
+    reliability_bins,
+)
 
-BINS: Final = 15
 RESAMPLES: Final = 1000
 SEED: Final = 20261123
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-
 
 class Quality(msgspec.Struct, frozen=True):
-    """How good the answers to so many photos are; shares 0..1, losses in nats, all with 95 % intervals."""
+    """Quality of the answers to ``pictures`` photos; shares 0..1, losses in nats, with 95 % intervals."""
 
     pictures: int
     accuracy: Interval
@@ -31,7 +36,7 @@ class Quality(msgspec.Struct, frozen=True):
     answered: Interval
     accuracy_when_answered: Interval | None
     unsure: dict[str, int]
-    confusion: tuple[tuple[int, int], tuple[int, int]]
+    confusion: ConfusionMatrix
 
 
 def quality(outputs: Outputs, labels: Ints, document: Contract) -> Quality:
@@ -44,21 +49,21 @@ def quality(outputs: Outputs, labels: Ints, document: Contract) -> Quality:
     """
     probabilities = outputs.probabilities.astype(np.float64)
     right = probabilities.argmax(1) == labels
-    losses = -np.log(probabilities[np.arange(len(labels)), labels].clip(1e-12))
+    losses = log_losses(probabilities, labels)
     confidence = probabilities.max(1)
     because = reasons(outputs, document)
     answered = because == ""
-    counts = np.zeros((2, 2), int)
-    np.add.at(counts, (labels, probabilities.argmax(1)), 1)
     return Quality(
         pictures=len(labels),
         accuracy=wilson(int(right.sum()), len(right)),
         log_loss=bootstrap(lambda rows: float(losses[rows].mean()), len(labels)),
-        calibration_error=bootstrap(lambda rows: calibration_error(confidence[rows], right[rows]), len(labels)),
+        calibration_error=bootstrap(
+            lambda rows: calibration_error(reliability_bins(confidence[rows], right[rows])), len(labels)
+        ),
         answered=wilson(int(answered.sum()), len(answered)),
         accuracy_when_answered=(wilson(int((right & answered).sum()), int(answered.sum())) if answered.any() else None),
         unsure={reason: int((because == reason).sum()) for reason in ("close_call", "unfamiliar")},
-        confusion=((int(counts[0, 0]), int(counts[0, 1])), (int(counts[1, 0]), int(counts[1, 1]))),
+        confusion=confusion_counts(labels, probabilities.argmax(1)),
     )
 
 
@@ -84,26 +89,8 @@ def bootstrap(statistic: Callable[[Ints], float], count: int) -> Interval:
     return Interval(value=statistic(np.arange(count)), low=float(low), high=float(high))
 
 
-def reliability(confidence: Floats, right: Bools) -> list[tuple[float, float, int]]:
-    """Mean confidence, share right and count in each of ``BINS`` bins of equal size, from the least confident on.
-
-    Args:
-        confidence: [n], the larger probability.
-        right: [n].
-    """
-    order = np.argsort(confidence, kind="stable")
-    parts = [part for part in np.array_split(order, BINS) if len(part)]
-    return [(float(confidence[part].mean()), float(right[part].mean()), len(part)) for part in parts]
-
-
-def calibration_error(confidence: Floats, right: Bools) -> float:
-    """Expected calibration error, 0..1, over bins of equal mass (Nguyen and O'Connor 2015, arXiv:1508.05154)."""
-    bins = reliability(confidence, right)
-    return sum(abs(sure - share) * count for sure, share, count in bins) / len(confidence)
-
-
-def risk_coverage(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
-    """Share answered and share wrong among the answered, [n] each, as the threshold falls past one photo after another.
+def risk_coverage_curve(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
+    """Share answered and share wrong among the answered, [n] each, as the threshold falls from photo to photo.
 
     The risk-coverage curve of El-Yaniv and Wiener (2010, https://jmlr.org/papers/v11/el-yaniv10a.html).
     """

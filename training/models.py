@@ -1,4 +1,4 @@
-"""Networks by name, all of one form: normalise, trunk, mean over places, linear head.
+"""Networks by name, all of the same form: normalise, trunk, mean over places, linear head.
 
 That form is what makes the evidence map free. With global average pooling and a linear head, the difference of the two
 logits is the mean over places of the difference of their class-activation maps (Zhou et al. 2016,
@@ -31,7 +31,7 @@ class Classifier(nn.Module):
         stages: the trunk's parts from input to output, for freezing the first few.
         mean: of each colour, in 0..1.
         std: of each colour, in 0..1.
-        pretrained: whether the trunk has weights worth keeping (batch statistics are then frozen too).
+        pretrained: whether the trunk has pretrained weights (batch statistics are then frozen too).
     """
 
     mean: Tensor
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
         *,
         pretrained: bool,
     ) -> None:
-        """Measure the trunk's channels with one blank picture, and put a linear head on it."""
+        """Find the trunk's channels with one blank picture, and add a linear head."""
         super().__init__()
         self.trunk = trunk
         self.pretrained = pretrained
@@ -70,9 +70,9 @@ class Classifier(nn.Module):
         return logits
 
     def freeze(self, stages: int) -> str:
-        """Stop the first ``stages`` stages from learning; returns what was done, for the log."""
+        """Freeze the first ``stages`` stages; returns what was done, for the log."""
         if not self.pretrained:
-            return "every layer learns: there are no pretrained weights to keep"
+            return "nothing: there are no pretrained weights to keep"
         self.frozen = min(stages, len(self.stages))
         for stage in self.stages[: self.frozen]:
             stage.requires_grad_(False)
@@ -83,8 +83,8 @@ class Classifier(nn.Module):
     def train(self, mode: bool = True) -> "Classifier":
         """Switch to training mode, except for what is frozen.
 
-        Batch statistics of a pretrained trunk stay: measured, letting them follow small batches cost more accuracy than
-        fine-tuning brought.
+        Batch statistics of a pretrained trunk stay frozen: updating them from small batches cost more accuracy than
+        fine-tuning gained.
         """
         super().train(mode)
         if mode and self.pretrained:
@@ -100,7 +100,7 @@ def build(name: str, *, pretrained: bool) -> Classifier:
     """Make the network called ``name``.
 
     Raises:
-        StageError: there is no such network, or its weights cannot be had.
+        StageError: there is no such network, or its weights cannot be downloaded.
     """
     if name == "simple_cnn":
         return _simple_cnn()
@@ -108,7 +108,9 @@ def build(name: str, *, pretrained: bool) -> Classifier:
         return _efficientnet_lite0(pretrained)
     if name in list_models(module=torchvision.models):
         return _from_torchvision(name, pretrained)
-    raise StageError(f"no model called {name!r}: simple_cnn, efficientnet_lite0, or one of torchvision's classifiers")
+    raise StageError(
+        f"no model called {name!r}; use simple_cnn, efficientnet_lite0 or one of torchvision's classifiers"
+    )
 
 
 def _simple_cnn() -> Classifier:
@@ -143,7 +145,7 @@ def _efficientnet_lite0(pretrained: bool) -> Classifier:
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Classifier:
-    """Cut any torchvision classifier behind its last spatial feature map, found by following one picture through it."""
+    """Cut any torchvision classifier after its last spatial feature map, found by tracing one picture."""
     try:
         weights = get_model_weights(name).DEFAULT if pretrained else None
         network = get_model(name, weights=weights)
@@ -173,7 +175,7 @@ class _TorchvisionTrunk(nn.Module):
 
 
 def _last_map(network: nn.Module) -> tuple[str, torch.Size]:
-    """Name and shape of the last node whose output is still spread over places: [1, c, h>1, w>1], or [1, tokens, c]."""
+    """Name and shape of the last node whose output has spatial positions: [1, c, h>1, w>1], or [1, tokens, c]."""
     _, nodes = feature_extraction.get_graph_node_names(network)
     probe = feature_extraction.create_feature_extractor(copy.deepcopy(network), nodes[1:]).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""``params.yaml``, typed: a wrong name or value is an error before anything runs.
+"""``params.yaml``, typed: an unknown name or invalid value is an error before anything runs.
 
 python -m training.params fetch.source="a.zip b.zip"      # set a value, keeping the file's comments
 """
@@ -13,12 +13,13 @@ import msgspec
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from training.stage import StageError, write_whole
+from shared.files import write_whole
+from training.stage import StageError
 
-FIRST: Final = "fine-tuned"  # what tables call the run that `train` itself describes; the variations have names
+FIRST: Final = "fine-tuned"  # name in tables of the run that `train` describes; the variations have their own
 
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Quality = Annotated[int, msgspec.Meta(ge=1, le=100)]
+JpegQuality = Annotated[int, msgspec.Meta(ge=1, le=100)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -50,11 +51,11 @@ class Split(Section, frozen=True):
     def __post_init__(self) -> None:
         """Leave something for the test set."""
         if self.train + self.val >= 1:
-            raise ValueError(f"train {self.train} and val {self.val} leave nothing to test on")
+            raise ValueError(f"train {self.train} and val {self.val} leave no photos for the test set")
 
 
 class Suspects(Section, frozen=True):
-    """How labels are judged, and the share of them that may look wrong before the data set is refused."""
+    """How labels are checked, and the share of them that may look wrong before the data set is refused."""
 
     folds: Annotated[int, msgspec.Meta(ge=2)]
     seed: Count
@@ -76,7 +77,7 @@ class Augmentation(Section, frozen=True):
     hue: Annotated[float, msgspec.Meta(ge=0, le=0.5)]
     rescale: tuple[Positive, Share]
     sharpness: tuple[NotNegative, NotNegative]
-    jpeg: tuple[Quality, Quality]
+    jpeg: tuple[JpegQuality, JpegQuality]
 
 
 class Variation(Section, frozen=True):
@@ -107,18 +108,18 @@ class Train(Section, frozen=True):
     augmentation: Augmentation
 
     def __post_init__(self) -> None:
-        """Check the variations too, before the first run has taken its hours."""
+        """Check the variations too, before the first run takes hours."""
         for variation in self.soup:
             self.varied(variation)
         names = [FIRST, *(variation.name for variation in self.soup)]
         if len(set(names)) < len(names):
-            raise ValueError(f"soup: two members have one name: {', '.join(names)}")
+            raise ValueError(f"soup: two members have the same name: {', '.join(names)}")
 
     def varied(self, variation: Variation) -> "Train":
         """The section as one member of the soup has it: with the variation's values, and no further members.
 
         Raises:
-            ValueError: it names no parameter, or gives one an impossible value.
+            ValueError: it names an unknown parameter, or gives one an invalid value.
         """
         section = msgspec.to_builtins(msgspec.structs.replace(self, soup=()) if self.soup else self)
         for name, value in variation.changes.items():
@@ -127,9 +128,9 @@ class Train(Section, frozen=True):
             for parent in parents:
                 part = part.get(parent)
                 if not isinstance(part, dict):
-                    raise ValueError(f"soup: {variation.name}: there is no {name!r} to vary")
+                    raise ValueError(f"soup: {variation.name}: no parameter {name!r}")
             if last not in part:
-                raise ValueError(f"soup: {variation.name}: there is no {name!r} to vary")
+                raise ValueError(f"soup: {variation.name}: no parameter {name!r}")
             part[last] = value
         try:
             return msgspec.convert(section, Train)
@@ -182,12 +183,14 @@ def load(path: Path) -> Params:
     """Read ``params.yaml``.
 
     Raises:
-        StageError: the file is missing, is no YAML, or has an unknown name or an impossible value.
+        StageError: the file is missing, is not YAML, or has an unknown name or an invalid value.
     """
     try:
         return msgspec.convert(YAML(typ="safe").load(path.read_text()), Params)
     except OSError as error:
-        raise StageError(f"{path}: {error.strerror}; run this where params.yaml lies, or pass --params") from error
+        raise StageError(
+            f"{path}: {error.strerror}; run this in the folder that has params.yaml, or pass --params"
+        ) from error
     except (YAMLError, msgspec.ValidationError, ValueError) as error:
         raise StageError(f"{path}: {error}") from error
 

@@ -25,15 +25,15 @@ BYTES: Final = pixels.SIZE * pixels.SIZE * 3
 class Pictures(Dataset[tuple[Tensor, int]]):
     """Pairs of a uint8 picture [3, 224, 224] and its class index, in the order of their names.
 
-    The pictures are read, one by one, from a file of raw pixels beside the prepared folder, which is made when it is
-    first wanted: no picture is decoded twice, and no more of them are in memory than a batch.
+    The pictures are read one by one from a file of raw pixels next to the prepared folder, which is made on first use:
+    no picture is decoded twice, and only one batch is in memory.
 
     Args:
         folder: one side of ``data/processed_split``.
-        transform: what to do to each picture, such as a random augmentation, or None to leave the pictures as they are.
-        seed: with the index, decides what the transform draws; so a picture's augmentation in an epoch is the same
-            whichever worker makes it, and after an interruption too.
-        decided: decisions about labels to follow; empty to take the labels as they came.
+        transform: what to do to each picture, such as a random augmentation, or None for no change.
+        seed: with the index, decides what the transform draws; so a picture's augmentation in an epoch does not
+            depend on the worker, or on interruptions.
+        decided: decisions about labels to follow; empty for the original labels.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         seed: int = 0,
         decided: dict[str, Decision] | None = None,
     ) -> None:
-        """List the files and see to their pixels."""
+        """List the files, and decode them unless that is done."""
         paths = sorted(folder.glob("*/*.png"))
         given = [audited(path.stem, path.parent.name, decided or {}) for path in paths]
         self._rows = [row for row, label in enumerate(given) if label is not None]
@@ -52,7 +52,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         self.transform = transform
         self.seed = seed
         if len(set(self.labels)) < 2:
-            raise StageError(f"{folder}: no pictures of both classes there; run `catsdogs prepare` first")
+            raise StageError(f"{folder}: expected pictures of both classes; run `catsdogs prepare` first")
         self._pixels = decoded(folder, paths)
 
     def __len__(self) -> int:
@@ -60,9 +60,9 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def array(self, index: int) -> pixels.Pixels:
-        """Read one picture as it is, uint8 [224, 224, 3]."""
-        # A read, not a memory map: mapped pages would count as this process's memory, the whole data set in the end.
-        # Opened for each picture, 20 µs, so that a loader process however started can do it.
+        """Read one picture without the transform, uint8 [224, 224, 3]."""
+        # A read, not a memory map: mapped pages would count as this process's memory, in the end the whole data set.
+        # Opened for each picture, 20 µs, so that it works in loader processes of any start method.
         data = bytearray(BYTES)
         with self._pixels.open("rb") as file:
             file.seek(self._rows[index] * BYTES)
@@ -79,16 +79,16 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return picture, self.labels[index]
 
 
-def spread(total: int, count: int) -> list[int]:
+def evenly_spaced(total: int, count: int) -> list[int]:
     """Indices spread evenly over a data set, so that both classes are among them."""
     return [int(index) for index in np.linspace(0, total - 1, min(count, total))]
 
 
 def decoded(folder: Path, paths: list[Path]) -> Path:
-    """File of raw pixels of the prepared pictures ``paths``, uint8 [n, 224, 224, 3], made if it is not there yet.
+    """File of raw pixels of the prepared pictures ``paths``, uint8 [n, 224, 224, 3], made if it is missing.
 
-    Its name holds a digest of the pictures' names, sizes and times and of the pixel procedure, so that it is never out
-    of date; older ones of the same side are removed.
+    Its name holds a digest of the pictures' names, sizes and times and of the pixel procedure, so that it is never
+    stale; older ones of the same side are removed.
     """
     stamps = [(path.name, path.parent.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
     key = hashlib.sha256(repr((pixels.DIGEST, stamps)).encode()).hexdigest()[:16]
@@ -113,7 +113,7 @@ def decoded(folder: Path, paths: list[Path]) -> Path:
 
 
 def _decode(paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[pixels.Pixels]:
-    for start in range(0, len(paths), 64):  # by parts: a pool's map would run ahead and hold everything it has decoded
+    for start in range(0, len(paths), 64):  # in chunks: a pool's map would run ahead and hold everything it has decoded
         part = paths[start : start + 64]
         yield from pool.map(_pixels, part)
 
@@ -133,7 +133,7 @@ def _mix(*numbers: int) -> int:
 def loader(
     pictures: Dataset[tuple[Tensor, int]], batches: list[list[int]], workers: int
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Load the given batches of indices, in order, by so many processes (0: in this one)."""
+    """Load the given batches of indices, in order, with this many loader processes (0: in this one)."""
     return DataLoader(
         pictures,  # type: ignore[arg-type]  # a loader yields batches of what its data set holds
         batch_sampler=batches,

@@ -2,16 +2,16 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from shared import metrics
 from shared.contract import CLASSES
 from shared.intervals import Interval, wilson
-
-Floats = npt.NDArray[np.floating[Any]]
+from shared.metrics import Floats
 
 CATS: Final = "#d1495b"
 DOGS: Final = "#00798c"
@@ -34,7 +34,7 @@ class HistoryLine(Protocol):
     def val_accuracy(self) -> float: ...  # noqa: D102
 
 
-def curves(histories: Mapping[str, Sequence[HistoryLine]]) -> Figure:
+def learning_curves(histories: Mapping[str, Sequence[HistoryLine]]) -> Figure:
     """Losses and validation accuracies by epoch, a colour for each member of the soup."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     losses, accuracies = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
@@ -62,8 +62,7 @@ def confusion_matrix(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int
     """
     figure = Figure(figsize=(4.2, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    counts = np.zeros((2, 2), int)
-    np.add.at(counts, (truth, predicted), 1)
+    counts = np.array(metrics.confusion_counts(truth, predicted))
     axes.imshow(counts / counts.sum(1, keepdims=True).clip(1), cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(2, 2):
         axes.text(
@@ -81,7 +80,9 @@ def confusion_matrix(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int
     return figure
 
 
-def sheet(pictures: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], title: str, columns: int = 6) -> Figure:
+def contact_sheet(
+    pictures: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], title: str, columns: int = 6
+) -> Figure:
     """Pictures in a grid, each with its caption.
 
     Args:
@@ -101,17 +102,17 @@ def sheet(pictures: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], ti
     return figure
 
 
-def reliability(bins: Sequence[tuple[float, float, int]], title: str) -> Figure:
+def reliability(bins: Sequence[metrics.ReliabilityBin], title: str) -> Figure:
     """How often answers of a confidence are right.
 
     Args:
-        bins: mean confidence, share right and count of each, as ``measure.reliability`` gives them.
+        bins: as :func:`shared.metrics.reliability_bins` makes them.
         title: over the figure.
     """
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    shares = [wilson(round(share * count), count) for _, share, count in bins]
-    sure = [confidence for confidence, _, _ in bins]
+    shares = [wilson(round(each.right * each.count), each.count) for each in bins]
+    sure = [each.confidence for each in bins]
     low = [max(0.0, share.value - share.low) for share in shares]  # rounding can leave -1e-17
     high = [max(0.0, share.high - share.value) for share in shares]
     start = min(0.9, *sure, *(share.low for share in shares)) - 0.02
@@ -162,7 +163,7 @@ def familiarity(groups: Mapping[str, Floats], threshold: float) -> Figure:
 
 
 def intervals(rows: Mapping[str, Interval], title: str, baseline: str | None = None) -> Figure:
-    """Shares with their intervals, one under the other; a line through the baseline's value."""
+    """Shares with their intervals, one below the other, and a line through the baseline's value."""
     figure = Figure(figsize=(7.4, 0.9 + 0.36 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     for place, (name, share) in enumerate(rows.items()):
@@ -198,7 +199,7 @@ def bars(groups: Mapping[str, Mapping[str, float]], title: str) -> Figure:
     return figure
 
 
-def costs(files: Mapping[str, tuple[float, float]]) -> Figure:
+def file_costs(files: Mapping[str, tuple[float, float]]) -> Figure:
     """Milliseconds for a photo, and megabytes, of each file."""
     figure = Figure(figsize=(6.4, 0.9 + 0.45 * len(files)), layout="constrained")
     for place, (title, unit) in enumerate((("a photo on one thread", "ms"), ("size", "MB"))):

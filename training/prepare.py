@@ -1,4 +1,4 @@
-"""Prepare: decode each photo once, with the service's own ``pixels``, and keep the result without loss.
+"""Prepare: decode each photo once, with the same ``pixels`` as the service, and store the result losslessly.
 
     catsdogs prepare
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from shared.contract import CLASSES
 from shared.pixels import pixels
 from training.split import SIDES, Photo
 from training.stage import StageError, progress, whole_directory
@@ -25,7 +26,7 @@ def prepare(photos: list[Photo], raw: Path, out: Path) -> None:
     """
     with whole_directory(out) as aside:
         for side in SIDES:
-            for label in ("cats", "dogs"):
+            for label in CLASSES:
                 (aside / side / label).mkdir(parents=True)
 
         def write(photo: Photo) -> None:

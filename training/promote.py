@@ -1,8 +1,8 @@
-"""Promote: put the pipeline's model into the service if it is better than the one there, and back again.
+"""Promote: ship the pipeline's model if it beats the one in service; roll back to the one before.
 
-    catsdogs promote --dry-run        # the comparison and the decision, nothing changed
-    catsdogs promote                  # and the model registered; champion and in serving/models/ if it won
-    catsdogs rollback                 # the champion before this one serves again
+    catsdogs promote --dry-run        # show the comparison and the decision only
+    catsdogs promote                  # register it; if it wins, it is champion and in serving/models/
+    catsdogs rollback                 # the previous champion serves again
 
 The candidate, ``models/model.onnx`` with ``models/model.int8.onnx`` if it is there, and the registry's champion answer
 the same test photos, each with the file that would serve (int8 where there is one). The rule is that of
@@ -23,8 +23,9 @@ from mlflow.entities.model_registry import ModelVersion
 
 from shared import contract, exam
 from shared.contract import Contract, Precision
+from shared.files import write_whole
 from training import registry, split, stage, tracking
-from training.match import MARGIN, Decision, Match, decide, play, single_threaded
+from training.match import MARGIN, Match, PromotionDecision, decide, play, single_threaded
 from training.registry import Files
 from training.stage import StageError
 
@@ -40,10 +41,10 @@ def promote(*, dry_run: bool = False, margin: float = MARGIN) -> None:
 
     Writes happen in this order: the registry's version with its tags; the files, aside, in ``serving/models``; the
     alias; the files' names. So a full disk or a dead server leaves the old champion serving, and a crash between the
-    last two is mended by the next ``promote``, since a candidate that is champion already is put in place again.
+    last two is repaired by the next ``promote``, which puts a candidate that is already champion in place again.
 
     Args:
-        dry_run: say all of it and change nothing.
+        dry_run: only print what would happen.
         margin: see :func:`training.match.decide`.
 
     Raises:
@@ -53,15 +54,15 @@ def promote(*, dry_run: bool = False, margin: float = MARGIN) -> None:
     document = _contract(candidate.answering)
     with tracking.store() as client:
         champion = registry.champion(client)
-        version = registry.find(client, candidate)
+        version = registry.find_version(client, candidate)
         if champion and version and champion.version == version.version:
-            print(f"{registry.name(champion)}: champion already")
+            print(f"{registry.version_name(champion)}: champion already")
             if not dry_run:
-                with _placed(_named(candidate, registry.name(champion))):
+                with _placed(_named(candidate, registry.version_name(champion))):
                     pass
             return
         decision, match = _judge(candidate, champion, margin)
-        rival = registry.name(champion) if champion else "none"
+        rival = registry.version_name(champion) if champion else "none"
         if match:
             print(match.table(rival))
         print(f"{'promote' if decision.promote else 'keep out'}: {decision.reason}")
@@ -78,11 +79,13 @@ def promote(*, dry_run: bool = False, margin: float = MARGIN) -> None:
             if champion:
                 client.set_model_version_tag(registry.NAME, version.version, registry.PREVIOUS, champion.version)
             _ship(client, version, candidate)
-        print(f"{registry.name(version)}: {'champion, in ' + str(SERVED) if decision.promote else 'registered'}")
+        print(
+            f"{registry.version_name(version)}: {'champion, in ' + str(SERVED) if decision.promote else 'registered'}"
+        )
 
 
 def rollback() -> None:
-    """Make the champion before this one champion again, and put its files back.
+    """Make the previous champion the champion again, and restore its files.
 
     Raises:
         StageError: there is none, its files must not serve, or the store fails.
@@ -90,19 +93,24 @@ def rollback() -> None:
     with tracking.store() as client:
         champion = registry.champion(client)
         if champion is None:
-            raise StageError("there is no champion yet, so nothing to go back to; `catsdogs promote` makes one")
+            raise StageError("there is no champion to roll back from; `catsdogs promote` makes one")
         number = champion.tags.get(registry.PREVIOUS)
         if number is None:
-            raise StageError(f"{registry.name(champion)} is the first champion: there is none before it to go back to")
+            raise StageError(
+                f"{registry.version_name(champion)} is the first champion: there is no earlier one to roll back to"
+            )
         previous = client.get_model_version(registry.NAME, number)
-        files = registry.fetch(previous)
+        files = registry.download(previous)
         for data in files.models.values():
             if reason := _refusal(data):
-                raise StageError(f"{registry.name(previous)} must not serve: {reason}")
+                raise StageError(f"{registry.version_name(previous)} must not serve: {reason}")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         client.set_model_version_tag(registry.NAME, champion.version, "rolled_back", now)
         _ship(client, previous, files)
-    print(f"{registry.name(previous)}: champion again, in {SERVED}; {registry.name(champion)} is kept in the registry")
+    print(
+        f"{registry.version_name(previous)}: champion again, in {SERVED}; "
+        f"{registry.version_name(champion)} is kept in the registry"
+    )
 
 
 def _candidate() -> Files:
@@ -113,7 +121,7 @@ def _candidate() -> Files:
             continue
         for path in (model, report):
             if not path.exists():
-                raise StageError(f"{path}: not there; run `catsdogs evaluate` first")
+                raise StageError(f"{path}: not found; run `catsdogs evaluate` first")
         models[precision], reports[precision] = model.read_bytes(), report.read_bytes()
         if reason := _refusal(models[precision]):
             raise StageError(f"{model} must not serve: {reason}")
@@ -123,7 +131,7 @@ def _candidate() -> Files:
         if document.precision != precision:
             raise StageError(f"{path}: its contract says {document.precision}")
         if document.provenance.mlflow_run_id != documents["fp32"].provenance.mlflow_run_id:
-            raise StageError(f"{path} and {stage.MODEL} are not of one training run; run `dvc repro`")
+            raise StageError(f"{path} and {stage.MODEL} come from different training runs; run `dvc repro`")
         if document.provenance.split_digest != split.split_digest(split.read(stage.SPLIT)):
             raise StageError(f"{path} was made from another split than {stage.SPLIT}; run `dvc repro`")
     return Files(models, reports)
@@ -140,29 +148,29 @@ def _refusal(data: bytes) -> str | None:
         failures = exam.sit(_contract(data).exam, single_threaded(data))
     except contract.ContractError as error:
         return str(error)
-    # protobuf and onnxruntime raise their own classes, RuntimeError and ValueError alike for a file that is no model.
+    # For a file that is not a model protobuf and onnxruntime raise their own classes, RuntimeError and ValueError.
     except Exception as error:
-        return f"it cannot be run ({(str(error) or type(error).__name__).splitlines()[0]})"
+        return f"it does not run ({(str(error) or type(error).__name__).splitlines()[0]})"
     return f"it fails its exam: {'; '.join(failures)}" if failures else None
 
 
-def _judge(candidate: Files, champion: ModelVersion | None, margin: float) -> tuple[Decision, Match | None]:
+def _judge(candidate: Files, champion: ModelVersion | None, margin: float) -> tuple[PromotionDecision, Match | None]:
     if champion is None:
-        return Decision(True, "there is no champion yet"), None
-    files = registry.fetch(champion)
+        return PromotionDecision(True, "there is no champion yet"), None
+    files = registry.download(champion)
     if reason := _refusal(files.answering):
-        return Decision(True, f"the champion can no longer serve: {reason}"), None
+        return PromotionDecision(True, f"the champion can no longer serve: {reason}"), None
     match = play(files.answering, candidate.answering, stage.PREPARED / "test")
     return decide(match, margin), match
 
 
 def _ship(client: mlflow.MlflowClient, version: ModelVersion, files: Files) -> None:
-    with _placed(_named(files, registry.name(version))):
+    with _placed(_named(files, registry.version_name(version))):
         client.set_registered_model_alias(registry.NAME, registry.CHAMPION, version.version)
 
 
 def _named(files: Files, name: str) -> dict[str, bytes]:
-    """The files as they are served: each names the registry's version that it came from."""
+    """The files as they are served: each names its version in the registry."""
     named = {}
     for file, data in files.by_name().items():
         if file.endswith(".json"):
@@ -180,15 +188,15 @@ def _named(files: Files, name: str) -> dict[str, bytes]:
 
 @contextmanager
 def _placed(files: dict[str, bytes]) -> Iterator[None]:
-    """Write the files aside, run the block, and rename them into ``serving/models`` only if it ends well.
+    """Write the files aside, run the block, and rename them into ``serving/models`` only if it succeeds.
 
-    What needs room or may fail comes before the block; after it there are only renames. A precision that the new
-    version does not have is taken away last.
+    What needs disk space or may fail comes before the block; after it there are only renames. A precision that the new
+    version does not have is removed last.
     """
     asides = {SERVED / f".{name}.partial": SERVED / name for name in files}
     try:
         for aside, place in asides.items():
-            stage.write_whole(aside, files[place.name])
+            write_whole(aside, files[place.name])
         yield
         for aside, place in asides.items():
             aside.replace(place)

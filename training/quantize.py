@@ -1,10 +1,10 @@
-"""Quantize: the network in whole numbers, beside the one in float.
+"""Quantize: write the network in int8.
 
     catsdogs quantize
 
 Writes ``models/candidate.int8.onnx``: static quantization of weights (int8, per output channel) and activations
-(uint8), in QDQ form, calibrated on training photos, and sealed with thresholds and an exam of its own. The head, the
-evidence and the familiarity stay in float: they are a thousandth of the work, and all of the answer.
+(uint8), in QDQ form, calibrated on training photos, and packaged with its own thresholds and exam. The head, the
+evidence and the familiarity stay in float: they are a thousandth of the work, and decide the answer.
 
 Weights get 7 bits of the 8. A processor without VNNI adds pairs of products in 16 bits, which overflow with 8; with 7
 every processor computes the same.
@@ -29,16 +29,17 @@ from onnxruntime.quantization import (
 )
 
 from shared.exam import Run
+from shared.files import write_json, write_whole
 from shared.pixels import Pixels
 from training import labels, stage, tracking
 from training.export import read_candidate
 from training.graph import INPUT, runner
+from training.packaging import package
 from training.params import Export, Quantize
-from training.pictures import Pictures, spread
-from training.seal import seal
+from training.pictures import Pictures, evenly_spaced
 
 QUANTIZED: Final = ["Conv", "Add", "Clip", "Relu"]
-CORRECTED_ON: Final = 64  # photos, of those that the ranges are seen with
+CORRECTED_ON: Final = 64  # of the calibration photos
 ZERO_POINT: Final = 128
 SPREAD: Final = 127.5
 CENTRED: Final = "centred"
@@ -53,8 +54,8 @@ CENTRED_RANGE: Final = {
 }
 
 
-class Photos(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Photos to see the ranges of the activations with, uint8 [224, 224, 3] each, one at a time."""
+class CalibrationPhotos(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """Calibration photos for the ranges of the activations, uint8 [224, 224, 3] each, one at a time."""
 
     def __init__(self, photos: list[Pixels]) -> None:
         """Start with the first."""
@@ -75,15 +76,15 @@ def quantize(params: Quantize, answering: Export) -> None:
     candidate, calibrated = read_candidate()
     train_set = Pictures(stage.PREPARED / "train")
     val_set = Pictures(stage.PREPARED / "val", decided=labels.decisions())
-    photos = [train_set.array(index) for index in spread(len(train_set), params.pictures)]
+    photos = [train_set.array(index) for index in evenly_spaced(len(train_set), params.pictures)]
     model = whole_numbers(candidate, photos, params.percentile, params.in_float)
     others = {"the same graph computed in float": in_float(model)}
-    sealed = seal(model, "int8", calibrated, val_set, answering, others)
-    stage.write_whole(stage.CANDIDATE_INT8, sealed.data)
-    stage.write_json(stage.REPORTS / "quantize.json", sealed.report)
+    packaged = package(model, "int8", calibrated, val_set, answering, others)
+    write_whole(stage.CANDIDATE_INT8, packaged.data)
+    write_json(stage.REPORTS / "quantize.json", packaged.report)
     with tracking.run(calibrated.trained["mlflow_run_id"]):
-        mlflow.log_metrics({f"int8_{k}": v for k, v in sealed.report.items() if isinstance(v, float)})
-    print(f"{stage.CANDIDATE_INT8}: {sealed.report['version']}, {sealed.report['megabytes']:.1f} MB")
+        mlflow.log_metrics({f"int8_{k}": v for k, v in packaged.report.items() if isinstance(v, float)})
+    print(f"{stage.CANDIDATE_INT8}: {packaged.report['version']}, {packaged.report['megabytes']:.1f} MB")
 
 
 def whole_numbers(
@@ -93,18 +94,18 @@ def whole_numbers(
 
     Args:
         model: float.
-        photos: to see the ranges of the activations with, uint8 [224, 224, 3] each.
+        photos: to calibrate the ranges of the activations on, uint8 [224, 224, 3] each.
         percentile: share of each activation's values, in per cent, that its range must hold; 100 is all of them.
         in_float: layers to leave in float, by the names of their weights.
     """
-    model = _centred(model)
+    model = centred(model)
     last = next(node for node in model.graph.node if node.op_type == "ReduceMean").input[0]
     kept = [
         node
         for node in model.graph.node
         if node.op_type == "Conv" and (last in node.input or any(name in in_float for name in node.input))
     ]
-    # With its activation: what a layer in float puts out is rounded after the clipping, in 0..6, not before.
+    # With its activation, so that the output of a float layer is rounded after the clipping to 0..6, not before.
     made = {name for node in kept for name in node.output}
     left_out = [node.name for node in model.graph.node if node in kept or made.intersection(node.input)]
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +114,7 @@ def whole_numbers(
         quantize_static(
             source,
             result,
-            Photos(photos),
+            CalibrationPhotos(photos),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED,
             per_channel=True,
@@ -125,7 +126,7 @@ def whole_numbers(
             extra_options={"CalibPercentile": percentile, "TensorQuantOverrides": CENTRED_RANGE},
         )
         quantized = onnx.load(result)
-    _correct_biases(model, quantized, [photos[index] for index in spread(len(photos), CORRECTED_ON)])
+    _correct_biases(model, quantized, [photos[index] for index in evenly_spaced(len(photos), CORRECTED_ON)])
     _feed_bytes(quantized)
     pooled = [next(node for node in model.graph.node if node.op_type == "ReduceMean").output[0]]
     _move_back(quantized, _channel_means(model, pooled, photos)[0] - _channel_means(quantized, pooled, photos)[0])
@@ -154,7 +155,7 @@ def _correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, photos: 
 
     Args:
         model: in float.
-        quantized: the same, in whole numbers; changed in place.
+        quantized: the same, in whole numbers; modified in place.
         photos: to measure on, uint8 [224, 224, 3] each.
     """
     entries = {entry.name: entry for entry in quantized.graph.initializer}
@@ -173,7 +174,7 @@ def _correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, photos: 
 
 
 def _move_back(model: onnx.ModelProto, shift: npt.NDArray[np.float64]) -> None:
-    """Undo what the last layers' rounding does to the features on average, in the biases of all that reads them.
+    """Undo what the last layers' rounding does to the features on average, in the biases of the layers that read them.
 
     They end in float, so it costs nothing.
 
@@ -201,7 +202,7 @@ def _move_back(model: onnx.ModelProto, shift: npt.NDArray[np.float64]) -> None:
         entries[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
 
 
-def _centred(model: onnx.ModelProto) -> onnx.ModelProto:
+def centred(model: onnx.ModelProto) -> onnx.ModelProto:
     """Let the first layer take ``(image - 128) / 127.5`` instead of the normalised picture, with the same result.
 
     What is normalised is linear in that, so it goes into the layer's weights and bias. A byte of the picture is then a
@@ -241,7 +242,7 @@ def _drop_unused(model: onnx.ModelProto) -> None:
 
 
 def _feed_bytes(model: onnx.ModelProto) -> None:
-    """Take the picture's bytes for the quantized input that they are: Cast, Sub, Div and QuantizeLinear fall away."""
+    """Use the picture's bytes as the quantized input directly, without Cast, Sub, Div and QuantizeLinear."""
     graph = model.graph
     quantized = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == CENTRED)
     made_by = {name: node for node in graph.node for name in node.output}
@@ -260,8 +261,8 @@ def _feed_bytes(model: onnx.ModelProto) -> None:
 def in_float(model: onnx.ModelProto) -> Run:
     """Run a QDQ graph as it is written, rounding between layers but computing each in float.
 
-    It is how far a processor's own int8 arithmetic can be from this one's: what saturates or rounds otherwise here,
-    does not there.
+    It shows how far another processor's int8 arithmetic can be from this one's: it neither saturates nor rounds as the
+    int8 kernels here do.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -1,4 +1,4 @@
-"""The model registry: every version of ``cats-dogs`` that was ever a candidate, whole, and which one is champion.
+"""The model registry: every version of ``cats-dogs`` that was a candidate, complete, and which one is champion.
 
 A version is one training run's files: the fp32 model, the int8 model if there is one, and the report of each. It is an
 MLflow model too, so ``mlflow.onnx.load_model("models:/cats-dogs@champion")`` loads the fp32 graph anywhere.
@@ -21,8 +21,9 @@ from mlflow.types import Schema, TensorSpec
 
 from shared.contract import Contract, Precision
 from shared.exam import Outputs
+from shared.files import write_whole
 from shared.pixels import SIZE
-from training import stage, tracking
+from training import tracking
 from training.graph import INPUT
 from training.stage import StageError
 
@@ -71,7 +72,7 @@ def champion(client: mlflow.MlflowClient) -> ModelVersion | None:
     return client.get_model_version(NAME, str(number)) if number else None
 
 
-def find(client: mlflow.MlflowClient, files: Files) -> ModelVersion | None:
+def find_version(client: mlflow.MlflowClient, files: Files) -> ModelVersion | None:
     """The version that holds exactly these models, or None."""
     names = [f"sha256_{precision}" for precision in PRECISIONS]
     for version in client.search_model_versions(f"name='{NAME}'"):
@@ -81,13 +82,13 @@ def find(client: mlflow.MlflowClient, files: Files) -> ModelVersion | None:
 
 
 def register(client: mlflow.MlflowClient, files: Files, contract: Contract, tags: dict[str, str]) -> ModelVersion:
-    """Make a version of the files, in the run that trained them if this store knows it."""
-    trained_in: str | None = None  # as it stays for a model that was trained elsewhere and came by `dvc pull`
+    """Register the files as a version, in the run that trained them if this store knows it."""
+    trained_in: str | None = None  # stays None for a model that was trained elsewhere and came by `dvc pull`
     with suppress(MlflowException):
         trained_in = client.get_run(contract.provenance.mlflow_run_id).info.run_id
     with tracking.run(trained_in, "promote") as run_id, tempfile.TemporaryDirectory() as folder:
         for name, data in files.by_name().items():
-            stage.write_whole(Path(folder, name), data)
+            write_whole(Path(folder, name), data)
         logged = mlflow.onnx.log_model(
             onnx.load_model_from_string(files.models["fp32"]),
             name=NAME,
@@ -102,18 +103,20 @@ def register(client: mlflow.MlflowClient, files: Files, contract: Contract, tags
         return client.create_model_version(NAME, logged.model_uri, run_id, tags, model_id=logged.model_id)
 
 
-def fetch(version: ModelVersion) -> Files:
-    """Bring a version's files from the store.
+def download(version: ModelVersion) -> Files:
+    """Download a version's files from the store.
 
     Raises:
-        StageError: they are no longer there, or no longer those that were registered.
+        StageError: they are gone, or differ from those that were registered.
     """
     with tempfile.TemporaryDirectory() as folder:
         uri = f"models:/{NAME}/{version.version}/extra_files"
         try:
             found = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
         except (MlflowException, OSError) as error:
-            raise StageError(f"{name(version)}: its files cannot be had from the MLflow store ({error})") from error
+            raise StageError(
+                f"{version_name(version)}: its files cannot be downloaded from the MLflow store ({error})"
+            ) from error
         models, reports = (
             {
                 precision: path.read_bytes()
@@ -125,12 +128,14 @@ def fetch(version: ModelVersion) -> Files:
     files = Files(models, reports)
     kept = {tag: value for tag, value in version.tags.items() if tag.startswith("sha256_")}
     if files.digests != kept:
-        raise StageError(f"{name(version)}: its files in the MLflow store are not those that were registered")
+        raise StageError(
+            f"{version_name(version)}: its files in the MLflow store differ from those that were registered"
+        )
     return files
 
 
-def name(version: ModelVersion) -> str:
-    """How a version is called everywhere, such as ``cats-dogs/3``."""
+def version_name(version: ModelVersion) -> str:
+    """Name of a version, such as ``cats-dogs/3``."""
     return f"{version.name}/{version.version}"
 
 

@@ -1,14 +1,12 @@
 """The report: one self-contained HTML page and a model card, both from the same figures.
 
-Nothing in the page is loaded from elsewhere: figures are SVG drawn into it, photographs (only in the page that stays on
-this machine) are in it as bytes.
+The page loads nothing: figures are inline SVG, and photos (only in the page that stays on this machine) are embedded.
 """
 
 import base64
 import csv
 import io
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,14 +19,16 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+import shared
 from shared.contract import Contract
 from shared.exam import Outputs
-from shared.intervals import Interval
+from shared.intervals import Interval, percent
+from shared.metrics import reliability_bins
 from training import measure, plots, stage
 from training.comparison import Comparison
 
 TEMPLATES: Final = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+    loader=jinja2.FileSystemLoader([Path(__file__).with_name("templates"), Path(shared.__file__).parent]),
     autoescape=jinja2.select_autoescape(("html",)),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -43,14 +43,14 @@ class Content:
     metrics: dict[str, dict[str, Any]]
     outputs: dict[str, Outputs]
     contracts: dict[str, Contract]
-    strange: dict[str, Outputs]
+    ood_outputs: dict[str, Outputs]
     labels: npt.NDArray[np.int64]
     ablation: list[dict[str, Any]]
     precisions: Comparison | None
 
 
 def page(content: Content, mistakes: Figure | None) -> str:
-    """The report as HTML; ``mistakes`` is a sheet of photographs, or None for a page that may be passed on."""
+    """The report as HTML; ``mistakes`` is a sheet of photos, or None for a page that may be published."""
     return TEMPLATES.get_template("report.html").render(
         **_common(content), figures=_figures(content), mistakes=_png(mistakes) if mistakes else None
     )
@@ -69,15 +69,16 @@ def _common(content: Content) -> dict[str, Any]:
         "contract": content.contracts["fp32"],
         "contracts": content.contracts,
         "ablation": content.ablation,
-        "precisions": content.precisions.told("the fp32 file", "the int8 file") if content.precisions else None,
+        "precisions": content.precisions.describe("the fp32 file", "the int8 file") if content.precisions else None,
         "audit": _read("audit.json"),
         "split": _read("split.json"),
         "suspects": _read("suspects.json"),
         "export": _read("export.json"),
         "quantize": _read("quantize.json"),
         "made": f"{datetime.now(UTC):%d %B %Y}",
-        "percent": _percent,
-        "between": _between,
+        "percent": percent,
+        "bounds": lambda interval, digits=2: Interval(**interval).bounds(digits),
+        "share": lambda interval, digits=2: Interval(**interval).text(digits),
     }
 
 
@@ -88,15 +89,6 @@ def _read(name: str) -> dict[str, Any] | None:
     except OSError:
         return None
     return document
-
-
-def _percent(share: float, digits: int = 2) -> str:
-    return f"{share * 100:.{digits}f} %"
-
-
-def _between(interval: Mapping[str, float], digits: int = 2, *, percent: bool = True) -> str:
-    factor = 100 if percent else 1
-    return f"{interval['low'] * factor:.{digits}f} to {interval['high'] * factor:.{digits}f}{' %' if percent else ''}"
 
 
 def _figures(content: Content) -> dict[str, str]:
@@ -113,13 +105,13 @@ def _figures(content: Content) -> dict[str, str]:
     rows = {row["name"]: row for row in content.ablation}
     drawn = {
         "confusion": plots.confusion_matrix(labels, fp32.probabilities.argmax(1)),
-        "reliability": plots.reliability(measure.reliability(confidence["fp32"], right["fp32"]), "Reliability"),
+        "reliability": plots.reliability(reliability_bins(confidence["fp32"], right["fp32"]), "Reliability"),
         "risk": plots.risk_coverage(
-            {name: measure.risk_coverage(confidence[name], right[name]) for name in confidence}, chosen
+            {name: measure.risk_coverage_curve(confidence[name], right[name]) for name in confidence}, chosen
         ),
         "familiarity": plots.familiarity(
             {"cats and dogs": fp32.familiarity}
-            | {name: outputs.familiarity for name, outputs in content.strange.items()},
+            | {name: outputs.familiarity for name, outputs in content.ood_outputs.items()},
             content.contracts["fp32"].unsure.unfamiliar,
         ),
         "ablation": plots.intervals(
@@ -127,14 +119,14 @@ def _figures(content: Content) -> dict[str, str]:
             "right on the test photos, % (audited labels, 95 % intervals)",
             baseline=content.ablation[1]["name"],
         ),
-        "cost": plots.costs(
+        "cost": plots.file_costs(
             {name: (figures["milliseconds"], figures["megabytes"]) for name, figures in content.metrics.items()}
         ),
     }
     if (split := _read("split.json")) is not None:
         drawn["split"] = plots.bars(split, "Photos by side")
     if (histories := _histories()) is not None:
-        drawn["curves"] = plots.curves(histories)
+        drawn["curves"] = plots.learning_curves(histories)
     return {name: _svg(figure) for name, figure in drawn.items()}
 
 
@@ -152,7 +144,7 @@ def _histories() -> dict[str, list[SimpleNamespace]] | None:
 
 
 def _svg(figure: Figure) -> markupsafe.Markup:
-    """The figure as an SVG element; text stays text, so that it can be found and read aloud."""
+    """The figure as an SVG element, whose text stays searchable and accessible."""
     import matplotlib  # noqa: PLC0415  # only for this setting
 
     text = io.StringIO()

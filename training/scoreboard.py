@@ -1,39 +1,21 @@
-"""What ``training.bench`` found, as tables, and the machine it found it on.
+"""What ``training.bench`` found, as tables.
 
     python -m training.scoreboard     # puts the table of reports/bench-train.json into docs/benchmarks.md
 
-That table is made here and nowhere else, and a test holds it against the report.
+That table is generated here, and a test compares it with the report.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
 import re
 from pathlib import Path
 from typing import Any, Final
 
-from training.stage import REPORTS, write_whole
+from shared.files import write_whole
+from shared.intervals import Interval
+from training.stage import REPORTS
 
 PAGE: Final = Path("docs/benchmarks.md")
 HEADING: Final = "## How fast it trains\n"
-FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "avx_vnni", "asimd", "bf16")
-
-
-def describe_machine() -> dict[str, Any]:
-    """What the figures were measured on, without a name for it."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    values = {name.strip(): value.strip() for name, value in fields.items()}
-    has = set(values.get("flags", values.get("Features", "")).split())
-    return {
-        "processor": values.get("model name", platform.processor() or platform.machine()),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "flags": [flag for flag in FLAGS if flag in has],
-        "python": platform.python_version(),
-        "torch": importlib.metadata.version("torch"),
-        "torchvision": importlib.metadata.version("torchvision"),
-    }
 
 
 def table(document: dict[str, Any]) -> str:
@@ -49,7 +31,7 @@ def table(document: dict[str, Any]) -> str:
     ]
     if "accuracy" in document:
         accuracy = document["accuracy"]
-        shares = [f"{part['value']:.2%} ({part['low']:.2%} to {part['high']:.2%})" for part in _both(accuracy)]
+        shares = [Interval(**accuracy[name]).text() for name in ("plain", "ours")]
         lines.append(
             f"| right on {accuracy['comparison']['n']:,} validation photos after one epoch of "
             f"{accuracy['trained_on']:,} | {shares[0]} | {shares[1]} | {accuracy['verdict']} |"
@@ -60,10 +42,6 @@ def table(document: dict[str, Any]) -> str:
         for line in document.get("memory", [])
     ]
     return "\n".join(lines) + "\n"
-
-
-def _both(part: dict[str, Any]) -> tuple[Any, Any]:
-    return part["plain"], part["ours"]
 
 
 def report(document: dict[str, Any]) -> str:

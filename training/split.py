@@ -1,10 +1,10 @@
-"""Split: put every kept photo on one side, by its own content.
+"""Split: assign every kept photo to train, val or test by its content.
 
     catsdogs split
 
-The side follows from the photo's SHA-256 alone. So the same photo is on the same side in every version of the data set,
-adding photos moves none of the old ones, and since the audit keeps one of each set of near-duplicates, no photo has a
-copy on another side. The price is that 80/10/10 is met on average, not to the picture.
+The side depends only on the photo's SHA-256. So a photo is on the same side in every version of the data set, adding
+photos moves none of the old ones, and since the audit keeps one of each set of near-duplicates, no photo has a copy on
+another side. The cost is that 80/10/10 is met only on average.
 """
 
 import csv
@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from training.audit import Row
-from training.stage import StageError, write_whole
+from shared.contract import CLASSES
+from shared.files import write_whole
+from training.audit import AuditRow
+from training.stage import StageError
 
 SIDES: Final = ("train", "val", "test")
 
@@ -31,7 +33,7 @@ class Photo:
     sha256: str
 
 
-def split(rows: list[Row], out: Path, train: float, val: float) -> list[Photo]:
+def split(rows: list[AuditRow], out: Path, train: float, val: float) -> list[Photo]:
     """Assign the kept rows of an audit to sides and write the table ``out``.
 
     Args:
@@ -47,9 +49,9 @@ def split(rows: list[Row], out: Path, train: float, val: float) -> list[Photo]:
         Photo(row.path, row.label, side(row.sha256, train, val), row.sha256) for row in rows if row.status == "kept"
     ]
     count = Counter((photo.side, photo.label) for photo in photos)
-    empty = [f"{name}/{label}" for name in SIDES for label in ("cats", "dogs") if not count[name, label]]
+    empty = [f"{name}/{label}" for name in SIDES for label in CLASSES if not count[name, label]]
     if empty:
-        raise StageError(f"{len(photos)} photos are too few to split: none for {', '.join(empty)}")
+        raise StageError(f"{len(photos)} photos are too few to split: none left for {', '.join(empty)}")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "label", "side", "sha256"))
@@ -69,7 +71,7 @@ def side(sha256: str, train: float, val: float) -> str:
 def read(path: Path) -> list[Photo]:
     """Read the table that :func:`split` wrote."""
     if not path.exists():
-        raise StageError(f"{path}: not there; run `catsdogs split` first")
+        raise StageError(f"{path}: not found; run `catsdogs split` first")
     with path.open(newline="") as file:
         return [Photo(**row) for row in csv.DictReader(file)]
 

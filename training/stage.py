@@ -1,13 +1,12 @@
-"""What every pipeline stage shares: a clear error, outputs that appear whole or not at all, and where they lie."""
+"""What every pipeline stage shares: its error, its progress bar, directories written whole, and the paths."""
 
-import json
 import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import tqdm
 
@@ -28,12 +27,12 @@ REPORTS: Final = Path("reports")
 
 
 class StageError(Exception):
-    """Something a person can mend; shown as one line, exit code 2, with nothing half-written."""
+    """A problem the user can fix; shown as one line with exit code 2, and no output is half-written."""
 
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Fill a directory aside and put it in the place of ``path`` only when the block ends well."""
+    """Yield a temporary directory that replaces ``path`` only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -48,29 +47,10 @@ def whole_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file aside, sync it, and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        with aside.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write ``document`` as indented JSON, whole or not at all."""
-    write_whole(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-
-
 def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = " pictures") -> Iterable[T]:
-    """Show a bar with rate and time left while ``items`` are worked through."""
+    """Iterate over ``items`` with a progress bar that shows rate and time left."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    every = 0.5 if sys.stderr.isatty() else 15  # a log file wants fewer lines than a terminal
+    every = 0.5 if sys.stderr.isatty() else 15  # fewer lines in a log file than on a terminal
     bar: Iterable[T] = tqdm.tqdm(items, desc=what, total=total, unit=unit, mininterval=every, dynamic_ncols=True)
     return bar

@@ -1,10 +1,10 @@
-"""Suspects: name the photos whose label looks wrong, for a person to look at.
+"""Suspects: list the photos whose label looks wrong, for a person to check.
 
     catsdogs suspects
 
 Writes ``data/suspects.csv``, the most suspicious first, with what was decided about each in ``training/labels.csv``;
-their counts in ``reports/suspects.json``; and the contact sheet ``reports/suspects.png``. Labels that look swapped in a
-good part of the photos are no matter for one by one: such a data set is refused, and ``train`` does not run.
+their counts in ``reports/suspects.json``; and the contact sheet ``reports/suspects.png``. A data set in which a large
+share of the labels looks swapped is refused, and ``train`` does not run.
 """
 
 import io
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from shared.contract import CLASSES
+from shared.files import write_json, write_whole
 from shared.pixels import pixels
 from training import labels, models, plots
 from training.labels import Choice, Suspect
@@ -24,7 +25,7 @@ from training.models import Classifier
 from training.params import Suspects
 from training.pictures import Pictures
 from training.split import SIDES
-from training.stage import StageError, write_json, write_whole
+from training.stage import StageError
 from training.train import features
 
 SHOWN: Final = 48  # of the suspects, on the contact sheet
@@ -50,7 +51,7 @@ def suspects(prepared: Path, params: Suspects, out: Path, reports: Path) -> list
     undecided = decided.pop("", 0)
     title = f"{min(SHOWN, len(found))} of {len(found):,} suspects among {judged:,} photos: label, its probability"
     sheet = io.BytesIO()
-    plots.sheet(
+    plots.contact_sheet(
         [pixels(_path(prepared, suspect).read_bytes()) for suspect in found[:SHOWN]],
         [f"{suspect.label} {suspect.probability:.3f} {suspect.decision}" for suspect in found[:SHOWN]],
         title,
@@ -59,17 +60,15 @@ def suspects(prepared: Path, params: Suspects, out: Path, reports: Path) -> list
 
     counts = {choice: decided[choice] for choice in get_args(Choice)}
     document = {"photos": judged, "suspects": len(found), "decided": counts, "undecided": undecided}
-    write_whole(out, labels.table(found))
+    write_whole(out, labels.suspects_table(found))
     write_json(reports / "suspects.json", document)
     write_whole(reports / "suspects.png", sheet.getvalue())
     if model.pretrained:
-        print(f"{out}: {len(found):,} of {judged:,} labels are contradicted by the other photos")
+        print(f"{out}: {len(found):,} of {judged:,} labels look wrong")
     else:
-        print(f"no label was judged: {params.model} has no pretrained features to judge by")
+        print(f"labels not checked: {params.model} has no pretrained features to check them with")
     if undecided:
-        print(
-            f"{undecided:,} suspects nobody has looked at: see {reports / 'suspects.png'}, decide in {labels.DECISIONS}"
-        )
+        print(f"{undecided:,} suspects not reviewed: see {reports / 'suspects.png'}, decide in {labels.DECISIONS}")
     return found
 
 
@@ -83,8 +82,8 @@ def _judge(sides: dict[str, Pictures], model: Classifier, params: Suspects) -> l
     share = float(np.mean(own < labels.CONTRADICTED))
     if share > params.swapped:
         raise StageError(
-            f"labels look swapped in {share:.0%} of the {len(own):,} photos: going by the other photos, they show the "
-            f"other animal; see how the class folders were filled (suspects.swapped allows {params.swapped:.0%})"
+            f"labels look swapped in {share:.0%} of the {len(own):,} photos: judged by the other photos, they show the "
+            f"other animal; check the class folders (suspects.swapped allows {params.swapped:.0%})"
         )
     places = [(side, path) for side, data in sides.items() for path in data.paths]
     decided = labels.decisions()

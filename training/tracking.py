@@ -29,8 +29,8 @@ from training.stage import StageError
 
 EXPERIMENT: Final = "cats-dogs"
 DEFAULT_STORE: Final = "sqlite:///mlflow.db"
-# Where the environment says nothing else. MLflow's own are 7 retries of 120 s with pauses that double: a dead server
-# would be noticed after minutes.
+# Unless the environment sets them. MLflow's own are 7 retries of 120 s with pauses that double: a dead server
+# would be noticed only after minutes.
 DEFAULTS: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -49,7 +49,7 @@ def store() -> Iterator[mlflow.MlflowClient]:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks and retries: the error below says it all
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks and retries; the error below is enough
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
     mlflow.set_tracking_uri(uri)
     try:
@@ -57,19 +57,18 @@ def store() -> Iterator[mlflow.MlflowClient]:
         yield mlflow.MlflowClient()
     except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
         raise StageError(
-            f"the MLflow store {uri} failed: {_reason(error)}; "
-            "what is finished is kept, so run it again when that is mended"
+            f"the MLflow store {uri} failed: {_reason(error)}; finished work is kept, so fix that and run it again"
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """Say what failed in a line; of "API request to … (Caused by …: [Errno 111] Connection refused"))" the end."""
+    """The error in a line; for "API request to … (Caused by …: [Errno 111] Connection refused"))" only its end."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     return line.rpartition(": ")[2].rstrip("\"')") if line.startswith("API request") else line
 
 
 def _open(uri: str) -> None:
-    """Look into a SQLite file before MLflow does, which would try a broken one ten times in 100 seconds."""
+    """Open a SQLite file before MLflow does, which would retry a broken one ten times in 100 seconds."""
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///"))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,15 +78,15 @@ def _open(uri: str) -> None:
 
 @contextmanager
 def run(run_id: str | None = None, name: str | None = None, *, nested: bool = False) -> Iterator[str]:
-    """Start a run, or go on with ``run_id``; yields its id. A nested one belongs to the run around it.
+    """Start a run, or resume ``run_id``; yields its id. A nested run belongs to the run around it.
 
-    A run that this store does not know, of weights that came by ``dvc pull`` say, is gone on with in a new one that
-    names it in its tag ``continues``.
+    If this store does not know the run, as for weights that came by ``dvc pull``, a new one starts, whose tag
+    ``continues`` names it.
 
     Raises:
         StageError: the store fails while the block runs.
     """
-    # Four lines a run that say that it works, and warnings when the store fails, which the error says better.
+    # Four lines a run that it works, and warnings when the store fails, which the error covers.
     logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
     with store():
         mlflow.set_experiment(EXPERIMENT)
@@ -113,7 +112,7 @@ def _known(run_id: str) -> bool:
 
 
 def log_dataset(prepared: Path, split_digest: str) -> None:
-    """Name the photos of each side as inputs of the active run, one line of digest and label for each photo.
+    """Log the photos of each side as inputs of the active run, a row of digest and label for each photo.
 
     Two runs on the same photos, split alike, show the same digest. Pixels are not read.
 
@@ -146,7 +145,7 @@ def flat(section: msgspec.Struct, prefix: str = "") -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The checkout's commit, with ``-dirty`` behind it if files differ from it, or ``unknown`` outside a repository."""
+    """The checkout's commit, with ``-dirty`` appended if files differ, or ``unknown`` outside a repository."""
     try:
         described = subprocess.run(
             [

@@ -1,9 +1,9 @@
-"""Train: fit the network on the training side, once or several times from one start, and average what helps.
+"""Train: fit the network on the training side, once or several times from one start, and average the best.
 
-    catsdogs train                    # goes on where an interrupted run of the same parameters and data stopped
-    catsdogs train --restart          # forgets an interrupted run
+    catsdogs train                    # resumes an interrupted run with the same parameters and data
+    catsdogs train --restart          # starts over
 
-Writes ``models/trained/``: ``weights.pt``, ``trained.json`` (what the later stages need to know), ``history.csv``,
+Writes ``models/trained/``: ``weights.pt``, ``trained.json`` (what later stages read), ``history.csv``,
 ``curves.png``, and in ``members/`` the weights of the start and of each member, for ``evaluate`` to compare.
 """
 
@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import mlflow
 import msgspec
-import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from shared.files import write_json, write_whole
 from shared.intervals import wilson
 from training import labels, models, pictures, plots, tracking
 from training.augmentation import augmentation, degrade
@@ -30,11 +30,11 @@ from training.fit import Fit, Weights, greedy_soup
 from training.machine import Machine, choose_machine
 from training.models import Classifier
 from training.params import FIRST, Train
-from training.pictures import Pictures
-from training.stage import StageError, progress, whole_directory, write_json, write_whole
+from training.pictures import Pictures, evenly_spaced
+from training.stage import StageError, progress, whole_directory
 
 PROBE_FOLDS: Final = 5
-AT_ONCE: Final = 32  # pictures that are only looked at; 64 made validation, not training, the peak of memory
+AT_ONCE: Final = 32  # batch size for inference; with 64, validation and not training was the peak of memory
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ def train(
         prepared: the folder that ``prepare`` filled.
         params: the section ``train`` of params.yaml.
         out: the folder to write.
-        checkpoints: folder for what an interrupted run goes on from.
+        checkpoints: folder for checkpoints to resume from.
         split_digest: digest of the split, kept with the result and part of what identifies a checkpoint.
-        restart: forget an interrupted run of the same parameters and data.
+        restart: start over instead of resuming.
 
     Raises:
-        StageError: no prepared pictures, an unknown model, weights that cannot be had, or labels that say nothing about
+        StageError: no prepared pictures, an unknown model, weights that cannot be downloaded, or labels unrelated to
             the pictures.
     """
     machine = choose_machine()
@@ -74,7 +74,7 @@ def train(
         for file in saved:
             file.unlink(missing_ok=True)
 
-    start = _start(start_file, params, Pictures(prepared / "train"), machine)
+    start = start_weights(start_file, params, Pictures(prepared / "train"), machine)
     with tracking.run(start["mlflow_run_id"], params.model) as run_id:
         if not start_file.exists():
             mlflow.log_params(tracking.flat(params) | {"split_digest": split_digest})
@@ -86,11 +86,11 @@ def train(
             print(f"member {number} of {len(members)}: {member.name}")
             fits.append(_fit(member, start["weights"], prepared, val_set, machine))
 
-        model = _build(members[0].recipe, start["weights"], machine)
+        model = build_model(members[0].recipe, start["weights"], machine)
         chosen, weights = _average([fit.best for fit in fits], model, prepared, machine)
         print(f"kept: {' + '.join(members[number].name for number in chosen)}, averaged")
         model.load_state_dict(weights)
-        logits, truth = predict(model, val_set, machine, "validating what is kept")
+        logits, truth = predict_logits(model, val_set, machine, "validating the average")
         lines = [
             {"name": member.name, "kept": number in chosen, "mlflow_run_id": fit.mlflow_run_id, **asdict(fit.best_line)}
             for number, (member, fit) in enumerate(zip(members, fits, strict=True))
@@ -136,11 +136,11 @@ def _bytes(content: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _start(saved: Path, params: Train, train_set: Pictures, machine: Machine) -> dict[str, Any]:
-    """Weights that every member starts from, and the MLflow run of all; what an interrupted run left, if it did."""
+def start_weights(saved: Path, params: Train, train_set: Pictures, machine: Machine) -> dict[str, Any]:
+    """Weights that every member starts from, and the MLflow run; those of an interrupted run if there is one."""
     if saved.exists():
         content: dict[str, Any] = torch.load(saved, weights_only=True, map_location="cpu")
-        print(f"resumed: the start and the MLflow run out of {saved}")
+        print(f"resumed: start weights and MLflow run from {saved}")
         return content
     torch.manual_seed(params.seed)
     model = models.build(params.model, pretrained=params.pretrained)
@@ -148,11 +148,12 @@ def _start(saved: Path, params: Train, train_set: Pictures, machine: Machine) ->
     model.to(memory_format=torch.channels_last).to(machine.device)
     if params.probe_pictures and model.pretrained:
         accuracy = _probe(model, train_set, params, machine)
-        print(f"head: starts from a linear probe, right on {accuracy:.2%} of pictures that it was not fitted to")
+        print(f"head: starts from a linear probe, {accuracy:.2%} right on held-out pictures")
     return {"weights": {name: tensor.cpu() for name, tensor in model.state_dict().items()}, "mlflow_run_id": None}
 
 
-def _build(recipe: Train, weights: Weights, machine: Machine) -> Classifier:
+def build_model(recipe: Train, weights: Weights, machine: Machine) -> Classifier:
+    """The network that ``recipe`` names, with these weights, on the machine's device."""
     torch.manual_seed(recipe.seed)
     model = models.build(recipe.model, pretrained=recipe.pretrained)
     model.load_state_dict(weights)
@@ -160,24 +161,24 @@ def _build(recipe: Train, weights: Weights, machine: Machine) -> Classifier:
 
 
 def _fit(member: Member, start: Weights, prepared: Path, val_set: Pictures, machine: Machine) -> Fit:
-    """Run the epochs that are left of a member, each validated, logged and saved."""
+    """Run the remaining epochs of a member; validate, log and save each."""
     recipe = member.recipe
     decided = labels.decisions() if recipe.audited else {}
-    model = _build(recipe, start, machine)
+    model = build_model(recipe, start, machine)
     print(f"frozen: {model.freeze(recipe.frozen_blocks)}")
     train_set = Pictures(prepared / "train", decided=decided)
     print(f"pictures: {len(train_set):,} to train on, {len(val_set):,} to validate on")
     fit = Fit(model, recipe, steps=recipe.epochs * -(-len(train_set) // recipe.batch_size))
     if member.checkpoint.exists():
         fit.load(member.checkpoint)
-        print(f"resumed: epoch {len(fit.history) + 1} from batch {fit.batch}, out of {member.checkpoint}")
+        print(f"resumed: epoch {len(fit.history) + 1}, batch {fit.batch}, from {member.checkpoint}")
     with tracking.run(fit.mlflow_run_id, member.name, nested=True) as fit.mlflow_run_id:
         mlflow.log_params(tracking.flat(recipe))
         for epoch in range(len(fit.history), recipe.epochs):
             transform = augmentation(recipe.augmentation)
             augmented = Pictures(prepared / "train", transform, pictures.epoch_seed(recipe.seed, epoch), decided)
             _run_epoch(fit, augmented, epoch, recipe, machine, member.checkpoint)
-            logits, truth = predict(fit.averaged, val_set, machine, "validating")
+            logits, truth = predict_logits(fit.averaged, val_set, machine, "validating")
             line = fit.end_epoch(logits, truth)
             fit.save(member.checkpoint)
             mlflow.log_metrics({name: value for name, value in asdict(line).items() if name != "epoch"}, line.epoch)
@@ -187,22 +188,22 @@ def _fit(member: Member, start: Weights, prepared: Path, val_set: Pictures, mach
             )
     if _guesses(fit.best_line.val_accuracy, len(val_set)):
         print(
-            f"warning: {fit.best_line.val_accuracy:.0%} right on {len(val_set):,} validation pictures is what guessing "
-            "gives: it learned too little, or the labels are mixed up; `catsdogs suspects` judges them"
+            f"warning: {fit.best_line.val_accuracy:.0%} right on {len(val_set):,} validation pictures is no better "
+            "than guessing: it learned too little, or the labels are mixed up; `catsdogs suspects` checks them"
         )
     return fit
 
 
 def _guesses(accuracy: float, pictures: int) -> bool:
-    """Whether tossing a coin could be as often right, as it is when half of the labels are swapped."""
+    """Whether guessing could reach this accuracy, as it does when half of the labels are swapped."""
     return wilson(round(accuracy * pictures), pictures).low <= 1 / 2
 
 
 def _average(members: list[Weights], model: Classifier, prepared: Path, machine: Machine) -> tuple[list[int], Weights]:
-    """Average the members that help, on the validation photos as they are and as small, badly compressed ones.
+    """Average the members that help on the validation photos, as they are and degraded.
 
-    What people upload comes from other cameras and in other sizes than this collection. Measured, the mean of both log
-    losses: 0.081, 0.080 and 0.074 for the three members alone, 0.076 for the two without strong augmentation, 0.069 for
+    Uploads come from other cameras and in other sizes than this collection. Measured, the mean of both log losses:
+    0.081, 0.080 and 0.074 for the three members on their own, 0.076 for the two without strong augmentation, 0.069 for
     all; on the photos as they are, 0.0173 for all against 0.0166 for those two.
     """
     if len(members) == 1:
@@ -212,20 +213,20 @@ def _average(members: list[Weights], model: Classifier, prepared: Path, machine:
 
     def loss(weights: Weights) -> float:
         model.load_state_dict(weights)
-        found = (predict(model, side, machine, "validating an average") for side in sides)
+        found = (predict_logits(model, side, machine, "validating an average") for side in sides)
         return sum(float(nn.functional.cross_entropy(logits, truth)) for logits, truth in found) / len(sides)
 
     return greedy_soup(members, loss)
 
 
 def _run_epoch(fit: Fit, augmented: Pictures, epoch: int, recipe: Train, machine: Machine, checkpoint: Path) -> None:
-    """Learn from every batch of the epoch that ``fit`` has not seen yet, with a checkpoint every few minutes."""
+    """Train on the batches of the epoch that ``fit`` has not seen yet, with a checkpoint every few minutes."""
     batches = pictures.shuffled(len(augmented), recipe.batch_size, recipe.seed, epoch)[fit.batch :]
     loader = pictures.loader(augmented, batches, machine.workers)
     fit.model.train()
     saved = time.monotonic()
     for images, truth in progress(loader, f"epoch {epoch + 1}/{recipe.epochs}", len(batches), " batches"):
-        # Dropout follows from the place in the run alone, so that an interrupted epoch goes on as it would have.
+        # Dropout depends only on the position in the run, so that a resumed epoch is the same as an uninterrupted one.
         torch.manual_seed(pictures.step_seed(recipe.seed, epoch, fit.batch))
         fit.step(images.to(machine.device), truth.to(machine.device), machine.autocast)
         if time.monotonic() - saved > recipe.checkpoint_minutes * 60:
@@ -233,7 +234,7 @@ def _run_epoch(fit: Fit, augmented: Pictures, epoch: int, recipe: Train, machine
             saved = time.monotonic()
 
 
-def predict(model: Classifier, data: Pictures, machine: Machine, what: str) -> tuple[Tensor, Tensor]:
+def predict_logits(model: Classifier, data: Pictures, machine: Machine, what: str) -> tuple[Tensor, Tensor]:
     """Logits float32 [n, 2] and labels int64 [n] of every picture, in order, on the CPU."""
     model.eval()
     logits, labels = [], []
@@ -247,7 +248,7 @@ def predict(model: Classifier, data: Pictures, machine: Machine, what: str) -> t
 
 def features(model: Classifier, data: Pictures, count: int, machine: Machine, what: str) -> tuple[Tensor, Tensor]:
     """Pooled features float32 [n, channels] and labels of ``count`` pictures, spread evenly over the data set."""
-    chosen = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int).tolist()
+    chosen = evenly_spaced(len(data), count)
     batches = [chosen[start : start + AT_ONCE] for start in range(0, len(chosen), AT_ONCE)]
     model.eval()
     rows, labels = [], []
@@ -262,7 +263,7 @@ def _probe(model: Classifier, data: Pictures, params: Train, machine: Machine) -
     """Put the weights of a logistic regression on frozen features into the head; returns its accuracy out of fold.
 
     Raises:
-        StageError: that accuracy is no better than guessing, as it is when half of the labels are swapped.
+        StageError: that accuracy is no better than guessing, as when half of the labels are swapped.
     """
     rows, truth = features(model, data, params.probe_pictures, machine, "probing")
     own = labels.out_of_fold(rows.numpy(), truth.numpy(), PROBE_FOLDS, params.seed)
@@ -270,7 +271,7 @@ def _probe(model: Classifier, data: Pictures, params: Train, machine: Machine) -
     if _guesses(accuracy, len(own)):
         raise StageError(
             f"the labels look swapped or mixed up: a probe fitted on the other pictures is right on {accuracy:.0%} of "
-            f"{len(own):,}, as guesses would be; see how the class folders were filled"
+            f"{len(own):,}, no better than guessing; check the class folders"
         )
     mean, std = rows.mean(0), rows.std(0).clamp_min(1e-6)
     probe = LogisticRegression(C=0.01, max_iter=1000).fit(((rows - mean) / std).numpy(), truth.numpy())
@@ -292,16 +293,16 @@ def _write(
 ) -> None:
     text = io.StringIO()
     rows = [{"member": name, **asdict(line)} for name, history in histories.items() for line in history]
-    # Counted on through the members, so that one axis holds them all.
+    # Counted across the members, so that one axis holds them all.
     writer = csv.DictWriter(text, ["total_epochs", *rows[0]], lineterminator="\n")
     writer.writeheader()
     writer.writerows({"total_epochs": count, **row} for count, row in enumerate(rows, 1))
     with whole_directory(out) as aside:
-        # torch.save given a path turns a full disk into a RuntimeError that says nothing.
+        # Given a path, torch.save turns a full disk into an uninformative RuntimeError.
         write_whole(aside / "weights.pt", _bytes({name: tensor.cpu() for name, tensor in weights.items()}))
         for number, member in enumerate(members):
             cpu = {name: tensor.cpu() for name, tensor in member.items()}
             write_whole(aside / "members" / f"{number}.pt", _bytes(cpu))
         write_json(aside / "trained.json", trained)
         write_whole(aside / "history.csv", text.getvalue())
-        plots.curves(histories).savefig(aside / "curves.png")
+        plots.learning_curves(histories).savefig(aside / "curves.png")

@@ -15,7 +15,7 @@ from ops.bench.measure import ARRANGEMENTS, PARTS, Wanted, measure
 from ops.bench.processes import ROOT
 from ops.bench.rounds import Plan
 from ops.bench.servers import SERVERS, Programs, also, chosen
-from ops.outputs import write_whole
+from shared.files import write_whole
 
 REPORT: Final = ROOT / "reports" / "bench-serve.json"
 SOAK: Final = ROOT / "reports" / "soak.json"

@@ -12,8 +12,9 @@ from typing import Any
 
 from ops.bench import load
 from ops.bench.errors import BenchError
-from ops.bench.processes import ROOT, cores, on_cores
+from ops.bench.processes import ROOT, on_cores
 from ops.bench.servers import BASELINES, MODELS, NO_CALLS, Precision, Programs
+from shared.hardware import cores
 
 
 class RawProcess:

@@ -1,29 +1,10 @@
-"""The machine that was measured on, without its name; and the writing of reports."""
+"""The writing of reports."""
 
 import json
-import os
-import platform
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from ops.bench.processes import cores
-from ops.outputs import write_whole
-
-FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "i8mm")
-
-
-def describe() -> dict[str, Any]:
-    """Processor, cores, memory and vector instructions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    has = set(values.get("flags", values.get("Features", "")).split())
-    return {
-        "processor": values.get("model name", platform.machine()),
-        "cores": cores(),
-        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9),
-        "flags": [flag for flag in FLAGS if flag in has],
-        "system": f"{platform.system()} {platform.release().split('-')[0]}",
-    }
+from shared.files import write_whole
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

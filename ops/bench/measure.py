@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ops.bench import machine, memory, placement, requests, scenarios
+from ops.bench import memory, placement, requests, scenarios
 from ops.bench.errors import BenchError
 from ops.bench.rounds import Arrangement, Plan, Rounds, tune
 from ops.bench.servers import Programs, ServerSpec, versions
+from shared import hardware
 
 ARRANGEMENTS: Final = ("shared", "separate")
 PARTS: Final = ("speed", "memory", "overload", "fairness")
@@ -46,7 +47,7 @@ def measure(plan: Plan, wanted: Wanted, photos: requests.Photos, folder: Path) -
     folders = {name: photos.write(folder / name, mix) for name, mix in requests.MIXES.items()}
     document: dict[str, Any] = {
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine.describe(),
+        "machine": hardware.describe(),
         "versions": found_versions(plan.programs, peers=any(spec.kind == "peer" for spec in wanted.specs)),
         "settings": {
             "rounds": plan.rounds,

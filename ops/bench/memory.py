@@ -7,9 +7,10 @@ from typing import Any, Final
 import click
 
 from ops.bench import load
-from ops.bench.processes import PeakMemory, cores, memory_mb, on_cores
+from ops.bench.processes import PeakMemory, memory_mb, on_cores
 from ops.bench.rounds import Plan
 from ops.bench.servers import ServerSpec, Variant
+from shared.hardware import cores
 
 CLIENTS: Final = 128
 LANES: Final = (1, 2)

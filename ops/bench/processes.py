@@ -24,11 +24,6 @@ END_SECONDS: Final = 15
 IDLE_SHARE: Final = 0.1
 
 
-def cores() -> int:
-    """Cores that this process, and so what it starts, may use."""
-    return len(os.sched_getaffinity(0))
-
-
 @contextlib.contextmanager
 def on_cores(wanted: Set[int]) -> Iterator[None]:
     """Keep this thread, and the processes that it starts in the block, to the cores ``wanted``."""

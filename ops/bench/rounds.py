@@ -22,8 +22,9 @@ from ops.bench import load, queue
 from ops.bench.errors import BenchError
 from ops.bench.limit import RawLimit, RawProcess
 from ops.bench.placement import Placement
-from ops.bench.processes import ServerProcess, cores, on_cores
+from ops.bench.processes import ServerProcess, on_cores
 from ops.bench.servers import Programs, ServerSpec, Variant
+from shared.hardware import cores
 
 # Answers are the same if no probability differs by more: the order of sums differs with the number of threads.
 TOLERANCE: Final = 1e-3

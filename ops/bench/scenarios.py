@@ -9,9 +9,10 @@ import click
 
 from ops.bench.client import Answer, Connection
 from ops.bench.errors import BenchError
-from ops.bench.processes import ServerProcess, cores
+from ops.bench.processes import ServerProcess
 from ops.bench.requests import Photos, batch, form
 from ops.bench.servers import Programs, ServerSpec, Variant
+from shared.hardware import cores
 
 QUEUE: Final = 64
 CROWD: Final = 256

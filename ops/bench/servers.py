@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ops.bench.errors import BenchError
-from ops.bench.processes import ROOT, ServerProcess, cores, free_port
+from ops.bench.processes import ROOT, ServerProcess, free_port
+from shared.hardware import cores
 
 # The bare limit, the service of this checkout, of another one, and what others would have written.
 Kind = Literal["raw", "ours", "also", "peer"]

@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import click
 
-from ops.bench import machine
 from ops.bench.client import Answer, Connection
 from ops.bench.processes import ServerProcess, memory_mb
 from ops.bench.requests import batch, form, make, post
 from ops.bench.servers import Programs, Variant, chosen
+from shared import hardware
 
 CLIENTS: Final = 8
 TENTHS: Final = 10
@@ -122,7 +122,7 @@ class _Soak:
         watcher.cancel()
         figures = [tenth.figures() for tenth in self.tenths]
         return {
-            "machine": machine.describe(),
+            "machine": hardware.describe(),
             "requests": self.sent,
             "seconds": time.monotonic() - began,
             "answers": dict(sorted(self.answers.items())),

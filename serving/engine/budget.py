@@ -14,6 +14,8 @@ from serving.errors import ProblemError
 
 # Most photos get all they need at once; a body that is hardly sent holds no more.
 STEP_BYTES: Final = 256_000
+# The most that one read brings: what uvicorn reads ahead, and one read of the socket.
+PIECE_BYTES: Final = 131_072
 # A body may take a first time and then as long as this rate allows: an uplink of 256 kbit/s passes.
 BYTES_PER_SECOND: Final = 32_000
 # The first time, while others wait for memory.
@@ -111,20 +113,20 @@ class Lease:
         self._budget = budget
         self._copies = copies
 
-    async def take(self, size: int, declared: int, time_left: asyncio.Timeout) -> None:
-        """Count ``size`` more bytes of a body of ``declared`` bytes (0: unknown), once there is room for them.
+    async def make_room(self, declared: int, time_left: asyncio.Timeout) -> None:
+        """Return once there is room for what may come next of a body of ``declared`` bytes (0: unknown).
 
         Raises:
             ProblemError: ``overloaded``: there was none in time.
         """
-        self.received += size
-        missing = self.received * self._copies - self.granted
-        if missing <= 0:
-            return
+        left = self.granted - self.received * self._copies
         rest = (declared - self.received) * self._copies if declared else STEP_BYTES
+        if left >= min(rest, PIECE_BYTES * self._copies):
+            self.time_left = time_left
+            return
         loop = asyncio.get_running_loop()
         self.time_left, asked = None, loop.time()
-        await self._budget.grant(self, missing + max(0, min(rest, STEP_BYTES)))
+        await self._budget.grant(self, min(rest, STEP_BYTES * self._copies) - left)
         self.started += loop.time() - asked  # waiting for us is not the client's slowness
         self.time_left = time_left
 

@@ -14,14 +14,22 @@ from shared.spec import Limits
 CGROUP: Final = Path("/sys/fs/cgroup")
 # Version 1 says that there is no limit with the largest number of whole pages.
 NO_LIMIT: Final = 1 << 60
-# The process under load with one lane in a container, and what malloc keeps; each further lane takes a little more.
-RESIDENT_BYTES: Final = 136_000_000
-LANE_BYTES: Final = 8_000_000
+# The front process, the one that forks lanes, and what they share: measured in a container, and what malloc keeps.
+RESIDENT_BYTES: Final = 75_000_000
+LANE_BYTES: Final = 45_000_000
+# A connection may have sent this much before its body is let in: what uvicorn reads ahead, one read, and its objects.
+CONNECTION_BYTES: Final = 140_000
+LEAST_CONNECTIONS: Final = 50
+# Of what is left beside them in a container.
+CONNECTIONS_SHARE: Final = 0.35
+BODIES_SHARE: Final = 0.3
 # Of a container's memory; above that what is free is given back every second. It takes milliseconds, and in a container
 # of 256 MB it made 30 MB of difference under load.
 EASE_ABOVE: Final = 0.6
-# A batch is there as it grows, whole, and without its base64, all at once for a moment.
-BATCH_COPIES: Final = 3
+# A body is in the front process and in a lane, or as it came and in a lane.
+BODY_COPIES: Final = 2
+# Enough for a photo of a telephone.
+LEAST_BODY_BYTES: Final = 10_000_000
 # Enough for 12 megapixels of JPEG as a camera writes it.
 LEAST_DECODE_BYTES: Final = 8_000_000
 # Enough for 50 megapixels in any format.
@@ -65,13 +73,24 @@ def trim() -> None:
 def fitted(settings: Settings, lanes: int, limit: int | None) -> tuple[Settings, Limits]:
     """Fit the settings, and what a picture may cost, into a container's memory of ``limit`` bytes.
 
-    Beside the process itself, half of it is for bodies, of which the largest is a batch, and the rest for decoding,
-    which every lane may do at once. Without a limit everything stays as set.
+    What the processes themselves leave is shared out to connections, to bodies, of which the largest is a batch, and to
+    decoding, which every lane may do at once. Without a limit everything stays as set.
     """
     if limit is None:
         return settings, Limits(settings.max_pixels, settings.max_decode_bytes or MOST_DECODE_BYTES)
     spare = max(0, limit - RESIDENT_BYTES - LANE_BYTES * lanes)
-    batch = min(settings.max_batch_bytes, max(settings.max_body_bytes, spare // 2 // BATCH_COPIES))
-    bodies = max(settings.max_memory_bytes, BATCH_COPIES * batch)
-    decode = settings.max_decode_bytes or max(LEAST_DECODE_BYTES, (spare - bodies) // lanes)
-    return msgspec.structs.replace(settings, max_batch_bytes=batch), Limits(settings.max_pixels, decode)
+    bodies = min(settings.max_memory_bytes, int(BODIES_SHARE * spare))
+    body = min(settings.max_body_bytes, max(LEAST_BODY_BYTES, bodies // BODY_COPIES))
+    decode = int((1 - CONNECTIONS_SHARE - BODIES_SHARE) * spare / lanes)
+    fitting = msgspec.structs.replace(
+        settings,
+        max_connections=min(
+            settings.max_connections, max(LEAST_CONNECTIONS, int(CONNECTIONS_SHARE * spare / CONNECTION_BYTES))
+        ),
+        max_memory_bytes=max(bodies, body),
+        max_body_bytes=body,
+        max_batch_bytes=max(body, min(settings.max_batch_bytes, bodies // BODY_COPIES)),
+    )
+    return fitting, Limits(
+        settings.max_pixels, settings.max_decode_bytes or min(MOST_DECODE_BYTES, max(LEAST_DECODE_BYTES, decode))
+    )

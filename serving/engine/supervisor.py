@@ -209,6 +209,8 @@ class Lanes:
         self._memory = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._lanes: list[Lane] = []
         self._idle: list[Lane] = []
+        # Not the first lane, if there is another: a second session and exam would keep the service from being ready.
+        self._wide = min(1, count - 1)
         self._closed = False
         self._users = 0
         self._unused = asyncio.Event()
@@ -315,8 +317,12 @@ class Lanes:
                 job.fail(ClientGoneError())
                 continue
             alone = not self.queue and not self.busy
-            # The first lane has the wide session, and is there for those that are alone.
-            lane = min(self._idle, key=self._lanes.index) if alone else max(self._idle, key=self._lanes.index)
+            wide = self._lanes[self._wide] if self._wide < len(self._lanes) else None
+            # The wide lane is there for those that are alone, and otherwise the last to be taken.
+            lane = (
+                wide if wide in self._idle and alone else next((idle for idle in self._idle if idle is not wide), wide)
+            )
+            assert lane is not None
             self._idle.remove(lane)
             lane.begin(job, job.flags | Flags.ALONE if alone else job.flags)
 
@@ -324,7 +330,7 @@ class Lanes:
         job.fail(ProblemError("deadline_exceeded", f"no answer within {self._deadline:g} seconds", self.retry_after()))
 
     async def _fork(self, number: int, start: Start) -> Lane:
-        start = msgspec.structs.replace(start, threads=start.threads if number == 0 else 1)
+        start = msgspec.structs.replace(start, threads=start.threads if number == self._wide else 1)
         pid, connection = await self._forker.fork(start, self._memory)
         _, lane = await asyncio.get_running_loop().create_connection(lambda: Lane(pid, self._heard), sock=connection)
         if number < len(self._lanes):

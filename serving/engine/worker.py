@@ -42,7 +42,7 @@ CPU_SECONDS_PER_PIXEL: Final = 1e-7
 # Taking apart 64 MB of batch took 0.05 s here.
 CPU_SECONDS_PER_BYTE: Final = 1e-8
 # Address space for all but decoding: the request, the network's own, what malloc keeps.
-SLACK_BYTES: Final = 256_000_000
+SLACK_BYTES: Final = 150_000_000
 # Of the first to be chosen where the machine runs out of memory; the front process is not.
 OOM_SCORE: Final = "800"
 _TO_PLAIN_BASE64: Final = bytes.maketrans(b"-_", b"+/")

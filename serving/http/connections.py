@@ -2,7 +2,7 @@
 
 uvicorn's own protocol bounds neither the number of connections (in our error form), nor a head's size or time, nor
 pipelined requests, nor the framing of a chunked body, nor how long an answer may lie unread. At most a connection costs
-what it reads ahead (64 kB and one read of 256 kB), a head (`MAX_HEAD_BYTES`, `MAX_HEADERS`) for each request that it
+what it reads ahead (64 kB and one read of 64 kB), a head (`MAX_HEAD_BYTES`, `MAX_HEADERS`) for each request that it
 pipelines (`MAX_PIPELINED`), and the answer on its way out.
 """
 
@@ -36,6 +36,8 @@ from serving.telemetry.metrics import Metrics
 MAX_HEAD_BYTES: Final = 32_768
 MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 8
+# Of one read of a socket.
+READ_BYTES: Final = 65_536
 # Chunk sizes, chunk extensions and trailers of one body: each chunk, however small, is a call into Python.
 MAX_FRAMING_BYTES: Final = 262_144
 # How long a client that has its answer may still send: closing at once would reset the connection and lose the answer.
@@ -149,6 +151,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Welcome the client, or tell it that the house is full."""
         super().connection_made(transport)
+        # Its 256 kB for each of a thousand connections would be 256 MB.
+        cast("Any", transport).max_size = READ_BYTES
         self.read_by = self.loop.time() + self.door.seconds
         if len(self.connections) > self.door.max_connections:
             headers = {"Retry-After": RETRY_AFTER_SECONDS}

@@ -44,11 +44,9 @@ async def predict_batch(request: Request) -> Response:
     flags = _explain(request) | Flags.BASE64
     async with uploads.received(request, _settings(request).max_batch_bytes, form=False) as (work, body):
         batch = await work.take_apart(body)
-        # A picture's deadline runs from when it is in the queue, so no more are there than keep the lanes busy.
-        turns = asyncio.Semaphore(work.service.lanes + 1)
 
         async def one(item: Item) -> Prediction | BatchError:
-            async with turns:
+            async with work.service.batch_turns:
                 try:
                     return await work.predict(memoryview(body)[item.start : item.end], flags, item.id)
                 except ProblemError as error:

@@ -107,7 +107,9 @@ class Server(Listener):
         if not self.started:
             return
         if threading.current_thread() is threading.main_thread():  # signals are nobody else's
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.service.reload)
+            loop = asyncio.get_running_loop()
+            # Not the loop's own handler, which ends with the loop: a late SIGHUP would end the process.
+            signal.signal(signal.SIGHUP, lambda *_: loop.is_closed() or loop.call_soon_threadsafe(self.service.reload))
         if self.metrics is not None and metrics_socket is not None:
             # Not `serve`, which would take the signals for itself.
             self._metrics_task = asyncio.create_task(self.metrics._serve([metrics_socket]))

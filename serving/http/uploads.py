@@ -85,12 +85,13 @@ async def _read(request: Request, max_bytes: int, lease: Lease, take: Callable[[
         raise _too_large(max_bytes)
     try:
         async with asyncio.timeout(None) as time_left:
-            lease.time_left = time_left
+            await lease.make_room(declared, time_left)
             async for piece in request.stream():
-                if lease.received + len(piece) > max_bytes:
+                lease.received += len(piece)
+                if lease.received > max_bytes:
                     raise _too_large(max_bytes)
-                await lease.take(len(piece), declared, time_left)
                 take(piece)
+                await lease.make_room(declared, time_left)
     except TimeoutError as error:
         raise ProblemError("slow_request", "the body arrived too slowly") from error
     lease.complete()

@@ -91,7 +91,7 @@ def test_the_reports_are_whole_pages_and_only_the_one_that_stays_has_photos(fini
         assert not re.findall(
             r"""(?:src|href)=["'](?!data:|#|https://arxiv)[^"']*""", page
         )  # nothing loaded from elsewhere
-        for section in ("Answers", "Confidence", "Evidence", "What brought what", "The files", "The worst mistakes"):
+        for section in ("Answers", "Confidence", "Evidence", "What each part gains", "The files", "The worst mistakes"):
             assert section in page
     assert '<img src="data:image/png' in inside
     assert "<img" not in public

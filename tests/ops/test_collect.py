@@ -34,9 +34,11 @@ def test_photos_are_found_at_any_depth_by_the_nearest_folder_s_name(tmp_path: Pa
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     with ExitStack() as opened:
-        found = {photo.name.removeprefix(f"{tmp_path}/"): photo.label for photo in collecting.find(tmp_path, opened)}
+        found = {
+            photo.name.removeprefix(f"{tmp_path}/"): photo.label for photo in collecting.find_photos(tmp_path, opened)
+        }
         assert found == {"Cat/1.jpg": "cats", "deep/er/dogs/2.jpg": "dogs", "cats/of/my/DOG/3.jpg": "dogs"}
-        assert [photo.label for photo in collecting.find(tmp_path / "Cat", opened)] == ["cats"]
+        assert [photo.label for photo in collecting.find_photos(tmp_path / "Cat", opened)] == ["cats"]
 
 
 def test_a_zip_file_is_as_good_as_a_folder(tmp_path: Path) -> None:
@@ -45,7 +47,7 @@ def test_a_zip_file_is_as_good_as_a_folder(tmp_path: Path) -> None:
         archive.writestr("PetImages/Dog/1.jpg", b"two")
         archive.writestr("PetImages/readme.txt", b"three")
     with ExitStack() as opened:
-        found = collecting.find(tmp_path / "photos.zip", opened)
+        found = collecting.find_photos(tmp_path / "photos.zip", opened)
         assert [(photo.label, photo.read()) for photo in found] == [("cats", b"one"), ("dogs", b"two")]
 
 
@@ -55,7 +57,7 @@ def test_a_sample_has_cats_and_dogs_in_their_proportion_and_is_the_same_each_tim
         for number in range(count):
             (tmp_path / name / f"{number}.jpg").write_bytes(b"x")
     with ExitStack() as opened:
-        photos = collecting.find(tmp_path, opened)
+        photos = collecting.find_photos(tmp_path, opened)
     some = collecting.sample(photos, 40)
     assert [photo.label for photo in some].count("cats") == 10
     assert len({photo.name for photo in some}) == 40
@@ -113,11 +115,11 @@ def test_what_is_refused_is_not_right_either(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_candidate_that_refuses_nearly_all_is_below_its_test() -> None:
-    right = collecting.Row(sha256="", true="cats", predicted="cats", verdict="cats")
-    found = collecting.outcome([right] + [collecting.Row(sha256="", true="cats", refused="not_ready")] * 39)
+    right = collecting.CollectedPhoto(sha256="", true="cats", predicted="cats", verdict="cats")
+    found = collecting.outcome([right] + [collecting.CollectedPhoto(sha256="", true="cats", refused="not_ready")] * 39)
     nothing = Histogram(edges=(0.0, 1.0), counts=(1,))
     reference = Reference(confidence=nothing, brightness=nothing, familiarity=nothing)
-    model = served.Served(version="v", reference=reference, test=served.Tested(wilson(995, 1000)))
+    model = served.Served(version="v", reference=reference, test=served.TestResult(wilson(995, 1000)))
     below = collecting.below_test(found, model)
     assert below is not None
     assert "39 refused" in below
@@ -142,7 +144,7 @@ def test_it_runs_as_a_module(start: Start, tmp_path: Path) -> None:
     server = start()
     photos = draw_photos(tmp_path / "photos", 3)
     done = subprocess.run(
-        [sys.executable, "-m", "ops.collect", photos, "--url", f"http://127.0.0.1:{server.port}", "--limit", "4"],
+        [sys.executable, "-m", "ops", "collect", photos, "--url", f"http://127.0.0.1:{server.port}", "--limit", "4"],
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -197,7 +199,7 @@ ANSWER = json.dumps(
 
 async def test_a_busy_service_is_asked_again_when_it_says(tmp_path: Path) -> None:
     with ExitStack() as opened, fake(BUSY, BUSY, (200, {}, ANSWER), BUSY, (200, {}, b"{}")) as (url, asked):
-        photos = collecting.find(draw_photos(tmp_path, 1), opened)[:1]
+        photos = collecting.find_photos(draw_photos(tmp_path, 1), opened)[:1]
         (row,) = await collecting.collect(photos, url, None)
         assert (row.predicted, row.probability) == ("cats", 0.9)
         assert asked == ["/predict"] * 3 + ["/feedback"] * 2
@@ -228,6 +230,6 @@ async def test_a_service_that_stays_busy_or_wants_a_key_ends_it_with_words(tmp_p
         ((503, {"Retry-After": "0"}, b"not json"), "status 503"),
     ):
         with ExitStack() as opened, fake(answer) as (url, _):
-            photos = collecting.find(draw_photos(tmp_path / words, 1), opened)[:1]
+            photos = collecting.find_photos(draw_photos(tmp_path / words, 1), opened)[:1]
             with pytest.raises(CollectError, match=words):
                 await collecting.collect(photos, url, "key")

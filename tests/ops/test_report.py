@@ -13,16 +13,16 @@ import pytest
 from click.testing import CliRunner
 
 from ops.cli import report as command
-from ops.report import measure
+from ops.report import make_report
 from ops.served import Served
 from shared import journal
 from shared.contract import Histogram, Reference
 from shared.intervals import wilson
 from shared.journal import Line
+from shared.metrics import calibration_error, reliability_bins
 from tests.conftest import ROOT
 from tests.serving.conftest import Running
 from tests.shared.test_journal import feedback, prediction, write
-from training.measure import calibration_error
 
 UNIT = tuple(np.linspace(0, 1, 21).tolist())
 
@@ -86,7 +86,7 @@ def run(*arguments: str | Path) -> str:
 
 
 def test_accuracy_is_counted_with_its_interval_over_all_and_where_answered(folder: Path) -> None:
-    made = measure([folder], None)
+    made = make_report([folder], None)
     lines = answers(600, 1) + answers(400, 2)
     pairs = list(zip(lines[::2], lines[1::2], strict=True))
     right = [said.label == was.label for said, was in pairs]
@@ -103,18 +103,18 @@ def test_accuracy_is_counted_with_its_interval_over_all_and_where_answered(folde
 
 
 def test_calibration_is_what_the_evaluation_would_say(folder: Path) -> None:
-    made = measure([folder], None)
+    made = make_report([folder], None)
     assert made.quality is not None
     lines = answers(600, 1) + answers(400, 2)
     confidence = np.array([max(said.probabilities.values()) for said in lines[::2]])  # type: ignore[union-attr]
     right = np.array([said.label == was.label for said, was in zip(lines[::2], lines[1::2], strict=True)])
-    assert made.quality.calibration_error == pytest.approx(calibration_error(confidence, right))
+    assert made.quality.calibration_error == pytest.approx(calibration_error(reliability_bins(confidence, right)))
     assert made.quality.calibration_error < 0.05
-    assert sum(bin_.count for bin_ in made.quality.reliability) == 1000
+    assert sum(each.count for each in made.quality.reliability) == 1000
 
 
 def test_each_model_has_its_own_figures(folder: Path) -> None:
-    made = measure([folder], None)
+    made = make_report([folder], None)
     assert list(made.models) == ["old", "new"]
     assert [(share.predictions, share.feedback) for share in made.models.values()] == [(600, 600), (401, 400)]
 
@@ -129,15 +129,15 @@ def test_the_last_feedback_counts_and_belongs_to_the_prediction_before_it(tmp_pa
         feedback("a", label="cats"),
         feedback("b", label="cats"),
     )
-    made = measure([path], None)
+    made = make_report([path], None)
     assert made.quality is not None
     assert made.quality.confusion == ((1, 1), (0, 0))
     assert (made.feedback_lines, made.orphans) == (4, 1)
-    assert "1 feedback lines are for predictions not in these files" in run(path)
+    assert "feedback without its prediction in these files: 1" in run(path)
 
 
 def test_drift_is_of_the_model_that_serves_and_sees_what_has_changed(folder: Path) -> None:
-    same = measure([folder], served()).drift
+    same = make_report([folder], served()).drift
     assert same is not None
     assert (same.model, same.predictions) == ("new", 401)
     assert {name: signal.says for name, signal in same.signals.items()} == dict.fromkeys(
@@ -145,7 +145,7 @@ def test_drift_is_of_the_model_that_serves_and_sees_what_has_changed(folder: Pat
     )
     dark = [msgspec.structs.replace(line, brightness=0.1) for line in answers(400, 2, model="new")[::2]]
     write(folder / journal.name(3), *dark)
-    changed = measure([folder / journal.name(3)], served()).drift
+    changed = make_report([folder / journal.name(3)], served()).drift
     assert changed is not None
     assert changed.signals["brightness"].says == "shifted"
     assert changed.signals["familiarity"].says == "as validated"
@@ -155,13 +155,13 @@ def test_a_model_that_is_not_in_the_journal_has_no_drift(folder: Path, tmp_path:
     (tmp_path / "model.json").write_bytes(msgspec.json.encode(served(version="other")))
     assert "the journal has no predictions by other" in run(folder, "--contract", tmp_path / "model.json")
     run(folder, "--contract", tmp_path / "model.json", "--html", tmp_path / "page.html")
-    assert "No prediction in this journal is other’s." in (tmp_path / "page.html").read_text()
+    assert "The journal has no predictions by other." in (tmp_path / "page.html").read_text()
 
 
 def test_a_clock_that_was_set_back_changes_no_figure(tmp_path: Path) -> None:
     lines = answers(50)
     back = [msgspec.structs.replace(line, time=line.time - timedelta(days=number)) for number, line in enumerate(lines)]
-    one, other = (measure([write(tmp_path / str(i), *some)], None) for i, some in enumerate((lines, back)))
+    one, other = (make_report([write(tmp_path / str(i), *some)], None) for i, some in enumerate((lines, back)))
     assert other.quality == one.quality
     assert other.first is not None
     assert other.last is not None
@@ -177,7 +177,7 @@ def test_text_json_and_page_say_the_same(folder: Path, tmp_path: Path) -> None:
     page = (tmp_path / "r.html").read_text()
     share = figures["quality"]["accuracy"]
     assert f"{share['value']:.2%} ({share['low']:.2%} to {share['high']:.2%}) of 1,000 with feedback" in text
-    assert f"{share['value'] * 100:.2f} %" in page
+    assert f"{share['value']:.2%}" in page
     for signal, found in figures["drift"]["signals"].items():
         assert f"{signal:<12} {found['psi']:>7.3f}" in text
         assert f"{signal}: PSI {found['psi']:.3f}" in page
@@ -196,7 +196,7 @@ def test_a_journal_with_nothing_in_it_is_said_to_be_empty(tmp_path: Path, conten
     text = run(tmp_path, "--html", tmp_path / "page.html", "--contract", tmp_path / "model.json")
     assert "The journal has no predictions." in text
     assert "The journal has no predictions." in (tmp_path / "page.html").read_text()
-    assert ("1 lines cannot be read" in text) == content.endswith(b"\n")
+    assert ("unreadable lines, left out: 1" in text) == content.endswith(b"\n")
     assert json.loads(run(tmp_path, "--json", "-"))["quality"] is None
 
 
@@ -222,7 +222,7 @@ def test_what_cannot_be_read_is_one_line_and_exit_2(tmp_path: Path) -> None:
         ([tmp_path, "--contract", tmp_path / "bad.json"], "not a contract"),
         ([tmp_path, "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
         ([tmp_path, "--url", "nonsense"], "nonsense"),
-        ([tmp_path, "--html", tmp_path / "missing" / "page.html"], "No such file"),
+        ([tmp_path, "--html", tmp_path / "bad.json" / "page.html"], "File exists"),
     ):
         done = CliRunner().invoke(command, [str(argument) for argument in arguments])
         assert done.exit_code == 2, words

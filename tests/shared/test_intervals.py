@@ -1,6 +1,6 @@
 import pytest
 
-from shared.intervals import wilson
+from shared.intervals import Interval, percent, wilson
 
 
 def test_wilson_against_published_values() -> None:
@@ -15,3 +15,10 @@ def test_wilson_against_published_values() -> None:
 def test_what_is_no_share_is_refused(successes: int, trials: int) -> None:
     with pytest.raises(ValueError, match="not a share"):
         wilson(successes, trials)
+
+
+def test_a_share_is_written_in_per_cent_with_its_interval() -> None:
+    share = Interval(value=0.97314, low=0.961, high=0.982)
+    assert share.text() == "97.31% (96.10% to 98.20%)"
+    assert share.bounds(1) == "96.1% to 98.2%"
+    assert percent(1.0, 0) == "100%"

@@ -33,7 +33,7 @@ def raw(tmp_path: Path) -> Path:
     return folder
 
 
-def status(rows: list[auditing.Row]) -> dict[str, str]:
+def status(rows: list[auditing.AuditRow]) -> dict[str, str]:
     return {row.path: row.status for row in rows}
 
 

@@ -17,16 +17,16 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import ROOT, draw_photos
-from training import bench, contestants, params, scoreboard
+from training import bench, loops, params, scoreboard
 from training import split as splits
 from training.audit import audit
-from training.contestants import Less, Ours, Task
 from training.fetch import fetch
+from training.loops import Ours, Part, Task
 from training.params import Train
 from training.prepare import prepare
 from training.split import split
 
-LINUX = pytest.mark.skipif(not contestants.STATUS.exists(), reason="memory is read from Linux's /proc")
+LINUX = pytest.mark.skipif(not loops.STATUS.exists(), reason="memory is read from Linux's /proc")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def numbers(part: Any) -> list[float]:
 @LINUX
 @pytest.mark.slow
 def test_it_runs_from_end_to_end_and_leaves_json_and_tables(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "LESS", {"decoded_once": "photos decoded in every epoch"})
+    monkeypatch.setattr(bench, "INSTEAD", {"decoded_once": "photos decoded in every epoch"})
     monkeypatch.setattr(bench, "ABLATION_BATCHES", 2)
     monkeypatch.setattr(bench, "ABLATION_ROUNDS", 1)
     before = sorted(Path("data").iterdir())
@@ -113,10 +113,10 @@ def test_both_see_the_same_photos_in_the_same_order(ready: Path) -> None:
     assert len(list((ready / "sets/prepared/50").glob("*/*"))) == 50
 
 
-@pytest.mark.parametrize("less", ["", "channels_last", "freezing", "decoded_once", "linear_colours", "bfloat16"])
-def test_it_learns_with_any_one_thing_taken_away(ready: Path, recipe: Train, less: Less) -> None:
+@pytest.mark.parametrize("without", ["", "channels_last", "freezing", "decoded_once", "linear_colours", "bfloat16"])
+def test_it_learns_with_any_one_thing_taken_away(ready: Path, recipe: Train, without: Part) -> None:
     bench.link_sets(ready / "sets", splits.read(Path("data/split.csv")), 32, [])
-    ours = Ours(Task("ours", str(ready / "sets"), recipe, 4, less=less))
+    ours = Ours(Task("ours", str(ready / "sets"), recipe, 4, without=without))
     assert ours.learn(2)["pictures"] == 8  # of 16, the first batch not timed
     assert ours.learn(2)["seconds"] > 0
     assert ours.fit.seen == 32
@@ -124,14 +124,14 @@ def test_it_learns_with_any_one_thing_taken_away(ready: Path, recipe: Train, les
 
 @LINUX
 def test_the_memory_read_is_that_of_this_process() -> None:
-    before = contestants.memory("RssAnon")
+    before = loops.process_memory("RssAnon")
     # Straight from the kernel: malloc may have enough that was freed before.
     with mmap.mmap(-1, 200_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block:
         for place in range(0, len(block), mmap.PAGESIZE):
             block[place] = 1
-        during = contestants.memory("RssAnon")
+        during = loops.process_memory("RssAnon")
     assert during - before == pytest.approx(200, abs=10)
-    assert contestants.memory("VmHWM") >= during
+    assert loops.process_memory("VmHWM") >= during
 
 
 def test_its_help_has_examples() -> None:

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import binom
 
 from shared.intervals import wilson
-from training.comparison import compare, compare_means, log_losses
+from training.comparison import compare, compare_means
 
 
 def rights(both: int, only_first: int, only_second: int, neither: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -64,12 +64,6 @@ def test_mcnemar_cries_wolf_at_most_once_in_twenty() -> None:
 def test_what_is_not_the_same_photos_is_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="cannot be compared"):
         compare(*(np.ones(shape, bool) for shape in shapes))
-
-
-def test_the_loss_of_an_impossible_answer_is_finite() -> None:
-    losses = log_losses(np.array([[1.0, 0.0], [0.25, 0.75]]), np.array([1, 1]))
-    assert np.isfinite(losses).all()
-    assert losses[1] == pytest.approx(-np.log(0.75))
 
 
 def test_the_bootstrap_is_paired_and_repeatable() -> None:

@@ -74,9 +74,9 @@ def test_the_file_answers_like_torch_for_any_batch(graph: Graph, exported: onnx.
 
 def test_a_file_that_differs_is_refused(graph: Graph, exported: onnx.ModelProto) -> None:
     run = runner(exported.SerializeToString())
-    with pytest.raises(StageError, match="differ from torch's by more than .*: familiarity"):
+    with pytest.raises(StageError, match=r"differ from torch's by more than .*: familiarity"):
         check_parity(graph, lambda batch: (o := run(batch))._replace(familiarity=o.familiarity + 2e-4), pictures(2))
-    with pytest.raises(StageError, match="differ from torch's by more than .*: probabilities"):
+    with pytest.raises(StageError, match=r"differ from torch's by more than .*: probabilities"):
         check_parity(
             graph, lambda batch: (o := run(batch))._replace(probabilities=o.probabilities * np.nan), pictures(2)
         )

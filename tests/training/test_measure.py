@@ -14,24 +14,8 @@ def answers(dogs: list[float], familiarity: float = 1.0) -> Outputs:
     )
 
 
-def test_answers_that_are_as_sure_as_right_have_no_calibration_error() -> None:
-    random = np.random.default_rng(0)
-    confidence = random.uniform(0.5, 1, 60_000)
-    right = random.random(60_000) < confidence
-    assert measure.calibration_error(confidence, right) < 0.01
-    assert measure.calibration_error(np.minimum(1, confidence + 0.2), right) > 0.1
-
-
-def test_the_bins_have_equal_mass_and_hold_every_photo() -> None:
-    bins = measure.reliability(np.linspace(0.5, 1, 100), np.ones(100, bool))
-    assert len(bins) == measure.BINS
-    assert sum(count for *_, count in bins) == 100
-    assert {count for *_, count in bins} <= {6, 7}
-    assert [sure for sure, *_ in bins] == sorted(sure for sure, *_ in bins)
-
-
 def test_answering_fewer_leaves_the_surest() -> None:
-    coverage, risk = measure.risk_coverage(np.array([0.6, 0.9, 0.8]), np.array([False, True, True]))
+    coverage, risk = measure.risk_coverage_curve(np.array([0.6, 0.9, 0.8]), np.array([False, True, True]))
     np.testing.assert_allclose(coverage, [1 / 3, 2 / 3, 1])
     np.testing.assert_allclose(risk, [0, 0, 1 / 3])
 

@@ -40,7 +40,7 @@ def test_pictures_are_the_service_s_pixels(side: Path) -> None:
 
 def test_nothing_is_decoded_twice(side: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Pictures(side)[0][0]
-    monkeypatch.setattr(pictures, "_decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("shared.pixels.pixels", lambda *_: pytest.fail("decoded again"))
     assert torch.equal(Pictures(side)[0][0], first)
 
 

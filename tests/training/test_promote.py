@@ -29,6 +29,7 @@ from PIL import Image
 from serving.model import session as serving
 from shared import contract, exam
 from shared.contract import Contract, Histogram, Precision, Provenance, Reference, Unsure
+from shared.files import write_json, write_whole
 from shared.intervals import wilson
 from shared.pixels import SIZE
 from tests.conftest import ROOT, blobs, encoded
@@ -170,8 +171,8 @@ def make(work: Path) -> Make:
             path.unlink(missing_ok=True)
             if size is not None:
                 model = finished(EACH - 0.5 - wrong, precision, size, work, **provenance)  # type: ignore[arg-type]
-                stage.write_whole(path, model.SerializeToString())
-                stage.write_json(report, {"version": f"2026.11.23-redness-{precision}"})
+                write_whole(path, model.SerializeToString())
+                write_json(report, {"version": f"2026.11.23-redness-{precision}"})
         return {path.name: path.read_bytes() for path, _ in PIPELINE.values() if path.exists()}
 
     return write
@@ -207,7 +208,7 @@ def state() -> tuple[object, ...]:
 def champion() -> str:
     version = registry.champion(client())
     assert version is not None
-    return registry.name(version)
+    return registry.version_name(version)
 
 
 def test_the_first_candidate_is_champion_and_every_file_names_its_version(make: Make) -> None:
@@ -394,7 +395,7 @@ def test_a_candidate_that_must_not_serve_is_refused_and_not_registered(make: Mak
     refused("another split")
     make(1, int8=8000)
     contradict(path, provenance=document(serving.load(path).run, precision, mlflow_run_id="e" * 32).provenance)
-    refused("not of one training run")
+    refused("come from different training runs")
     make(1, int8=8000)
     PIPELINE[precision][1].unlink()
     refused("run `catsdogs evaluate` first")
@@ -470,17 +471,16 @@ def test_a_full_disk_leaves_the_champion_serving(make: Make, monkeypatch: pytest
     before = served()
     make(0, int8=8000)
     writes = 0
-    whole = stage.write_whole
 
-    def write_whole(path: Path, data: bytes | str) -> None:
+    def write_until_full(path: Path, data: bytes | str) -> None:
         nonlocal writes
         writes += path.parent == SERVED
         if writes == full_at:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        whole(path, data)
+        write_whole(path, data)
 
     with monkeypatch.context() as full:
-        full.setattr(stage, "write_whole", write_whole)
+        full.setattr("training.promote.write_whole", write_until_full)
         result = run("promote")
     assert result.exit_code == 2
     assert "No space left on device: nothing is half-written" in result.output

@@ -10,7 +10,7 @@ from tests.conftest import blobs, encoded
 from training import models
 from training.familiarity import Familiarity
 from training.graph import INPUT, Graph, runner, to_onnx
-from training.quantize import _centred, in_float, whole_numbers
+from training.quantize import centred, in_float, whole_numbers
 
 
 def picture(seed: int) -> Pixels:
@@ -71,7 +71,7 @@ def test_other_arithmetic_for_the_same_graph_is_close(quantized: onnx.ModelProto
 
 
 def test_rounding_does_not_move_any_channel_on_average(exported: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
-    float_ = _centred(exported)  # whose padding stands for the same grey
+    float_ = centred(exported)  # whose padding stands for the same grey
     layers = [node for node in float_.graph.node if node.op_type == "Conv"][:2]  # the trunk's
     for layer in layers:
         twin = next(node for node in quantized.graph.node if node.name == layer.name)

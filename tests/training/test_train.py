@@ -88,7 +88,7 @@ def judged(prepared: Path, weights: dict[str, torch.Tensor]) -> float:
     model = models.build("simple_cnn", pretrained=False)
     model.load_state_dict(weights)
     sides = (Pictures(prepared / "val", transform) for transform in (None, degrade))
-    outputs = [train.predict(model, side, choose_machine(), "judging") for side in sides]
+    outputs = [train.predict_logits(model, side, choose_machine(), "judging") for side in sides]
     return sum(float(torch.nn.functional.cross_entropy(*output)) for output in outputs) / 2
 
 
@@ -213,7 +213,7 @@ def test_an_older_result_stays_until_the_new_one_is_whole(
 ) -> None:
     section = msgspec.structs.replace(section, epochs=1)
     before = fit(prepared, section, in_folder)
-    monkeypatch.setattr("training.plots.curves", lambda _: pytest.fail("stopped just before the end"))
+    monkeypatch.setattr("training.plots.learning_curves", lambda _: pytest.fail("stopped just before the end"))
     with pytest.raises(pytest.fail.Exception):
         fit(prepared, msgspec.structs.replace(section, seed=1), in_folder)
     assert digest(weights(in_folder)) == digest(before)

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from ops.bench import measure, placement, rounds, table, targets
 from ops.bench.cli import PAGE, REPORT, SOAK, main
 from ops.bench.errors import BenchError
-from ops.bench.processes import cores, on_cores
+from ops.bench.processes import on_cores
 from ops.bench.targets import Target
+from shared.hardware import cores
 from tests.conftest import ROOT
 from tests.ops.bench.conftest import HERE, LINUX, SERVICE, WRK
 

@@ -13,8 +13,9 @@ import pytest
 from ops.bench import placement, requests, rounds
 from ops.bench.errors import BenchError
 from ops.bench.limit import RawLimit, RawProcess
-from ops.bench.processes import ServerProcess, cores, free_port, memory_mb, on_cores, tree
+from ops.bench.processes import ServerProcess, free_port, memory_mb, on_cores, tree
 from ops.bench.servers import MODELS, SERVERS, Precision, also, chosen, versions
+from shared.hardware import cores
 from tests.conftest import ROOT
 from tests.ops.bench.conftest import HERE, LINUX, SPIN
 from tests.serving.conftest import Running

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.engine.memory import fitted, memory_limit, resident_memory, trim, usable_memory
+from serving.engine.memory import MOST_DECODE_BYTES, fitted, memory_limit, resident_memory, trim, usable_memory
 from serving.settings import Settings
 from shared.pixels import MAX_PIXELS, Limits
 from tests.serving.conftest import Start
@@ -32,7 +32,7 @@ def test_a_container_s_memory_counts(tmp_path: Path, files: dict[str, str], expe
 
 
 def test_without_a_limit_everything_stays_as_set() -> None:
-    assert fitted(Settings(), 4, None) == (Settings(), Limits(MAX_PIXELS, None))
+    assert fitted(Settings(), 4, None) == (Settings(), Limits(MAX_PIXELS, MOST_DECODE_BYTES))
 
 
 def test_in_a_small_container_batches_and_pictures_are_smaller_and_fit_together() -> None:

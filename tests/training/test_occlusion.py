@@ -12,7 +12,7 @@ from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
 from shared.exam import Outputs
 from shared.pixels import SIZE, Pixels, pixels
 from tests.conftest import PHOTOS
-from training.covering import STEP, covered, covering, strongest_corner
+from training.occlusion import STEP, occluded, occlusion, strongest_corner
 from training.split import side
 
 
@@ -39,10 +39,10 @@ def test_photos() -> list[Pixels]:
 @pytest.mark.parametrize(
     "path", [path for path in (SHIPPED_MODEL, SHIPPED_INT8) if path.exists()], ids=lambda p: p.name
 )
-def test_covering_the_strongest_evidence_costs_more_than_covering_another_place(
+def test_occluding_the_strongest_evidence_costs_more_than_occluding_another_place(
     path: "object", test_photos: list[Pixels]
 ) -> None:
-    found = covering(load(path).run, test_photos)  # type: ignore[arg-type]
+    found = occlusion(load(path).run, test_photos)  # type: ignore[arg-type]
     assert found.pictures == 200
     assert found.strongest.low > found.elsewhere.high  # the 95 % intervals do not even touch
     assert found.strongest_matters_more.low > 0.5
@@ -55,7 +55,7 @@ def test_a_map_that_points_elsewhere_is_found_out(test_photos: list[Pixels]) -> 
         outputs = model.run(batch)
         return outputs._replace(evidence=-outputs.evidence)
 
-    assert covering(liar, test_photos[60:140]).strongest_matters_more.high < 0.5
+    assert occlusion(liar, test_photos[60:140]).strongest_matters_more.high < 0.5
 
 
 def test_the_strongest_region_is_where_the_sum_is_largest() -> None:
@@ -64,9 +64,9 @@ def test_the_strongest_region_is_where_the_sum_is_largest() -> None:
     assert strongest_corner(evidence) == (3, 2)
 
 
-def test_covering_paints_one_region_and_nothing_else() -> None:
+def test_occlusion_paints_one_region_and_nothing_else() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8)
-    result = covered(picture, (4, 0))
+    result = occluded(picture, (4, 0))
     changed = (result != picture).any(2)
     rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4 * STEP, 7 * STEP - 1, 0, 3 * STEP - 1)

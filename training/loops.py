@@ -1,8 +1,8 @@
-"""The two that ``training.bench`` measures, each in a process of its own that does what it is told.
+"""The two training loops that ``training.bench`` measures, each in its own process that takes commands.
 
-``Plain`` is the loop that tutorials write. ``Ours`` takes the very steps of ``catsdogs train``, or those steps with one
-thing taken away. A process gets its :class:`Task` as its only argument, reads one command a line from standard input,
-and answers each with a line of JSON; all else that it prints goes to standard error.
+``Plain`` is the loop that tutorials write. ``Ours`` is the loop of ``catsdogs train``, or that with one part left
+out. A process gets its :class:`Task` as its only argument, reads one command a line from standard input, and answers
+each with a line of JSON; everything else it prints goes to standard error.
 """
 
 import contextlib
@@ -34,14 +34,14 @@ from training.params import Train
 from training.pictures import Pictures
 from training.stage import progress
 
-Less = Literal["", "channels_last", "freezing", "kept_memory", "decoded_once", "linear_colours", "bfloat16"]
+Part = Literal["", "channels_last", "freezing", "kept_memory", "decoded_once", "linear_colours", "bfloat16"]
 STATUS: Final = Path("/proc/self/status")
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a process is to train: ``steps`` are those of the whole run, ``less`` is what it does without.
+    """What a process trains: ``steps`` are those of the whole run, ``without`` is the part to leave out.
 
-    Below ``folder`` lie ``photos/{train,val}`` as they were taken and ``prepared/<side>`` as ``prepare`` leaves them,
+    Below ``folder`` lie the raw ``photos/{train,val}`` and ``prepared/<side>`` as written by ``prepare``,
     one folder for each class, the files of a side in the same order in both.
     """
 
@@ -50,7 +50,7 @@ class Task(msgspec.Struct, frozen=True):
     recipe: Train
     steps: int
     side: str = "train"
-    less: Less = ""
+    without: Part = ""
 
 
 class Plain:
@@ -85,7 +85,7 @@ class Plain:
         part, self.order = self.order[:count], self.order[count:]
         loss_function = nn.CrossEntropyLoss()
         self.network.train()
-        watch = Watch()
+        watch = Stopwatch()
         for images, labels in DataLoader(Subset(self.train_set, part), self.batch_size, num_workers=2):
             self.optimizer.zero_grad()
             loss = loss_function(self.network(images.to(self.device)), labels.to(self.device))
@@ -95,7 +95,7 @@ class Plain:
         return watch.read()
 
     def validate(self) -> dict[str, Any]:
-        """Say which it has right."""
+        """Report which answers are right."""
         began = time.monotonic()
         self.network.eval()
         right: list[bool] = []
@@ -109,25 +109,25 @@ class Ours:
     """The steps of ``catsdogs train``: everything that it does between the prepared pictures and the weights."""
 
     def __init__(self, task: Task) -> None:
-        """Decode the pictures once, fit the probe that the head starts from, and freeze."""
-        self.less, self.folder, self.recipe = task.less, Path(task.folder), task.recipe
-        if self.less == "freezing":
+        """Decode the pictures, fit the probe that the head starts from, and freeze."""
+        self.without, self.folder, self.recipe = task.without, Path(task.folder), task.recipe
+        if self.without == "freezing":
             self.recipe = msgspec.structs.replace(self.recipe, frozen_blocks=0)
-        if self.less == "kept_memory":
-            machines._keep_freed_memory = lambda: "left to the system's malloc"
+        if self.without == "kept_memory":
+            machines.keep_freed_memory = lambda: "left to the system's malloc"
         with contextlib.redirect_stdout(io.StringIO()) as said:
             self.machine = machines.choose_machine()
         self.choices = said.getvalue().splitlines()
-        if self.less == "bfloat16":
+        if self.without == "bfloat16":
             self.machine = dataclasses.replace(self.machine, autocast=None)
         began = time.monotonic()
         plain_pictures = Pictures(self.folder / "prepared" / task.side)
         decoded = time.monotonic()
-        start = train._start(self.folder / "no checkpoint", self.recipe, plain_pictures, self.machine)
+        start = train.start_weights(self.folder / "no checkpoint", self.recipe, plain_pictures, self.machine)
         self.once = {"decoding": decoded - began, "probe": time.monotonic() - decoded}
-        self.model = train._build(self.recipe, start["weights"], self.machine)
+        self.model = train.build_model(self.recipe, start["weights"], self.machine)
         self.choices.append(f"frozen: {self.model.freeze(self.recipe.frozen_blocks)}")
-        if self.less == "channels_last":
+        if self.without == "channels_last":
             self.model.to(memory_format=torch.contiguous_format)
         self.fit = Fit(self.model, self.recipe, task.steps)
         self.augmented = self._augmented(self.folder / "prepared" / task.side)
@@ -136,11 +136,11 @@ class Ours:
     def _augmented(self, side: Path) -> Pictures:
         transform = augmentation(self.recipe.augmentation)
         seed = pictures.epoch_seed(self.recipe.seed, 0)
-        if self.less == "linear_colours":
+        if self.without == "linear_colours":
             given = self.recipe.augmentation
             jitter = v2.ColorJitter(given.brightness, given.contrast, given.saturation, given.hue)
             transform = v2.Compose([jitter if isinstance(t, RandomColour) else t for t in transform.transforms])
-        if self.less == "decoded_once":
+        if self.without == "decoded_once":
             return Undecoded(side, transform, seed)
         return Pictures(side, transform, seed)
 
@@ -152,21 +152,21 @@ class Ours:
         """Learn from the next batches."""
         part = self.batches[self.fit.batch : self.fit.batch + batches]
         self.model.train()
-        watch = Watch()
+        watch = Stopwatch()
         for images, labels in pictures.loader(self.augmented, part, self.machine.workers):
             self._step(images, labels)
             watch.step(self.fit.loss, len(labels))
         return watch.read()
 
     def validate(self) -> dict[str, Any]:
-        """Say which the averaged weights have right."""
+        """Report which answers of the averaged weights are right."""
         val_set = Pictures(self.folder / "prepared" / "val")
         began = time.monotonic()
-        logits, labels = train.predict(self.fit.averaged, val_set, self.machine, "validating")
+        logits, labels = train.predict_logits(self.fit.averaged, val_set, self.machine, "validating")
         return {"right": (logits.argmax(1) == labels).tolist(), "seconds": time.monotonic() - began}
 
     def frozen_share(self, batches: int) -> dict[str, Any]:
-        """Median share of a forward pass that its frozen stages take, 0..1, on a processor; 0 if nothing is frozen."""
+        """Median share of a forward pass that its frozen stages take, 0..1, on a CPU; 0 if nothing is frozen."""
         ends: list[float] = []
         if self.model.frozen:
             last = self.model.stages[self.model.frozen - 1]
@@ -185,24 +185,29 @@ class Ours:
     def read_all(self, steps: int) -> dict[str, Any]:
         """Load every batch of the side, learn from ``steps`` of them spread over it, validate, and watch the memory."""
         every = max(1, len(self.batches) // steps)
-        anonymous, done = memory("RssAnon"), 0
+        anonymous, done = process_memory("RssAnon"), 0
         self.model.train()
         loader = pictures.loader(self.augmented, self.batches, self.machine.workers)
         for number, (images, labels) in enumerate(progress(loader, "reading all", len(self.batches), " batches")):
             if number % every == 0 and done < steps:
                 self._step(images, labels)
                 done += 1
-            anonymous = max(anonymous, memory("RssAnon"))
+            anonymous = max(anonymous, process_memory("RssAnon"))
         self.validate()
-        anonymous = max(anonymous, memory("RssAnon"))
-        return {"pictures": len(self.augmented), "steps": done, "peak_mb": memory("VmHWM"), "anonymous_mb": anonymous}
+        anonymous = max(anonymous, process_memory("RssAnon"))
+        return {
+            "pictures": len(self.augmented),
+            "steps": done,
+            "peak_mb": process_memory("VmHWM"),
+            "anonymous_mb": anonymous,
+        }
 
 
 class Undecoded(Pictures):
-    """The same pictures, each decoded from its photo whenever it is wanted, like in a data set that keeps none."""
+    """The same pictures, each decoded from its photo on every access, as in a data set that keeps no pixels."""
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Decode the photo, then read and augment as ever: reading takes 0.05 ms, so it may as well be done too."""
+        """Decode the photo, then read and augment as usual; the extra read takes only 0.05 ms."""
         pixels.pixels(self.photos[index].read_bytes())
         return super().__getitem__(index)
 
@@ -213,8 +218,8 @@ class Undecoded(Pictures):
         return sorted((prepared.parents[1] / "photos" / prepared.name).glob("*/*"))
 
 
-class Watch:
-    """Times the batches of a segment from the end of the first one, in which caches and loaders get going."""
+class Stopwatch:
+    """Times the batches of a segment from the end of the first one, in which caches and loaders warm up."""
 
     def __init__(self) -> None:
         """Start the watch of the whole segment."""
@@ -223,9 +228,9 @@ class Watch:
         self.pictures = 0
 
     def step(self, loss: float, pictures: int) -> None:
-        """Count a batch, once its loss is there."""
+        """Count a batch after its loss is computed."""
         if not math.isfinite(loss):
-            raise ArithmeticError("the loss is no number: what is measured here learns nothing")
+            raise ArithmeticError("the loss is not finite, so the measured run does not learn")
         if self.first is None:
             self.first = time.monotonic()
         else:
@@ -238,27 +243,27 @@ class Watch:
         return {"pictures": self.pictures, "seconds": now - self.first, "whole_seconds": now - self.began}
 
 
-def memory(field: str) -> float:
+def process_memory(field: str) -> float:
     """Resident memory of this process in MB (10⁶ bytes), by a field of Linux's ``/proc/self/status``.
 
-    ``VmHWM`` is the most there ever was, as the kernel counted it; ``RssAnon`` what is there now less the pages of
-    files, such as torch's libraries.
+    ``VmHWM`` is the peak, as counted by the kernel; ``RssAnon`` the current amount without file pages, such as torch's
+    libraries.
     """
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024 / 1e6
 
 
 def main() -> None:
-    """Do what standard input says until it ends."""
+    """Run the commands on standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keeps what libraries print out of the answers
     task = msgspec.json.decode(sys.argv[1], type=Task)
-    contestant = Plain(task) if task.kind == "plain" else Ours(task)
-    ready = {"choices": contestant.choices, "once_seconds": contestant.once} if isinstance(contestant, Ours) else {}
+    loop = Plain(task) if task.kind == "plain" else Ours(task)
+    ready = {"choices": loop.choices, "once_seconds": loop.once} if isinstance(loop, Ours) else {}
     print(json.dumps(ready), file=answers, flush=True)
     for line in sys.stdin:
         what, *numbers = line.split()
-        answer = getattr(contestant, what)(*map(int, numbers))
+        answer = getattr(loop, what)(*map(int, numbers))
         print(json.dumps(answer), file=answers, flush=True)
 
 

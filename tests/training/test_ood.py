@@ -8,7 +8,7 @@ from serving.model.session import load
 from shared.exam import Outputs
 from shared.pixels import Pixels
 from tests.conftest import blobs, encoded
-from training import strangers
+from training import ood
 from training.stage import StageError
 
 
@@ -28,7 +28,7 @@ from training.stage import StageError
     ],
 )
 def test_the_wordnet_number_says_what_a_photo_shows(name: str, group: str) -> None:
-    assert strangers.group(name) == group
+    assert ood.group(name) == group
 
 
 def test_a_zip_and_a_folder_are_read_alike_and_what_is_no_photo_is_passed_over(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_zip_and_a_folder_are_read_alike_and_what_is_no_photo_is_passed_over(t
             archive.writestr(f"inside/{name}", data)
             (tmp_path / "folder" / name).write_bytes(data)
     for source in ("some.zip", "folder"):
-        found = strangers.read(tmp_path / source)
+        found = ood.read(tmp_path / source)
         assert {name: len(photos) for name, photos in found.items()} == {"big cats": 1, "anything else": 1}
 
 
@@ -51,10 +51,10 @@ def test_a_zip_and_a_folder_are_read_alike_and_what_is_no_photo_is_passed_over(t
 def test_what_holds_no_photo_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "not-pets.zip").write_bytes(content)
     with pytest.raises(StageError, match=r"not-pets\.zip"):
-        strangers.read(tmp_path / "not-pets.zip")
+        ood.read(tmp_path / "not-pets.zip")
 
 
-def test_pets_and_strangers_are_counted_apart(shipped: Path) -> None:
+def test_pets_and_other_things_are_counted_separately(shipped: Path) -> None:
     document = load(shipped).contract
 
     def outputs(familiarity: list[float]) -> Outputs:
@@ -62,7 +62,7 @@ def test_pets_and_strangers_are_counted_apart(shipped: Path) -> None:
         sure = np.tile(np.array([[0.0, 1.0]], np.float32), (count, 1))
         return Outputs(sure, np.zeros((count, 7, 7), np.float32), np.array(familiarity, np.float32))
 
-    found = strangers.measure(
+    found = ood.ood_detection(
         outputs([0.9, 0.8, 0.95, 0.01]), {"big cats": outputs([0.85, 0.0]), "things": outputs([0.0] * 6)}, document
     )
     assert found.strangers_unsure.value == 7 / 8
@@ -81,4 +81,4 @@ def test_a_file_is_asked_about_every_photo() -> None:
         )
 
     photos = [np.full((224, 224, 3), value, np.uint8) for value in (0, 255)]
-    assert strangers.answers(run, {"things": photos}, "asking")["things"].familiarity.tolist() == [0.0, 1.0]
+    assert ood.grouped_answers(run, {"things": photos}, "asking")["things"].familiarity.tolist() == [0.0, 1.0]

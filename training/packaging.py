@@ -1,4 +1,4 @@
-"""Sealing: what makes a graph a model file that can be trusted, the same for every precision.
+"""Packaging: turn a graph into a self-describing model file, the same way for every precision.
 
 The file's own outputs on the validation set, computed by onnxruntime, decide when it answers; the reference histograms
 are of those outputs; and the exam is answered by the file itself. So an int8 file's thresholds are its own.
@@ -13,6 +13,7 @@ import onnx
 
 from shared import contract, exam
 from shared.exam import Outputs, Run
+from shared.metrics import log_losses
 from training import audit, calibration, stage, tracking
 from training.golden import golden_pictures
 from training.graph import runner
@@ -22,15 +23,15 @@ from training.stage import StageError, progress
 
 CONFIDENCE_EDGES: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
 UNIT_EDGES: Final = tuple(float(edge) for edge in np.linspace(0, 1, 21).round(2))
-# Measured on the golden pictures: what is a cat moves by 0.01 for noise, and by 0.02 to 0.2 for swapped colours, a
-# picture upside down or half as bright; what is neither animal by up to 0.09, and by 0.1 to 0.6.
+# Measured on the golden pictures: answers to cats move by 0.01 for noise, and by 0.02 to 0.2 for swapped colours, a
+# picture upside down or half as bright; answers to pictures of neither animal by up to 0.09, and by 0.1 to 0.6.
 LEAST_TOLERANCE: Final = 0.01
 LARGEST_TOLERANCE: Final = 0.2
-# Of 14. A network that saw few photos is, in whole numbers, sure of 11; the one that ships of 13.
+# Of 14. An int8 network trained on few photos has stable answers to 11, the one that ships to 13.
 LEAST_QUESTIONS: Final = 8
 
 
-class Sealed(NamedTuple):
+class Packaged(NamedTuple):
     """A finished file and what is worth reporting about it."""
 
     data: bytes
@@ -38,20 +39,20 @@ class Sealed(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """What the trained network brings along, whatever the precision."""
+    """What is known of the trained network at every precision."""
 
     trained: dict[str, Any]  # models/trained/trained.json
     temperature: float
 
 
-def seal(
+def package(
     model: onnx.ModelProto,
     precision: contract.Precision,
     calibrated: Calibrated,
     val_set: Pictures,
     params: Export,
     others: dict[str, Run],
-) -> Sealed:
+) -> Packaged:
     """Fit the thresholds, set and answer the exam, and write the contract into the model.
 
     Args:
@@ -63,7 +64,7 @@ def seal(
         others: other ways to compute this file, for which the exam must leave room; by their names.
 
     Raises:
-        StageError: too few golden pictures have answers that can be told from noise.
+        StageError: too few golden pictures have answers that differ from noise.
     """
     run = runner(model.SerializeToString())
     outputs = answers(run, val_set, f"validating {precision}")
@@ -97,15 +98,14 @@ def seal(
     data = model.SerializeToString()
     answered = outputs.probabilities.max(1) >= close_call
     wrong = outputs.probabilities.argmax(1) != labels
-    likelihood = outputs.probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return Sealed(
+    return Packaged(
         data,
         {
             "version": document.version,
             "megabytes": round(len(data) / 1e6, 2),
             "val_pictures": len(labels),
             "val_accuracy": float(1 - wrong.mean()),
-            "val_log_loss": float(-np.log(likelihood.clip(1e-12)).mean()),
+            "val_log_loss": float(log_losses(outputs.probabilities, labels).mean()),
             "close_call": close_call,
             "val_answered": float(answered.mean()),
             "val_answered_wrong": float((answered & wrong).sum() / max(1, answered.sum())),
@@ -126,17 +126,19 @@ def answers(run: Run, pictures: Pictures, what: str) -> Outputs:
 
 
 def _exam(run: Run, others: dict[str, Run]) -> tuple[exam.Exam, dict[str, float]]:
-    """The exam, each question with a tolerance that is measured: how far right answers of other machines lie off.
+    """The exam, each question with a tolerance that is measured: how far correct answers of other machines differ.
 
-    Golden pictures whose answers swing with noise say nothing about a machine and are left out.
+    Golden pictures whose answers vary with noise are left out: they cannot tell a wrong machine from a right one.
     """
     pictures = golden_pictures()
     found = {name: exam.spread(picture, run, others) for name, picture in pictures.items()}
-    # Twice what was measured: other processors and decoders are not among the ways that could be tried here.
+    # Twice what was measured, because other processors and decoders could not be tried here.
     tolerances = {name: round(max(LEAST_TOLERANCE, 2 * max(ways.values())), 4) for name, ways in found.items()}
     kept = {name: picture for name, picture in pictures.items() if tolerances[name] <= LARGEST_TOLERANCE}
     if len(kept) < LEAST_QUESTIONS:
-        raise StageError(f"only {len(kept)} golden pictures have answers that stand clear of noise: no exam can be set")
+        raise StageError(
+            f"only {len(kept)} golden pictures have answers stable under noise; an exam needs {LEAST_QUESTIONS}"
+        )
     largest = {way: max(found[name][way] for name in kept) for way in found[next(iter(kept))]}
     return exam.write(kept, run, {name: tolerances[name] for name in kept}), largest
 

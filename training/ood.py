@@ -1,4 +1,4 @@
-"""Photos of anything but cats and dogs: what a file says about them, in groups from the most to the least pet-like."""
+"""Out-of-distribution photos, of neither cats nor dogs: a file's answers by group, the most pet-like first."""
 
 import re
 import zipfile
@@ -35,8 +35,8 @@ class Group(msgspec.Struct, frozen=True):
     close_call: int
 
 
-class Familiarity(msgspec.Struct, frozen=True):
-    """How well a file tells pets from anything else; ``auroc`` is the chance that a pet is the more familiar of two."""
+class OodDetection(msgspec.Struct, frozen=True):
+    """How well familiarity separates pets from anything else; ``auroc`` is the area under its ROC curve."""
 
     auroc: float
     strangers_unsure: Interval
@@ -49,7 +49,7 @@ def read(path: Path) -> dict[str, list[Pixels]]:
     """Read a zip file of photos, or a folder, by group; each photo uint8 [224, 224, 3].
 
     Raises:
-        StageError: there is nothing that can be read.
+        StageError: no photo in it can be read.
     """
     try:
         files = _files(path)
@@ -60,7 +60,7 @@ def read(path: Path) -> dict[str, list[Pixels]]:
         try:
             photos[group(name)].append(pixels(data))
         except RefusedImageError:
-            continue  # a list of names, say, beside the photos
+            continue  # such as a list of names next to the photos
     if not any(photos.values()):
         raise StageError(f"{path}: no photo in it can be read")
     return {name: some for name, some in photos.items() if some}
@@ -73,8 +73,8 @@ def group(name: str) -> str:
     return next((title for title, numbers in GROUPS.items() if number in numbers), OTHER)
 
 
-def answers(run: Run, photos: dict[str, list[Pixels]], what: str) -> dict[str, Outputs]:
-    """Ask a file about every photo."""
+def grouped_answers(run: Run, photos: dict[str, list[Pixels]], what: str) -> dict[str, Outputs]:
+    """Run a file on every photo, by group."""
     return {
         name: Outputs(
             *(np.concatenate(parts) for parts in zip(*(run(photo[np.newaxis]) for photo in some), strict=True))
@@ -83,14 +83,14 @@ def answers(run: Run, photos: dict[str, list[Pixels]], what: str) -> dict[str, O
     }
 
 
-def measure(pets: Outputs, others: dict[str, Outputs], document: Contract) -> Familiarity:
-    """Compare the answers to pets, of the test side, with those to strangers."""
+def ood_detection(pets: Outputs, others: dict[str, Outputs], document: Contract) -> OodDetection:
+    """Compare the answers to the pets of the test side with those to out-of-distribution photos."""
     because = {name: reasons(outputs, document) for name, outputs in others.items()}
     everything = np.concatenate(list(because.values()))
     of_pets = reasons(pets, document)
-    strange: npt.NDArray[np.float32] = np.concatenate([outputs.familiarity for outputs in others.values()])
-    return Familiarity(
-        auroc=auroc(pets.familiarity, strange),
+    familiarity: npt.NDArray[np.float32] = np.concatenate([outputs.familiarity for outputs in others.values()])
+    return OodDetection(
+        auroc=auroc(pets.familiarity, familiarity),
         strangers_unsure=wilson(int((everything != "").sum()), len(everything)),
         pets_unsure=wilson(int((of_pets != "").sum()), len(of_pets)),
         pets_unfamiliar=wilson(int((of_pets == "unfamiliar").sum()), len(of_pets)),

@@ -1,7 +1,7 @@
-"""Does the evidence lie on what decides? Cover where it is strongest, and compare with covering another place.
+"""Occlusion: does the evidence lie on what decides? Paint over where it is strongest, and compare with another place.
 
-A region of 3×3 places of the map, 96×96 pixels of the picture, is painted with the picture's mean colour: once where
-the evidence for the predicted class is largest, once at another place drawn at random. If the map is true, the first
+A region of 3×3 cells of the map, 96×96 pixels of the picture, is painted with the picture's mean colour: once where
+the evidence for the predicted class is largest, once at another place drawn at random. If the map is right, the first
 lowers the predicted class's probability more (deletion, after Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421).
 """
 
@@ -23,7 +23,7 @@ CORNERS: Final = PLACES - REGION + 1
 SEED: Final = 20261123
 
 
-class Covering(msgspec.Struct, frozen=True):
+class Occlusion(msgspec.Struct, frozen=True):
     """Mean drop of the predicted class's probability, and how often the strongest region's is the larger one."""
 
     pictures: int
@@ -32,8 +32,8 @@ class Covering(msgspec.Struct, frozen=True):
     strongest_matters_more: Interval
 
 
-def covering(run: Run, pictures: list[Pixels]) -> Covering:
-    """Cover each picture twice and measure what it costs.
+def occlusion(run: Run, pictures: list[Pixels]) -> Occlusion:
+    """Occlude each picture twice and measure how far the probability drops.
 
     Args:
         run: the network.
@@ -42,7 +42,7 @@ def covering(run: Run, pictures: list[Pixels]) -> Covering:
     random = np.random.default_rng(SEED)
     drops = np.array([_drops(run, picture, random) for picture in pictures])
     count = len(drops)
-    return Covering(
+    return Occlusion(
         pictures=count,
         strongest=bootstrap(lambda rows: float(drops[rows, 0].mean()), count),
         elsewhere=bootstrap(lambda rows: float(drops[rows, 1].mean()), count),
@@ -58,7 +58,7 @@ def _drops(run: Run, picture: Pixels, random: np.random.Generator) -> tuple[floa
     elsewhere = others[random.integers(len(others))]
     before = float(outputs.probabilities[0, predicted])
     after = [
-        float(run(covered(picture, place)[np.newaxis]).probabilities[0, predicted]) for place in (strongest, elsewhere)
+        float(run(occluded(picture, place)[np.newaxis]).probabilities[0, predicted]) for place in (strongest, elsewhere)
     ]
     return before - after[0], before - after[1]
 
@@ -70,7 +70,7 @@ def strongest_corner(evidence: npt.NDArray[np.float32]) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def covered(picture: Pixels, corner: tuple[int, int]) -> Pixels:
+def occluded(picture: Pixels, corner: tuple[int, int]) -> Pixels:
     """Copy of the picture with the region at this corner painted over in its mean colour."""
     top, left = (place * STEP for place in corner)
     result = picture.copy()
