@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from serving.engine.forker import PID
+from serving.engine.supervisor import Forker
 from tests.conftest import measured
 from tests.serving.engine.test_worker import START
 
@@ -38,3 +39,17 @@ def test_it_tells_how_a_lane_ended_which_hangs_up_last_of_all(control: socket.so
         assert ours.recv(1) == b""
         control.send(pid)
         assert PID.unpack(control.recv(PID.size)) == (code,)
+
+
+def children() -> str:
+    """Process ids of what this thread has started."""
+    return Path("/proc/thread-self/children").read_text()
+
+
+async def test_one_that_is_closed_is_not_started_again_for_what_is_still_asked() -> None:
+    before = children()
+    forker = Forker("tests.serving.engine.brief")
+    assert children() != before
+    forker.close()
+    assert await forker.reap(os.getpid()) is None
+    assert children() == before
