@@ -140,6 +140,8 @@ def _batch(data: bytes) -> Batch:
     for number, item in enumerate(body.images):
         if item.id is not None and len(item.id) > 200:
             raise ValueError(f"the id of picture {number} is longer than 200 characters")
+        if memoryview(item.data)[0] != ord('"'):
+            raise ValueError(f"the data of picture {number} is not a string")
         start = _address(item.data) - base
         items.append(Item(item.id, start, start + memoryview(item.data).nbytes))
     return Batch(items)
@@ -149,10 +151,10 @@ def _base64(text: str) -> bytes:
     """Decode what clients send: also a ``data:`` URI, line breaks, the URL-safe alphabet, no padding."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
-    plain = text.encode("ascii").translate(_TO_PLAIN_BASE64, b" \t\r\n")
     try:
+        plain = text.encode("ascii").translate(_TO_PLAIN_BASE64, b" \t\r\n")
         return binascii.a2b_base64(plain + b"=" * (-len(plain) % 4), strict_mode=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one, and what is not ASCII another
         raise ValueError(f"invalid base64: {error}") from error
 
 

@@ -143,6 +143,7 @@ def test_what_is_no_base64_is_malformed(lane: Single, data: bytes) -> None:
     refused = lane.ask(data, Flags.BASE64)
     assert isinstance(refused, PictureRefused)
     assert refused.code == "malformed_request"
+    assert ("invalid base64" in refused.detail) == (len(data) > 2)
 
 
 def test_a_batch_is_taken_apart_without_decoding_its_pictures(lane: Single) -> None:
@@ -158,6 +159,7 @@ def test_a_batch_is_taken_apart_without_decoding_its_pictures(lane: Single) -> N
     [
         ({"images": [{"data": ""}] * 65}, "at most 64"),
         ({"images": [{"data": "", "id": "a" * 201}]}, "longer than 200"),
+        ({"images": [{"data": {}}]}, "not a string"),
         ({"images": 5}, "array"),
         ({}, "images"),
     ],
