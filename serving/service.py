@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 from serving.engine.budget import BodyBudget
 from serving.engine.cores import usable_cores
 from serving.engine.engine import Engine
-from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, resident_memory, trim
+from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, proportional_memory, resident_memory, trim
 from serving.engine.supervisor import Forker, Lanes
 from serving.engine.wire import Answer, Batch, Flags, Loaded, Outcome
 from serving.errors import ProblemError
@@ -22,6 +23,8 @@ from serving.telemetry.logs import SERVICE
 from serving.telemetry.metrics import Metrics
 
 HEARTBEAT_SECONDS: Final = 1.0
+# Asking for the memory of a process takes it a millisecond.
+BEATS_TO_MEMORY: Final = 5
 # Longest that the door stays closed for the first model; /health must answer even if it never comes.
 DOOR_SECONDS: Final = 3.0
 
@@ -95,6 +98,7 @@ class Service:
         """Make it; no lane runs yet. ``forker`` is one that has been started already."""
         self.lanes = settings.lanes or usable_cores()
         self._memory_limit = memory_limit()
+        self._memory = 0
         settings, limits = fitted(settings, self.lanes, self._memory_limit)
         self.settings = settings
         self.limits = limits
@@ -220,6 +224,9 @@ class Service:
             try:
                 self.engine.check()
                 self.budget.check()
+                if beat % BEATS_TO_MEMORY == 1:
+                    pids = [os.getpid(), *self.engine.pids]
+                    self._memory = await asyncio.to_thread(proportional_memory, pids)
                 if self._memory_limit and (resident_memory() or 0) > EASE_ABOVE * self._memory_limit:
                     await asyncio.to_thread(trim)
                 await self.manager.heal()
@@ -249,6 +256,7 @@ class Service:
             "queue_depth": 0,
             "queue_limit": self.settings.max_queue,
             "body_bytes": self.budget.granted,
+            "memory_bytes": self._memory,
         }
         if self.engine is not None:
             readings |= {

@@ -1,6 +1,5 @@
-"""How many cores there are to use, which in a container is not what the host has, and which lane keeps to which."""
+"""How many cores there are to use, which in a container is not what the host has."""
 
-import contextlib
 import math
 import os
 from pathlib import Path
@@ -14,32 +13,6 @@ def usable_cores() -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(Path("/sys/fs/cgroup"))
     return max(1, min(affinity, math.ceil(quota) if quota else affinity))
-
-
-class Place:
-    """The core of one lane, where there is one for each of the ``lanes``; make it in the lane's thread.
-
-    Left to the scheduler, which likes to wake a thread on the core of the one that woke it, two busy lanes shared a
-    core while the other stood idle, 12 % of the time: 272 requests a second rather than 315, on two cores. Lanes that
-    are not all busy are free to go, since the core may be another process's: two services that were kept to theirs took
-    twice as long for a picture each. Fewer lanes than cores are a quota's, which is not of particular ones, or the
-    operator's.
-    """
-
-    def __init__(self, lane: int, lanes: int) -> None:
-        """Choose it; the thread is still free."""
-        self._everywhere = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set[int]()
-        self._own = {sorted(self._everywhere)[lane]} if lanes == len(self._everywhere) else self._everywhere
-        self._now = self._everywhere
-
-    def keep(self, *, kept: bool) -> None:
-        """Keep the calling thread to the core, or let it go anywhere."""
-        wanted = self._own if kept else self._everywhere
-        if wanted is not self._now:
-            self._now = wanted
-            # It is faster so, no more: a sandbox may forbid it, and a container's cores may be others by now.
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, wanted)
 
 
 def _quota(cgroup: Path) -> float | None:

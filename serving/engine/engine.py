@@ -62,6 +62,11 @@ class Engine:
         return len(self.current.queue) if self.current else 0
 
     @property
+    def pids(self) -> list[int]:
+        """Process ids of the lanes and of their parent."""
+        return [self._forker.pid, *(self.current.pids if self.current else ())]
+
+    @property
     def down(self) -> bool:
         """No lane has been ready for longer than it takes to replace one."""
         return self._down_for(DOWN_SECONDS)

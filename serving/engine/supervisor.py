@@ -63,6 +63,11 @@ class Forker:
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     async def fork(self, start: Start, memory: int) -> tuple[int, socket.socket]:
         """Fork a lane; returns its process id and the socket to it.
 

@@ -39,6 +39,8 @@ from shared.pixels import Limits, RefusedImageError
 
 # Beside the base of `Start`: decoding 50 megapixels took up to 35 ns a pixel here (WebP), a BMP 4.
 CPU_SECONDS_PER_PIXEL: Final = 1e-7
+# Of which those of an ordinary photo are not worth a system call.
+PIXELS_WITHIN_BASE: Final = 1_000_000
 # Taking apart 64 MB of batch took 0.05 s here.
 CPU_SECONDS_PER_BYTE: Final = 1e-8
 # Address space for all but decoding: the request, the network's own, what malloc keeps.
@@ -85,9 +87,7 @@ def main(start: Start, connection: socket.socket, memory: int) -> None:
     while head := connection.recv(REQUEST.size, socket.MSG_WAITALL):
         length, number = REQUEST.unpack(head)
         data = connection.recv(length, socket.MSG_WAITALL) if length else b""
-        outcome = _outcome(model, data, limits, Flags(number), start.cpu_seconds)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        _send(connection, outcome)
+        _send(connection, _outcome(model, data, limits, Flags(number), start.cpu_seconds))
 
 
 def _model(start: Start, memory: int) -> Model:
@@ -103,7 +103,13 @@ def _model(start: Start, memory: int) -> Model:
 def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: float) -> Outcome:
     processor = time.process_time()
     seconds += len(data) * CPU_SECONDS_PER_BYTE
+    # It counts on until the next one is set, but waiting for a request takes no processor time.
     signal.setitimer(signal.ITIMER_PROF, seconds)
+
+    def opened(pixels: int) -> None:
+        if pixels > PIXELS_WITHIN_BASE:
+            signal.setitimer(signal.ITIMER_PROF, seconds + pixels * CPU_SECONDS_PER_PIXEL)
+
     try:
         if Flags.BATCH in flags:
             return _batch(data)
@@ -114,13 +120,7 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
     except MemoryError:
         return PictureRefused("body_too_large", "taking the batch apart takes more memory than there is")
     try:
-        answer = classify(
-            model,
-            data,
-            limits,
-            flags,
-            lambda pixels: signal.setitimer(signal.ITIMER_PROF, seconds + pixels * CPU_SECONDS_PER_PIXEL),
-        )
+        answer = classify(model, data, limits, flags, opened)
     except RefusedImageError as error:
         return PictureRefused(error.code, str(error))
     except MemoryError:

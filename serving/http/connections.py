@@ -118,6 +118,32 @@ class Door:
         return STATUS_LINE[answer.status_code] + head + b"\r\n" + bytes(answer.body)
 
 
+class JoinedWrites:
+    """A transport that sends an answer's head together with its body: two sends wake the client twice."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        """Wrap ``transport``; all but writing and closing is its own."""
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Write, or wait for what follows a head."""
+        if data.startswith(b"HTTP/1.1 ") and data[9:10] != b"1" and data.endswith(b"\r\n\r\n"):
+            self._head = data
+            return
+        head, self._head = self._head, b""
+        self._transport.write(head + data if head else data)
+
+    def close(self) -> None:
+        """Write what waits and close."""
+        self.write(b"")
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Anything else is the transport's."""
+        return getattr(self._transport, name)
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's HTTP/1 connection within the limits of a door.
 
@@ -150,7 +176,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Welcome the client, or tell it that the house is full."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", JoinedWrites(transport)))
         # Its 256 kB for each of a thousand connections would be 256 MB.
         cast("Any", transport).max_size = READ_BYTES
         self.read_by = self.loop.time() + self.door.seconds

@@ -47,6 +47,7 @@ METRICS = {
     "catsdogs_descriptors_exhausted": "gauge",
     "catsdogs_model_refused": "gauge",
     "catsdogs_model_fallback": "gauge",
+    "catsdogs_memory_bytes": "gauge",
     "catsdogs_memory_limit_bytes": "gauge",
     "process_resident_memory_bytes": "gauge",
 }
