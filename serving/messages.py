@@ -10,7 +10,6 @@ from shared.contract import Contract, Label
 
 MAX_BATCH: Final = 64
 SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document has the types below
-BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
 class PictureForm(msgspec.Struct, frozen=True):
@@ -83,7 +82,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 class BatchImage(msgspec.Struct, frozen=True, kw_only=True):
     """One picture of a batch."""
 
-    data: Annotated[bytes, Meta(description="The picture file, base64.", extra_json_schema={"pattern": BASE64})]
+    data: Annotated[
+        bytes, Meta(description="The picture file, base64; also a data: URI, URL-safe, with line breaks or unpadded.")
+    ]
     id: Annotated[str, Meta(max_length=200, description="Returned with the result.")] | None = None
 
 

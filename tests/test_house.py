@@ -11,13 +11,15 @@ import pytest
 from tests.conftest import ROOT
 
 ROOMS = ("shared", "serving", "training", "ops")
-# Third parties that a room may import; the standard library and the room itself always.
+# Third parties that a room may import; the standard library and the room itself always. Of a package within a room,
+# its own line is the one that counts.
 ALLOWED = {
     "shared": {"numpy", "PIL", "msgspec"},
-    "serving": {
-        "shared", "aioprometheus", "click", "httptools", "msgspec", "numpy", "onnxruntime", "PIL", "python_multipart",
-        "starlette", "uvicorn",
-    },
+    "serving": {"shared", "click", "msgspec"},
+    "serving/http": {"httptools", "msgspec", "python_multipart", "starlette", "uvicorn"},
+    "serving/engine": {"shared", "msgspec", "numpy"},
+    "serving/model": {"shared", "numpy", "onnxruntime", "PIL"},
+    "serving/telemetry": {"shared", "aioprometheus", "msgspec", "starlette"},
     "ops": {"shared", "click", "httpx", "jinja2", "matplotlib", "msgspec", "numpy", "PIL"},
 }  # fmt: skip
 # What the benchmark compares the service with is written with these, in an environment of its own.
@@ -37,15 +39,25 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
+def loaded(modules: str) -> set[str]:
+    """Everything that these modules bring into a process."""
+    code = f"import sys, {modules}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    return set(done.stdout.split())
+
+
 def modules(room: str) -> list[Path]:
     return sorted((ROOT / room).rglob("*.py"))
 
 
 @pytest.mark.parametrize("room", ALLOWED)
 def test_a_room_imports_only_what_it_may(room: str) -> None:
+    packages = [ROOT / other for other in ALLOWED if other.startswith(f"{room}/")]
     for path in modules(room):
+        if path.parent in packages:
+            continue
         allowed = ALLOWED[room] | (COMPARED if path.is_relative_to(BASELINES) else set())
-        strangers = imports_of(path) - set(sys.stdlib_module_names) - allowed - {room}
+        strangers = imports_of(path) - set(sys.stdlib_module_names) - allowed - {room.partition("/")[0]}
         assert not strangers, f"{path.relative_to(ROOT)} imports {strangers}"
 
 
@@ -53,6 +65,30 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
 def test_a_room_stays_out_of_others(room: str) -> None:
     for path in modules(room):
         assert not imports_of(path) & FORBIDDEN[room], path
+
+
+def test_every_package_of_the_service_has_a_line() -> None:
+    assert {str(path.parent.relative_to(ROOT)) for path in modules("serving")} == {
+        room for room in ALLOWED if room.startswith("serving")
+    }
+
+
+def test_the_process_that_talks_brings_in_nothing_that_decodes_or_computes() -> None:
+    found = loaded("serving.cli, serving.http.server, serving.model.manager, serving.local")
+    assert {"starlette", "uvicorn"} <= found
+    assert found.isdisjoint(("numpy", "PIL", "onnxruntime"))
+
+
+def test_a_lane_brings_in_nothing_that_talks() -> None:
+    found = loaded("serving.engine.worker, serving.engine.forker, serving.engine.wire")
+    assert {"numpy", "PIL", "onnxruntime"} <= found
+    assert found.isdisjoint(("asyncio", "http", "ssl", "starlette", "uvicorn", "serving.http"))
+
+
+@pytest.mark.parametrize("package", ["engine", "model", "telemetry"])
+def test_what_is_below_http_imports_nothing_of_it(package: str) -> None:
+    for path in modules(f"serving/{package}"):
+        assert "serving.http" not in path.read_text(), path
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

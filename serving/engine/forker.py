@@ -9,6 +9,7 @@ run the main module again in each child, and tells how a child ended.
 
 import importlib
 import os
+import signal
 import socket
 import struct
 import sys
@@ -27,7 +28,11 @@ def main(control: socket.socket, module: str) -> None:
 
     A `Start`, with descriptors of a socket and a memory file, is answered with the new lane's process id. A process id
     is answered with that lane's exit code, negative for a signal.
+
+    Signals that a terminal or systemd sends to every process are for the front process: this one ends with it.
     """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     worker = importlib.import_module(module)
     decoder = msgspec.msgpack.Decoder(Start)
     while True:

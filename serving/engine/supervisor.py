@@ -49,6 +49,7 @@ class Forker:
     def __init__(self, worker: str = WORKER) -> None:
         """Start it, without waiting for its imports. ``worker`` is the module whose ``main`` a lane runs."""
         self._worker = worker
+        self._closed = False
         self._lock = asyncio.Lock()
         self._start()
 
@@ -92,7 +93,11 @@ class Forker:
             return None
 
     def close(self) -> None:
-        """End it, and any lanes that are left with it."""
+        """End it for good, and with it any lane that is left."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
         self._control.close()
         self._process.kill()
         self._process.wait()
@@ -108,9 +113,10 @@ class Forker:
                 send(self._control)
                 answer = await asyncio.get_running_loop().sock_recv(self._control, PID.size)
             if not answer:
-                SERVICE.error("the process that starts lanes ended; starting another")
-                self.close()
-                self._start()
+                if not self._closed:
+                    SERVICE.error("the process that starts lanes ended; starting another")
+                    self._end()
+                    self._start()
                 raise LaneStartError("the process that starts lanes ended", again=True)
         number: int = PID.unpack(answer)[0]
         return number

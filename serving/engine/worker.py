@@ -149,10 +149,10 @@ def _base64(text: str) -> bytes:
     """Decode base64, also as a ``data:`` URI, with line breaks, in the URL-safe alphabet or without padding."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
-    plain = text.encode("ascii").translate(_TO_PLAIN_BASE64, b" \t\r\n")
     try:
+        plain = text.encode("ascii").translate(_TO_PLAIN_BASE64, b" \t\r\n")
         return binascii.a2b_base64(plain + b"=" * (-len(plain) % 4), strict_mode=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one, and what is not ASCII another
         raise ValueError(f"invalid base64: {error}") from error
 
 
@@ -166,9 +166,7 @@ def _send(connection: socket.socket, message: Loaded | LoadRefused | Outcome) ->
 
 
 def _harden() -> None:
-    """Ignore signals meant for the front process, end with the parent, gain no privileges, dump no core."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    """End with the parent, gain no privileges, dump no core."""
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -29,25 +29,31 @@ pytestmark = pytest.mark.slow
 SERVE = "from serving.cli import serve; serve()"
 # Right about the one photo of the smoke test, wrong about all others.
 WRONG = f"""
-import dataclasses, serving.service as service
-right = service.classify
-def wrong(model, data, limits, alone=False):
-    done = right(model, data, limits, alone)
+import msgspec
+from serving.messages import Probabilities
+from serving.service import Work
+right = Work.predict
+async def wrong(self, data, *arguments):
+    told = await right(self, data, *arguments)
     if len(data) == {len(CAT)}:
-        return done
-    outputs = done.outputs._replace(probabilities=done.outputs.probabilities[:, ::-1].copy())
-    return dataclasses.replace(done, outputs=outputs, verdict=model.contract.judge(outputs.probabilities[0], 0.99))
-service.classify = wrong
+        return told
+    swapped = Probabilities(told.probabilities.dogs, told.probabilities.cats)
+    label = "dogs" if told.predicted_label == "cats" else "cats"
+    return msgspec.structs.replace(
+        told, predicted_label=label, probabilities=swapped, verdict=label, unsure_because=None
+    )
+Work.predict = wrong
 """
 # Good until it has work to do: the candidate is asked 47 times, a replica in service hundreds of times.
 CRASHES = """
-import os, serving.service as service
-right, left = service.classify, iter(range(150))
-def crash(*arguments, **options):
+import os
+from serving.service import Work
+right, left = Work.predict, iter(range(150))
+async def crash(*arguments):
     if next(left, None) is None:
         os._exit(1)
-    return right(*arguments, **options)
-service.classify = crash
+    return await right(*arguments)
+Work.predict = crash
 """
 
 

@@ -1,5 +1,6 @@
 """The service as a process: how it is installed, starts, talks and stops."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from pathlib import Path
 
 import httpx
@@ -53,8 +55,20 @@ class Process:
         until(lambda: httpx.get(f"{self.url}/health/ready").status_code == 200, "not ready")
         return self
 
-    def stop(self, sig: int = signal.SIGTERM) -> int:
+    def lanes(self) -> list[int]:
+        """Process ids of what decodes: grandchildren of the front process."""
+        return [lane for forker in children(self.process.pid) for lane in children(forker)]
+
+    def family(self) -> list[int]:
+        """Process ids of all that it is made of."""
+        return [self.process.pid, *children(self.process.pid), *self.lanes()]
+
+    def send(self, sig: int) -> None:
+        """Signal its process group, as a terminal does."""
         os.killpg(self.process.pid, sig)
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        self.send(sig)
         return self.wait()
 
     def wait(self) -> int:
@@ -64,6 +78,20 @@ class Process:
             assert stream is not None
             stream.close()
         return code
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of a process's children."""
+    with contextlib.suppress(FileNotFoundError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def lives(pid: int) -> bool:
+    """A process that is there, and is more than a zombie that nobody has waited for."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    return False
 
 
 def serve(tmp_path: Path, **environment: str) -> Process:
@@ -102,34 +130,90 @@ def in_the_house(process: Process, count: int, side: int) -> list[socket.socket]
     return connections
 
 
-def test_every_accepted_request_is_answered_when_it_is_told_to_stop(tmp_path: Path) -> None:
+def answers(connections: list[socket.socket]) -> list[bytes]:
+    """What came back on each connection."""
+    received = [connection.recv(2000) for connection in connections]
+    for connection in connections:
+        connection.close()
+    return received
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("each", [False, True], ids=["the group", "each process"])
+def test_every_accepted_request_is_answered_when_it_is_told_to_stop(tmp_path: Path, sig: int, each: bool) -> None:
     process = serve(tmp_path, CATSDOGS_LANES="1").ready()
     connections = in_the_house(process, 12, 3000)
-    os.killpg(process.process.pid, signal.SIGTERM)
-    for connection in connections:
-        assert connection.recv(100).startswith(b"HTTP/1.1 200")
-        connection.close()
+    if each:  # as systemd does
+        for pid in reversed(process.family()):
+            os.kill(pid, sig)
+    else:
+        process.send(sig)
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers(connections))
     assert process.wait() == 0
+
+
+def test_a_reload_ends_no_lane_that_is_at_work(tmp_path: Path) -> None:
+    process = serve(tmp_path, CATSDOGS_LANES="1").ready()
+    connections, before = in_the_house(process, 12, 3000), process.lanes()
+    for pid in (*before, process.process.pid):
+        os.kill(pid, signal.SIGHUP)
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers(connections))
+    until(lambda: len(process.lanes()) == 1 and process.lanes() != before)
+    assert process.stop() == 0
+
+
+def test_a_lane_that_is_killed_costs_one_request(tmp_path: Path) -> None:
+    process = serve(tmp_path, CATSDOGS_LANES="1", CATSDOGS_DEADLINE_SECONDS="60").ready()
+    connections = in_the_house(process, 12, 3000)
+    (lane,) = process.lanes()
+    os.kill(lane, signal.SIGKILL)
+    assert sum(answer.startswith(b"HTTP/1.1 200") for answer in answers(connections)) >= 11
+    assert 'catsdogs_lane_restarts_total{reason="memory"} 1' in httpx.get(f"{process.url}/metrics").text
+    assert process.lanes() not in ([], [lane])
+    assert process.stop() == 0
+
+
+def test_nothing_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
+    process = serve(tmp_path, CATSDOGS_LANES="2").ready()
+    until(lambda: len(process.lanes()) == 2)
+    family, connections = process.family(), in_the_house(process, 4, 3000)
+    os.kill(process.process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    until(lambda: not any(map(lives, family)))
+    for connection in connections:
+        connection.close()
+
+
+def test_what_decodes_and_computes_is_not_in_the_process_that_talks(tmp_path: Path) -> None:
+    process = serve(tmp_path, CATSDOGS_LANES="1").ready()
+    assert httpx.post(f"{process.url}/predict", files={"file": CAT}).status_code == 200
+    assert httpx.post(f"{process.url}/explain", files={"file": CAT}).status_code == 200
+    images = {"images": [{"data": b64encode(CAT).decode()}]}
+    assert "error" not in httpx.post(f"{process.url}/predict/batch", json=images).json()["results"][0]
+    libraries = ("numpy", "PIL", "onnxruntime")
+    front, lane = (Path(f"/proc/{pid}/maps").read_text() for pid in (process.process.pid, *process.lanes()))
+    assert [name for name in libraries if f"/{name}/" in front] == []
+    assert [name for name in libraries if f"/{name}/" in lane] == list(libraries)
+    assert process.stop() == 0
 
 
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     process = serve(tmp_path, CATSDOGS_LANES="1", CATSDOGS_DEADLINE_SECONDS="60").ready()
     connections = in_the_house(process, 40, 4000)
-    os.killpg(process.process.pid, signal.SIGTERM)
+    process.send(signal.SIGTERM)
     assert connections[0].recv(100).startswith(b"HTTP/1.1 200")
-    os.killpg(process.process.pid, signal.SIGTERM)
+    process.send(signal.SIGTERM)
     assert process.wait() == 0
-    answers = [connection.recv(2000) for connection in connections[1:]]
-    assert sum(b"HTTP/1.1 503" in answer and b'"code":"draining"' in answer for answer in answers) > 10
-    assert all(answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 503")) for answer in answers)
-    for connection in connections:
-        connection.close()
+    received = answers(connections[1:])
+    assert sum(b"HTTP/1.1 503" in answer and b'"code":"draining"' in answer for answer in received) > 10
+    assert all(answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 503")) for answer in received)
+    connections[0].close()
 
 
 def test_with_a_drain_delay_it_leaves_the_balancer_before_it_closes_its_door(tmp_path: Path) -> None:
     process = serve(tmp_path, CATSDOGS_DRAIN_DELAY_SECONDS="3").ready()
     cat = (ROOT / "tests" / "cat.jpg").read_bytes()
-    os.killpg(process.process.pid, signal.SIGTERM)
+    process.send(signal.SIGTERM)
     while (ready := httpx.get(f"{process.url}/health/ready")).status_code == 200:
         pass
     assert ready.json()["code"] == "draining"
@@ -142,10 +226,10 @@ def test_with_a_drain_delay_it_leaves_the_balancer_before_it_closes_its_door(tmp
 
 def test_a_second_signal_ends_the_drain_delay(tmp_path: Path) -> None:
     process = serve(tmp_path, CATSDOGS_DRAIN_DELAY_SECONDS="500").ready()
-    os.killpg(process.process.pid, signal.SIGTERM)
+    process.send(signal.SIGTERM)
     while httpx.get(f"{process.url}/health/ready").status_code == 200:
         pass
-    os.killpg(process.process.pid, signal.SIGTERM)
+    process.send(signal.SIGTERM)
     assert process.wait() == 0
 
 
@@ -155,11 +239,11 @@ def test_the_health_check_of_the_image_tells_ready_from_not(tmp_path: Path) -> N
     check = [sys.executable, "-IS", str(ROOT / "serving" / "ready.py")]
     environment = os.environ | {"CATSDOGS_PORT": port}
     assert subprocess.run(check, env=environment, check=False, timeout=30).returncode == 0
-    os.killpg(process.process.pid, signal.SIGTERM)
+    process.send(signal.SIGTERM)
     while httpx.get(f"{process.url}/health/ready").status_code == 200:
         pass
     assert subprocess.run(check, env=environment, check=False, timeout=30).returncode == 1
-    os.killpg(process.process.pid, signal.SIGTERM)
+    process.send(signal.SIGTERM)
     assert process.wait() == 0
     assert subprocess.run(check, env=environment, check=False, timeout=30).returncode == 1
 

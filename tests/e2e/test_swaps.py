@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 
 import httpx
@@ -13,6 +12,7 @@ import pytest
 
 from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
 from tests.e2e.test_process import CAT, Process, serve
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +27,8 @@ def process(tmp_path: Path) -> Process:
 
 
 def test_a_hundred_swaps_under_load_lose_no_request(process: Process, tmp_path: Path) -> None:
+    until(lambda: len(process.lanes()) == len(os.sched_getaffinity(0)))
+    family, descriptors = len(process.family()), open_files(process)
     # What `pkill -HUP -x catsdogs` looks for.
     assert Path(f"/proc/{process.process.pid}/comm").read_text().strip() == "catsdogs"
     stop = threading.Event()
@@ -49,10 +51,7 @@ def test_a_hundred_swaps_under_load_lose_no_request(process: Process, tmp_path: 
             shutil.copy(SHIPPED_INT8 if swap % 2 else SHIPPED_MODEL, tmp_path / "aside")
             (tmp_path / "aside").replace(tmp_path / "model.onnx")
             os.kill(process.process.pid, signal.SIGHUP)
-            give_up = time.monotonic() + 60
-            while http.get("/model").json()["precision"] != precision:
-                assert time.monotonic() < give_up
-                time.sleep(0.01)
+            until(lambda: http.get("/model").json()["precision"] == precision)  # noqa: B023  # called at once
             memory.append(resident(process))
     stop.set()
     for client in clients:
@@ -60,9 +59,15 @@ def test_a_hundred_swaps_under_load_lose_no_request(process: Process, tmp_path: 
     assert {(status, verdict) for status, _, verdict in answers} == {(200, "cats")}
     assert {model.rsplit("-", 1)[1] for _, model, _ in answers} == {"int8", "fp32"}
     assert len(answers) > SWAPS
-    # An old model goes with its last request: so many sessions of 20 MB and more would be 2 GB.
-    assert memory[-1] < memory[9] + 150_000_000
+    # The lanes of an old model end with its last request, and leave nothing.
+    until(lambda: len(process.family()) == family)
+    until(lambda: open_files(process) <= descriptors)
+    assert memory[-1] < memory[9] + 30_000_000
     assert process.stop() == 0
+
+
+def open_files(process: Process) -> int:
+    return len(list(Path(f"/proc/{process.process.pid}/fd").iterdir()))
 
 
 def resident(process: Process) -> int:

@@ -8,12 +8,13 @@ many, other ones each time. ``python -m tests.fuzz.fuzz_pixels`` looks for new o
 """
 
 import os
+from pathlib import Path
 from typing import Final
 
 from hypothesis import HealthCheck, settings
 
 SCALE: Final = int(os.environ.get("FUZZ_SCALE", "1"))
-# No case may take longer, on however busy a machine.
+# Longest that a socket waits for an answer, on however busy a machine.
 SECONDS: Final = 20.0
 
 
@@ -26,3 +27,8 @@ def examples(number: int) -> settings:
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
     )
+
+
+def most_memory(pid: int, field: str = "VmHWM") -> int:
+    """Most bytes of memory that a process ever had; ``VmPeak``: of address space."""
+    return 1024 * int(Path(f"/proc/{pid}/status").read_text().split(f"{field}:")[1].split()[0])

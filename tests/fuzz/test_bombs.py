@@ -1,49 +1,34 @@
-"""A file that is made to be costly costs no more than a picture may."""
+"""A file that is made to be costly takes no more than a lane's budget, and nothing from anybody else."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
+import asyncio
+import resource
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
+import pytest_asyncio
 
-from tests.conftest import ROOT
-from tests.fuzz.bombs import BOMBS
+from serving.engine.engine import Engine
+from serving.engine.supervisor import Forker, Lanes
+from serving.engine.wire import PLAIN
+from serving.engine.worker import SLACK_BYTES
+from serving.errors import ProblemError
+from serving.settings import Settings
+from shared.pixels import Limits
+from tests.fuzz import most_memory
+from tests.fuzz.bombs import BOMBS, COSTLY
 from tests.fuzz.test_damaged_pictures import assert_documented
-from tests.serving.conftest import PHOTO, Running
+from tests.serving.conftest import PHOTO, Running, Start
+from tests.waiting import until
 
-# Of one core; the costliest took 1.5 s here (50 megapixels of transparent PNG or WebP).
-CPU_SECONDS = 8.0
-# Five copies of 50 megapixels: an animated WebP's canvas and the one before, Pillow's two, and one with its alpha
-# multiplied in. Other formats take less than half of that.
-MEMORY = 1_050_000_000
-
-
-@pytest.fixture(scope="module")
-def child() -> Iterator[subprocess.Popen[str]]:
-    """A process of its own, so that its memory is that of one picture and can be measured."""
-    command = [sys.executable, "-m", "tests.fuzz.bombs"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
-        assert process.wait(60) == 0
-
-
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_decoded_or_refused_at_a_bounded_price(child: subprocess.Popen[str], name: str) -> None:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    print(name, file=child.stdin, flush=True)
-    outcome, seconds, memory = json.loads(child.stdout.readline())
-    assert outcome in ("decoded", "image_too_large", "unsupported_format", "undecodable_image")
-    assert seconds < CPU_SECONDS
-    assert memory < MEMORY
-
-
+# Enough for 50 megapixels in most formats.
+DECODE_BYTES = 600_000_000
+# That, what a lane may take beside it, and the lane itself.
+MEMORY = DECODE_BYTES + SLACK_BYTES + 150_000_000
+OUTCOMES = ("decoded", "image_too_large", "unsupported_format", "undecodable_image", "too_costly")
 # What once took minutes, or the interpreter's lock for seconds.
 WORST = [
-    "JPEG, 1,000 progressive scans",
     "JPEG, Exif pieces without end",
     "JPEG, padding without end",
     "PNG, empty chunks without end",
@@ -51,6 +36,64 @@ WORST = [
     "BMP, RLE, one line of 50 megapixels",
     "GIF, extensions without end",
 ]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lanes() -> AsyncIterator[Lanes]:
+    """One lane, with patience: a budget is of processor time, and the machine may be busy."""
+    engine = Engine(Forker(), Settings(lanes=1, deadline_seconds=120), Limits(max_bytes=DECODE_BYTES))
+    made = engine.make(str(Settings().model_path))
+    engine.place(made)
+    await made.load()
+    yield made
+    await engine.close()
+
+
+async def outcome(lanes: Lanes, data: bytes) -> str:
+    try:
+        await lanes.run(data, PLAIN, lambda: True)
+    except ProblemError as error:
+        return error.code
+    return "decoded"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_system_bounds_the_memory_of_a_lane(lanes: Lanes) -> None:
+    (pid,) = lanes.pids
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_AS)
+    assert soft == hard <= most_memory(pid, "VmPeak") + DECODE_BYTES + SLACK_BYTES
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in WORST else pytest.mark.slow) for name in BOMBS]
+)
+async def test_a_bomb_is_decoded_or_refused_and_the_picture_behind_it_answered(lanes: Lanes, name: str) -> None:
+    said, behind = await asyncio.gather(outcome(lanes, BOMBS[name]()), outcome(lanes, PHOTO))
+    assert said in OUTCOMES
+    assert behind == "decoded"
+    (pid,) = lanes.pids
+    assert most_memory(pid) < MEMORY
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_what_only_decoding_shows_to_be_costly_is_ended_while_others_are_answered(start: Start, name: str) -> None:
+    server = start(lanes=2, deadline_seconds=120)
+    engine = server.service.engine
+    assert engine is not None and engine.current is not None
+    lanes = engine.current
+    until(lambda: lanes.usable == 2)
+    bomb, answered = COSTLY[name](), 0
+    with ThreadPoolExecutor(1) as other:
+        url = f"http://127.0.0.1:{server.port}/predict"
+        refused = other.submit(httpx.post, url, files={"file": bomb}, timeout=120)
+        while not refused.done():
+            assert server.predict().status_code == 200
+            answered += 1
+    assert refused.result().json()["code"] == "too_costly"
+    assert answered > 1
+    until(lambda: lanes.usable == 2)
+    assert server.metric('catsdogs_lane_restarts_total{reason="cpu"}') == 1
 
 
 @pytest.mark.parametrize("name", WORST)

@@ -1,0 +1,28 @@
+"""A lane as a process that ends by itself when its connection does, so that coverage counts what it ran.
+
+python -m tests.serving.engine.single CONNECTION MEMORY < START
+"""
+
+import os
+import resource
+import socket
+import sys
+
+import msgspec
+
+from serving.engine import worker
+from serving.engine.wire import Start
+
+set_limit = resource.setrlimit
+
+
+def keep_descriptors(what: int, limits: tuple[int, int]) -> None:
+    if what != resource.RLIMIT_NOFILE:
+        set_limit(what, limits)
+
+
+if __name__ == "__main__":
+    if "COVERAGE_PROCESS_START" in os.environ:  # it writes a file at the end
+        resource.setrlimit = keep_descriptors
+    start = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Start)
+    worker.main(start, socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

@@ -1,0 +1,199 @@
+"""A lane from inside: what it says to each request on its socket."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from PIL import Image
+
+from serving.engine.wire import (
+    ANSWER,
+    PLAIN,
+    REQUEST,
+    Answer,
+    Batch,
+    Flags,
+    Loaded,
+    LoadRefused,
+    Outcome,
+    PictureRefused,
+    Start,
+)
+from serving.settings import SHIPPED_INT8
+from shared.contract import Contract
+from tests.conftest import blobs, encoded, measured
+from tests.fuzz.bombs import arithmetic_scans
+
+START = Start(
+    path=str(SHIPPED_INT8), file="", threads=2, core=None, max_pixels=1_000_000, max_bytes=300_000_000, cpu_seconds=20.0
+)
+PHOTO = encoded(blobs(1), "JPEG")
+# Its base64 has both of the characters that the URL-safe alphabet writes otherwise, and padding.
+SMALL = next(
+    data
+    for seed in range(100)
+    if {"+", "/", "="} <= set(b64encode(data := encoded(blobs(seed, (32, 24)), "PNG")).decode())
+)
+
+
+class Single:
+    """A lane that the test itself started and talks to."""
+
+    def __init__(self, start: Start, memory: int) -> None:
+        self.connection, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "tests.serving.engine.single", str(theirs.fileno()), str(memory)]
+            self.process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno(), memory], stdin=subprocess.PIPE, env=os.environ | measured()
+            )
+        assert self.process.stdin is not None
+        with self.process.stdin as told:
+            told.write(msgspec.msgpack.encode(start))
+
+    def hear(self) -> Outcome | Loaded | LoadRefused:
+        (size,) = ANSWER.unpack(self.connection.recv(ANSWER.size, socket.MSG_WAITALL))
+        message = self.connection.recv(size, socket.MSG_WAITALL)
+        heard: Outcome | Loaded | LoadRefused = msgspec.msgpack.decode(message, type=Outcome | Loaded | LoadRefused)
+        return heard
+
+    def ask(self, data: bytes, flags: Flags = PLAIN) -> Outcome | Loaded | LoadRefused:
+        self.connection.sendall(REQUEST.pack(len(data), flags) + data)
+        return self.hear()
+
+    def end(self) -> int:
+        self.connection.close()
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[int]:
+    """The memory file for the model."""
+    descriptor = os.memfd_create("model")
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture(scope="module")
+def lane(memory: int) -> Iterator[Single]:
+    """A lane with the shipped model."""
+    begun = Single(START, memory)
+    assert isinstance(begun.hear(), Loaded)
+    yield begun
+    assert begun.end() == 0
+
+
+def test_the_next_lane_has_the_very_bytes_that_the_first_one_read(lane: Single, memory: int) -> None:
+    second = Single(
+        msgspec.structs.replace(START, path=None, file="as told", core=min(os.sched_getaffinity(0))), memory
+    )
+    loaded = second.hear()
+    assert isinstance(loaded, Loaded)
+    assert loaded.file == "as told"
+    assert loaded.digest == hashlib.sha256(SHIPPED_INT8.read_bytes()).hexdigest()
+    assert isinstance(loaded.contract, Contract)
+    assert not any(question.picture for question in loaded.contract.exam.questions)
+    answers = [single.ask(PHOTO) for single in (lane, second)]
+    assert all(isinstance(answer, Answer) for answer in answers)
+    assert len({answer.cats for answer in answers if isinstance(answer, Answer)}) == 1
+    assert second.end() == 0
+
+
+def test_a_file_that_cannot_be_read_is_said_to_be_worth_another_try(memory: int) -> None:
+    single = Single(msgspec.structs.replace(START, path="/nowhere/model.onnx"), memory)
+    assert single.hear() == LoadRefused("model.onnx: No such file or directory", True)
+    assert single.end() == 0
+
+
+def test_evidence_and_drawing_come_when_they_are_asked_for(lane: Single) -> None:
+    plain, explained, drawn = (lane.ask(PHOTO, flags) for flags in (PLAIN, Flags.EXPLAIN, Flags.DRAW | Flags.ALONE))
+    assert isinstance(plain, Answer) and isinstance(explained, Answer) and isinstance(drawn, Answer)
+    assert (plain.evidence, plain.png) == (None, None)
+    assert explained.evidence is not None
+    assert [len(row) for row in explained.evidence] == [7] * 7
+    assert drawn.png is not None
+    assert Image.open(io.BytesIO(drawn.png)).size == (448, 336)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b64encode(SMALL).decode(),
+        "data:image/png;base64," + b64encode(SMALL).decode(),
+        urlsafe_b64encode(SMALL).decode().rstrip("="),
+        "\r\n".join(b64encode(SMALL).decode()[at : at + 76] for at in range(0, 4 * len(SMALL) // 3 + 4, 76)),
+    ],
+)
+def test_base64_is_taken_as_clients_write_it(lane: Single, text: str) -> None:
+    answer = lane.ask(json.dumps(text).encode(), Flags.BASE64)
+    assert isinstance(answer, Answer)
+    assert answer.size == len(SMALL)
+
+
+@pytest.mark.parametrize("data", [b'"a"', b'"a*bc"', b"5", b"", b'"\xc3\xa4aaa"'])
+def test_what_is_no_base64_is_malformed(lane: Single, data: bytes) -> None:
+    refused = lane.ask(data, Flags.BASE64)
+    assert isinstance(refused, PictureRefused)
+    assert refused.code == "malformed_request"
+    assert ("invalid base64" in refused.detail) == (len(data) > 2)
+
+
+def test_a_batch_is_taken_apart_without_decoding_its_pictures(lane: Single) -> None:
+    body = b'{"other": {"data": 1}, "images": [{"data": "YWJj", "id": "one"}, {"data":"ZA=="}]}'
+    batch = lane.ask(body, Flags.BATCH)
+    assert isinstance(batch, Batch)
+    found = [(item.id, body[item.start : item.end]) for item in batch.items]
+    assert found == [("one", b'"YWJj"'), (None, b'"ZA=="')]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"images": [{"data": ""}] * 65}, "at most 64"),
+        ({"images": [{"data": "", "id": "a" * 201}]}, "longer than 200"),
+        ({"images": 5}, "array"),
+        ({}, "images"),
+    ],
+)
+def test_a_batch_that_is_none_is_malformed(lane: Single, body: object, reason: str) -> None:
+    refused = lane.ask(json.dumps(body).encode(), Flags.BATCH)
+    assert isinstance(refused, PictureRefused)
+    assert refused.code == "malformed_request"
+    assert reason in refused.detail
+
+
+def test_nesting_without_end_is_malformed(lane: Single) -> None:
+    refused = lane.ask(b'{"a":' + b"[" * 1_000_000, Flags.BATCH)
+    assert isinstance(refused, PictureRefused)
+    assert refused.code == "malformed_request"
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"no picture", "unsupported_format"),
+        (PHOTO[:500], "undecodable_image"),
+        (encoded(Image.new("1", (1001, 1000)), "PNG"), "image_too_large"),
+    ],
+)
+def test_a_picture_is_refused_with_its_code(lane: Single, data: bytes, code: str) -> None:
+    refused = lane.ask(data)
+    assert isinstance(refused, PictureRefused)
+    assert refused.code == code
+
+
+def test_without_a_limit_of_memory_the_budget_of_processor_time_still_ends_it(memory: int) -> None:
+    single = Single(msgspec.structs.replace(START, max_bytes=None, cpu_seconds=1e-6), memory)
+    assert isinstance(single.hear(), Loaded)
+    bomb = arithmetic_scans(1_000, 1000)
+    single.connection.sendall(REQUEST.pack(len(bomb), PLAIN) + bomb)
+    assert single.connection.recv(1) == b""
+    assert single.end() == -signal.SIGPROF
