@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from serving.engine.engine import Engine
+from serving.engine.lane import Forker, LaneStartError
 from serving.engine.memory import MOST_DECODE_BYTES
-from serving.engine.supervisor import Forker, Lanes, LaneStartError
+from serving.engine.supervisor import Lanes
 from serving.engine.wire import PLAIN, Answer
 from serving.errors import ProblemError
 from serving.messages import Prediction

@@ -10,15 +10,16 @@ from typing import Any, Final
 from serving.engine.budget import BodyBudget
 from serving.engine.cores import usable_cores
 from serving.engine.engine import Engine
+from serving.engine.lane import Forker
 from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, proportional_memory, resident_memory, trim
-from serving.engine.supervisor import Forker, Lanes
+from serving.engine.supervisor import Lanes
 from serving.engine.wire import Answer, Batch, Flags, Loaded, Outcome
 from serving.errors import ProblemError
 from serving.ids import Ids
 from serving.messages import Prediction
 from serving.model.manager import ModelManager
 from serving.settings import Settings
-from serving.telemetry.feedback import Ledger
+from serving.telemetry.feedback import FeedbackStore
 from serving.telemetry.logs import SERVICE
 from serving.telemetry.metrics import Metrics
 
@@ -95,23 +96,23 @@ class Service:
     """One service, from :meth:`start` to :meth:`stop`, on one event loop."""
 
     def __init__(self, settings: Settings, forker: Forker | None = None) -> None:
-        """Make it; no lane runs yet. ``forker``, if given, is already running."""
-        self.lanes = settings.lanes or usable_cores()
+        """Make it; nothing runs yet, unless the ``forker`` does already."""
         self._memory_limit = memory_limit()
         self._memory = 0
-        settings, limits = fitted(settings, self.lanes, self._memory_limit)
+        settings, limits = fitted(settings, settings.lanes or usable_cores(), self._memory_limit)
         self.settings = settings
         self.limits = limits
         self.metrics = Metrics(self._readings)
-        self.ledger = Ledger(settings)
+        self.ledger = FeedbackStore(settings)
         self.budget = BodyBudget(settings.max_memory_bytes, settings.body_seconds, settings.deadline_seconds)
         self.ids = Ids()
+        self.engine = Engine(forker or Forker(), settings, limits, self.metrics.restarted)
+        self.manager = ModelManager(
+            self.engine, lambda: settings.model_path, lambda model: self.metrics.set_model(model.contract)
+        )
         # All batches together queue only enough pictures to keep the lanes busy. A single request then waits for few of
         # them (ops/bench/NOTES.md), and a picture's deadline, which starts in the queue, is not spent on its batch.
-        self.batch_turns = asyncio.Semaphore(self.lanes + 1)
-        self._forker = forker
-        self.engine: Engine | None = None
-        self.manager: ModelManager | None = None
+        self.batch_turns = asyncio.Semaphore(self.engine.lanes + 1)
         self.leaving = False
         self.short_of_descriptors = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,16 +123,12 @@ class Service:
         The port opens after that. Otherwise a balancer that finds a new replica by DNS, and has not yet checked that it
         is ready, would send requests to be refused.
         """
-        settings = self.settings
-        self.engine = Engine(self._forker or Forker(), settings, self.limits, self.metrics.restarted)
-        self.manager = ModelManager(
-            self.engine, lambda: settings.model_path, lambda model: self.metrics.set_model(model.contract)
-        )
         fields = {
-            "lanes": self.lanes,
-            "model_file": settings.model_path.name,
+            "lanes": self.engine.lanes,
+            "model_file": self.settings.model_path.name,
             "max_decode_bytes": self.limits.max_bytes,
-            "max_batch_bytes": settings.max_batch_bytes,
+            "max_batch_bytes": self.settings.max_batch_bytes,
+            "max_connections": self.settings.max_connections,
         }
         SERVICE.info("started", extra={"fields": fields})
         self.ledger.start()
@@ -144,7 +141,6 @@ class Service:
     async def stop(self) -> None:
         """Finish accepted requests, then end everything."""
         self.drain()
-        assert self.engine is not None and self.manager is not None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -155,7 +151,7 @@ class Service:
 
     def reload(self) -> None:
         """Load the model file again while the present model serves; call on the event loop."""
-        if self.manager is not None and not (self.engine and self.engine.closed):
+        if not self.engine.closed:
             self._begin(self.manager.load())
 
     def leave(self) -> None:
@@ -165,8 +161,7 @@ class Service:
     def drain(self) -> None:
         """Report not ready and refuse new requests; signal-safe."""
         self.leaving = True
-        if self.engine is not None:
-            self.engine.close_admission()
+        self.engine.close_admission()
 
     def admit(self) -> Lanes:
         """Admit a request if there is a model and room in the queue; returns the lanes that answer it.
@@ -174,8 +169,7 @@ class Service:
         Raises:
             ProblemError: ``not_ready``, ``draining`` or ``overloaded``.
         """
-        if self.engine is None or self.manager is None or self.engine.current is None:
-            raise ProblemError("not_ready", self.manager.reason if self.manager else "the service is starting")
+        self.model  # noqa: B018  # for what it raises
         return self.engine.admit()
 
     @property
@@ -185,10 +179,10 @@ class Service:
         Raises:
             ProblemError: ``not_ready`` or ``draining``.
         """
-        if self.engine is not None and self.engine.closed:
+        if self.engine.closed:
             raise _draining()
-        if self.manager is None or (model := self.manager.model) is None:
-            raise ProblemError("not_ready", self.manager.reason if self.manager else "the service is starting")
+        if (model := self.manager.model) is None:
+            raise ProblemError("not_ready", self.manager.reason)
         return model
 
     @property
@@ -203,18 +197,17 @@ class Service:
         if self.short_of_descriptors:
             raise ProblemError("not_ready", "no file descriptor is left for another connection")
         model = self.model
-        if self.engine is not None and self.engine.down:
+        if self.engine.down:
             raise ProblemError("not_ready", "no worker is ready")
         return model
 
     @property
     def alive(self) -> bool:
         """False when no lane has started for too long and the process should be replaced."""
-        return self.engine is None or not self.engine.dead
+        return not self.engine.dead
 
     async def _beat(self) -> None:
         """Run the periodic checks, every second."""
-        assert self.engine is not None and self.manager is not None
         beats_to_watch = max(1, round(self.settings.watch_seconds / HEARTBEAT_SECONDS))
         beat = 0
         while True:
@@ -246,24 +239,18 @@ class Service:
             served: Loaded | None = self.ready
         except ProblemError:
             served = None
-        readings = self.ledger.readings() | {
+        return self.ledger.readings() | {
             "ready": float(served is not None),
             "descriptors_exhausted": float(self.short_of_descriptors),
-            "model_refused": float(self.manager is not None and self.manager.refused),
+            "model_refused": float(self.manager.refused),
             "model_fallback": float(served is not None and served.fallback is not None),
-            "lanes_busy": 0,
-            "queue_depth": 0,
+            "lanes": self.engine.lanes,
+            "lanes_busy": self.engine.busy,
+            "queue_depth": self.engine.depth,
             "queue_limit": self.settings.max_queue,
             "body_bytes": self.budget.granted,
             "memory_bytes": self._memory,
         }
-        if self.engine is not None:
-            readings |= {
-                "lanes": self.engine.lanes,
-                "lanes_busy": self.engine.busy,
-                "queue_depth": self.engine.depth,
-            }
-        return readings
 
 
 def _draining() -> ProblemError:

@@ -13,7 +13,7 @@ from serving.errors import ProblemError
 
 # Enough for most photos in one step, and the most that a stalled body holds in advance.
 STEP_BYTES: Final = 256_000
-# The most that arrives at once: what uvicorn reads ahead, and one read of the socket (`serving.http.connections`).
+# The most that arrives at once: what uvicorn reads ahead, and one read of the socket.
 PIECE_BYTES: Final = 131_072
 # The slowest rate at which a body may arrive, after an initial allowance: an uplink of 256 kbit/s.
 BYTES_PER_SECOND: Final = 32_000
@@ -39,9 +39,9 @@ class BodyBudget:
         self._leases: OrderedDict[Lease, None] = OrderedDict()  # oldest first
         self._waiting: OrderedDict[Lease, tuple[int, asyncio.Future[None]]] = OrderedDict()
 
-    def lease(self, copies: int = 1) -> "Lease":
-        """Make a body's share, for ``copies`` of it in memory; a ``with`` block holds it."""
-        return Lease(self, copies)
+    def lease(self) -> "Lease":
+        """Make the share of one body; a ``with`` block holds it."""
+        return Lease(self)
 
     def check(self) -> None:
         """Cut off bodies that arrive too slowly; call about once a second."""
@@ -103,14 +103,13 @@ class BodyBudget:
 class Lease:
     """One body's share of the budget."""
 
-    def __init__(self, budget: BodyBudget, copies: int) -> None:
+    def __init__(self, budget: BodyBudget) -> None:
         """Make it; nothing is granted yet."""
         self.granted = 0
         self.received = 0
         self.started = 0.0
         self.time_left: asyncio.Timeout | None = None
         self._budget = budget
-        self._copies = copies
 
     async def make_room(self, declared: int, time_left: asyncio.Timeout) -> None:
         """Wait for memory for the next piece of a body of ``declared`` bytes (0: unknown).
@@ -118,21 +117,21 @@ class Lease:
         Raises:
             ProblemError: ``overloaded``: there was none in time.
         """
-        left = self.granted - self.received * self._copies
-        rest = (declared - self.received) * self._copies if declared else STEP_BYTES
-        if left >= min(rest, PIECE_BYTES * self._copies):
+        left = self.granted - self.received
+        rest = declared - self.received if declared else STEP_BYTES
+        if left >= min(rest, PIECE_BYTES):
             self.time_left = time_left
             return
         loop = asyncio.get_running_loop()
         self.time_left, asked = None, loop.time()
-        await self._budget.grant(self, min(rest, STEP_BYTES * self._copies) - left)
+        await self._budget.grant(self, min(rest, STEP_BYTES) - left)
         self.started += loop.time() - asked  # time spent waiting for memory is not the client's
         self.time_left = time_left
 
     def complete(self) -> None:
         """The body has arrived: give back what was granted beyond it."""
         self.time_left = None
-        spare = self.granted - self.received * self._copies
+        spare = self.granted - self.received
         if spare > 0:
             self._budget.give_back(self, spare)
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from serving.engine.cores import usable_cores
-from serving.engine.supervisor import Forker, Lanes
+from serving.engine.lane import Forker
+from serving.engine.supervisor import Lanes
 from serving.engine.wire import Start
 from serving.errors import ProblemError
 from serving.settings import Settings
@@ -20,6 +21,7 @@ from shared.spec import Limits
 DEAD_SECONDS: Final = 15.0
 # Replacing a lane takes a quarter of a second, and requests may wait that long.
 DOWN_SECONDS: Final = 1.0
+LOST_SECONDS: Final = 45.0
 # For lanes to end, after the deadline of the last picture.
 CLOSE_SECONDS: Final = 2.0
 
@@ -64,7 +66,7 @@ class Engine:
     @property
     def pids(self) -> list[int]:
         """Process ids of the lanes and of their parent."""
-        return [self._forker.pid, *(self.current.pids if self.current else ())]
+        return [*self._forker.pids, *(self.current.pids if self.current else ())]
 
     @property
     def down(self) -> bool:
@@ -76,17 +78,22 @@ class Engine:
         """No lane has been ready for so long that the process should be replaced."""
         return self._down_for(DEAD_SECONDS)
 
+    @property
+    def lost(self) -> bool:
+        """No lane has been ready for so long that the process had better end: some supervisors ask no health."""
+        return self._down_for(LOST_SECONDS)
+
     def _down_for(self, seconds: float) -> bool:
         since = self.current.down_since if self.current else None
         return since is not None and time.monotonic() - since > seconds
 
     def make(self, path: str) -> Lanes:
         """Make lanes for the model file at ``path``; `Lanes.load` starts them."""
+        self._forker.start()
         start = Start(
             path=path,
             file="",
             threads=usable_cores(),
-            core=None,
             max_pixels=self._limits.max_pixels,
             max_bytes=self._limits.max_bytes,
             cpu_seconds=self._settings.max_cpu_seconds,

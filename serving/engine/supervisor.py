@@ -1,12 +1,10 @@
-"""Lanes as the front process sees them: it starts them, gives them work, watches them and replaces them."""
+"""The lanes of a model: started, given work, watched, and replaced when they end."""
 
 import asyncio
-import contextlib
+import fcntl
 import math
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections import deque
@@ -15,182 +13,16 @@ from typing import Final, Self
 
 import msgspec
 
-from serving.engine.forker import PID
-from serving.engine.wire import ANSWER, REQUEST, Flags, Loaded, LoadRefused, ModelFailed, Outcome, PictureRefused, Start
+from serving.engine.lane import ClientGoneError, Forker, Job, Lane, LaneStartError
+from serving.engine.wire import Flags, Loaded, LoadRefused, ModelFailed, Outcome, PictureRefused, Start
 from serving.errors import ProblemError
 from serving.telemetry.logs import SERVICE
 
-WORKER: Final = "serving.engine.worker"
 # Between attempts to start a lane that ended before it was ready; the last is repeated.
 RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 # Weight of the latest picture in the moving average of times.
 LATELY: Final = 0.05
 FIRST_GUESS_SECONDS: Final = 0.01
-
-_answers: Final = msgspec.msgpack.Decoder(Outcome | Loaded | LoadRefused)
-
-
-class ClientGoneError(Exception):
-    """The client left while its picture was waiting, so it was not decoded."""
-
-
-class LaneStartError(Exception):
-    """A lane ended or refused the model before it was ready; ``again``: trying again may help."""
-
-    def __init__(self, reason: str, *, again: bool) -> None:
-        """Keep the reason."""
-        super().__init__(reason)
-        self.again = again
-
-
-class Forker:
-    """The process that forks lanes (:mod:`serving.engine.forker`), started again if it ends."""
-
-    def __init__(self, worker: str = WORKER) -> None:
-        """Start it, without waiting for its imports. ``worker`` is the module whose ``main`` a lane runs."""
-        self._worker = worker
-        self._closed = False
-        self._lock = asyncio.Lock()
-        self._start()
-
-    def _start(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._control.setblocking(False)
-            command = [sys.executable, "-m", "serving.engine.forker", str(theirs.fileno()), self._worker]
-            # In its own session: signals from a terminal are for the front process.
-            self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
-            )
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    async def fork(self, start: Start, memory: int) -> tuple[int, socket.socket]:
-        """Fork a lane; returns its process id and the socket to it.
-
-        Raises:
-            LaneStartError: the forker ended.
-        """
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        try:
-            with theirs:
-                message = msgspec.msgpack.encode(start)
-                pid = await self._ask(lambda control: socket.send_fds(control, [message], [theirs.fileno(), memory]))
-        except BaseException:
-            ours.close()
-            raise
-        return pid, ours
-
-    async def reap(self, pid: int) -> int | None:
-        """Return the exit code of a lane that has ended, negative for a signal; None if the forker has ended too."""
-        try:
-            return await self._ask(lambda control: control.send(PID.pack(pid)))
-        except LaneStartError:
-            return None
-
-    def close(self) -> None:
-        """End it for good, and with it any lane that is left."""
-        self._closed = True
-        self._end()
-
-    def _end(self) -> None:
-        self._control.close()
-        self._process.kill()
-        self._process.wait()
-
-    async def _ask(self, send: Callable[[socket.socket], object]) -> int:
-        # If the caller is cancelled, its answer must still be read, or the next caller would get it.
-        return await asyncio.shield(asyncio.ensure_future(self._exchange(send)))
-
-    async def _exchange(self, send: Callable[[socket.socket], object]) -> int:
-        async with self._lock:
-            answer = b""
-            with contextlib.suppress(OSError):
-                send(self._control)
-                answer = await asyncio.get_running_loop().sock_recv(self._control, PID.size)
-            if not answer:
-                if not self._closed:
-                    SERVICE.error("the process that starts lanes ended; starting another")
-                    self._end()
-                    self._start()
-                raise LaneStartError("the process that starts lanes ended", again=True)
-        number: int = PID.unpack(answer)[0]
-        return number
-
-
-class Job:
-    """A piece of work, and the future of its outcome."""
-
-    __slots__ = ("data", "flags", "future", "started", "submitted", "wanted")
-
-    def __init__(self, data: bytes | memoryview, flags: Flags, wanted: Callable[[], bool]) -> None:
-        """Make it; its waiting time starts now."""
-        self.data = data
-        self.flags = flags
-        self.wanted = wanted
-        self.submitted = self.started = time.perf_counter()
-        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-    def fail(self, error: Exception) -> None:
-        """Set an error as the outcome, unless there is one already."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-class Lane(asyncio.Protocol):
-    """The connection to one child process."""
-
-    def __init__(self, pid: int, heard: "Callable[[Lane, Outcome | Loaded | LoadRefused | None], None]") -> None:
-        """Call ``heard`` with each message, and with None when the connection is lost."""
-        self.pid = pid
-        self.job: Job | None = None
-        self.ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
-        self.gone = asyncio.Event()
-        self.ended_for: str | None = None  # why we killed it
-        self._heard = heard
-        self._buffer = bytearray()
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        """Decode each complete message."""
-        self._buffer += data
-        while len(self._buffer) >= ANSWER.size:
-            end = ANSWER.size + ANSWER.unpack_from(self._buffer)[0]
-            if len(self._buffer) < end:
-                return
-            message = bytes(self._buffer[ANSWER.size : end])
-            del self._buffer[:end]
-            try:
-                self._heard(self, _answers.decode(message))
-            except msgspec.MsgspecError:  # a hostile file may have taken the lane over
-                self.end("crash")
-                return
-
-    def connection_lost(self, _: Exception | None) -> None:
-        """Report the end of the lane."""
-        self._heard(self, None)
-
-    def begin(self, job: Job, flags: Flags) -> None:
-        """Send a piece of work to the lane."""
-        assert self._transport is not None
-        self.job = job
-        job.started = time.perf_counter()
-        self._transport.writelines([REQUEST.pack(len(job.data), flags), job.data])
-
-    def end(self, reason: str) -> None:
-        """Kill the lane; its job is answered when it has ended."""
-        if self.ended_for is None:
-            self.ended_for = reason
-            os.kill(self.pid, signal.SIGKILL)
 
 
 class Lanes:
@@ -226,6 +58,7 @@ class Lanes:
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
+        self._forks: set[asyncio.Task[Lane]] = set()
         self._starts: set[asyncio.Task[None]] = set()
         self._burials: set[asyncio.Task[None]] = set()
 
@@ -257,6 +90,8 @@ class Lanes:
         """
         lane = await self._fork(0, self._start)
         self.model = model = await lane.ready
+        # What sat the exam is what the others read, and nothing can change it any more.
+        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         self._start = msgspec.structs.replace(self._start, path=None, file=model.file, fallback=model.fallback)
         for number in range(1, self.count):
             self._keep_up(number)
@@ -313,6 +148,7 @@ class Lanes:
         self._closed = True
         for task in self._starts:
             task.cancel()
+        await asyncio.gather(*self._forks, return_exceptions=True)
         for lane in self._lanes:
             lane.end("retired")
         for lane in self._lanes:
@@ -341,6 +177,13 @@ class Lanes:
         job.fail(ProblemError("deadline_exceeded", f"no answer within {self._deadline:g} seconds", self.retry_after()))
 
     async def _fork(self, number: int, start: Start) -> Lane:
+        # A caller that is cancelled must not lose a lane: whatever is forked is ended by `close`.
+        forking = asyncio.get_running_loop().create_task(self._fork_lane(number, start))
+        self._forks.add(forking)
+        forking.add_done_callback(self._forks.discard)
+        return await asyncio.shield(forking)
+
+    async def _fork_lane(self, number: int, start: Start) -> Lane:
         start = msgspec.structs.replace(start, threads=start.threads if number == self._wide else 1)
         pid, connection = await self._forker.fork(start, self._memory)
         _, lane = await asyncio.get_running_loop().create_connection(lambda: Lane(pid, self._heard), sock=connection)
@@ -427,7 +270,6 @@ _REASONS: Final[dict[int | None, str]] = {-signal.SIGPROF: "cpu", -signal.SIGKIL
 _PROBLEMS: Final[dict[str, Callable[[], ProblemError]]] = {
     "cpu": lambda: ProblemError("too_costly", "decoding it takes more processor time than is allowed"),
     "memory": lambda: ProblemError("image_too_large", "decoding it takes more memory than there is"),
-    "hang": lambda: ProblemError("too_costly", "decoding it takes longer than is allowed"),
     "crash": lambda: ProblemError("not_ready", "the worker crashed on this request; retry", retry_after=1),
     "model": lambda: ProblemError("not_ready", "the model failed on this picture; retry", retry_after=1),
 }

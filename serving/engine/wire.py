@@ -43,7 +43,6 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     fallback: str | None = None
     threads: int  # of the wide session; 1 for none
-    core: int | None  # CPU affinity; None for any
     max_pixels: int
     max_bytes: int | None  # of memory for decoding
     cpu_seconds: float

@@ -69,8 +69,6 @@ def main(start: Start, connection: socket.socket, memory: int) -> None:
         memory: descriptor of the memory file for the model's bytes; see `Start`.
     """
     _harden()
-    if start.core is not None:
-        os.sched_setaffinity(0, {start.core})
     try:
         model = _model(start, memory)
     except ModelRefusedError as error:
@@ -88,6 +86,7 @@ def main(start: Start, connection: socket.socket, memory: int) -> None:
         length, number = REQUEST.unpack(head)
         data = connection.recv(length, socket.MSG_WAITALL) if length else b""
         _send(connection, _outcome(model, data, limits, Flags(number), start.cpu_seconds))
+        del data  # or the next one would come beside it
 
 
 def _model(start: Start, memory: int) -> Model:

@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving.engine.supervisor import ClientGoneError, Forker
+from serving.engine.lane import ClientGoneError, Forker
 from serving.http import auth, pages, problems
 from serving.http.endpoints import ENDPOINTS, Endpoint
 from serving.http.observe import PROBES, Observe

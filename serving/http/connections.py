@@ -70,7 +70,7 @@ def affordable(connections: int) -> int:
     return allowed
 
 
-class Door:
+class ConnectionLimits:
     """The limits that one server's connections share, and the sweep that closes those over their time."""
 
     def __init__(self, max_connections: int, seconds: float, metrics: Metrics) -> None:
@@ -134,9 +134,14 @@ class JoinedWrites:
         head, self._head = self._head, b""
         self._transport.write(head + data if head else data)
 
+    def flush(self) -> None:
+        """Write a head that has no body."""
+        if self._head:
+            self.write(b"")
+
     def close(self) -> None:
         """Write a head that is held back, and close."""
-        self.write(b"")
+        self.flush()
         self._transport.close()
 
     def __getattr__(self, name: str) -> Any:
@@ -145,7 +150,7 @@ class JoinedWrites:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's HTTP/1 connection within the limits of a `Door`.
+    """uvicorn's HTTP/1 connection within the limits of a `ConnectionLimits`.
 
     It adds to uvicorn's state: ``in_body``, the head of a message is complete and its body is not; ``overhead``, bytes
     of the message that are not content; ``deaf``, further input is discarded; ``read_by`` and ``written_by``, the times
@@ -154,15 +159,15 @@ class Connection(HttpToolsProtocol):
 
     def __init__(
         self,
-        door: Door,
+        limits: ConnectionLimits,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """Make one; ``door`` may still refuse it."""
+        """Make one; ``limits`` may still refuse it."""
         super().__init__(config, server_state, app_state, _loop)
-        self.door = door
+        self.limits = limits
         self.in_body = False
         self.overhead = 0
         self.deaf = False
@@ -179,14 +184,14 @@ class Connection(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", JoinedWrites(transport)))
         # asyncio's 256 kB for each of a thousand connections would be 256 MB.
         cast("Any", transport).max_size = READ_BYTES
-        self.read_by = self.loop.time() + self.door.seconds
-        if len(self.connections) > self.door.max_connections:
+        self.read_by = self.loop.time() + self.limits.seconds
+        if len(self.connections) > self.limits.max_connections:
             headers = {"Retry-After": RETRY_AFTER_SECONDS}
             self.refuse("overloaded", "too many connections", headers)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request being answered that its client is gone."""
-        self.door.lingering.discard(self)
+        self.limits.lingering.discard(self)
         super().connection_lost(exc)
         if self.answering is not None:  # uvicorn tells only the latest request, which may wait behind this one
             self.answering.disconnected = True
@@ -197,7 +202,7 @@ class Connection(HttpToolsProtocol):
         if self.deaf:
             return
         if self.read_by == NEVER and (self.cycle is None or self.cycle.response_complete):
-            self.read_by = self.loop.time() + self.door.seconds
+            self.read_by = self.loop.time() + self.limits.seconds
         if self.in_body or self.overhead + len(data) < MAX_HEAD_BYTES:
             self._parse(data)
             return
@@ -264,6 +269,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Handle a body that is still arriving after its answer."""
+        cast("JoinedWrites", self.transport).flush()
         if self.in_body and not self.pipeline:
             if self.expect_100_continue:
                 # It got an answer instead of "100 Continue": we cannot tell whether a body or a request comes next.
@@ -274,7 +280,7 @@ class Connection(HttpToolsProtocol):
             self._linger()
         elif self._in_head and not self.pipeline:
             self._unset_keepalive_if_required()
-            self.read_by = self.loop.time() + self.door.seconds
+            self.read_by = self.loop.time() + self.limits.seconds
 
     def pause_writing(self) -> None:
         """Start the client's time to read."""
@@ -288,7 +294,7 @@ class Connection(HttpToolsProtocol):
 
     def _watch_writing(self, now: float) -> None:
         self.unwritten = self._unread()
-        self.written_by = now + self.door.seconds
+        self.written_by = now + self.limits.seconds
 
     def _unread(self) -> int:
         """Bytes of the answer that the client has not read, with those in the kernel, which may be megabytes."""
@@ -301,7 +307,7 @@ class Connection(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Close the connection if its client is over its time to send or to read."""
         if now > self.written_by:
-            if self.unwritten - self._unread() < READ_BYTES_PER_SECOND * self.door.seconds:
+            if self.unwritten - self._unread() < READ_BYTES_PER_SECOND * self.limits.seconds:
                 SERVICE.info("a client that does not read its answer was dropped")
                 self.transport.abort()
             else:
@@ -311,7 +317,7 @@ class Connection(HttpToolsProtocol):
                 self._watch_writing(now)
         elif now > self.read_by:
             if self._in_head and not self.deaf:
-                self.refuse("slow_request", f"the head did not arrive within {self.door.seconds:g} seconds")
+                self.refuse("slow_request", f"the head did not arrive within {self.limits.seconds:g} seconds")
             else:
                 self.transport.close()
 
@@ -334,14 +340,14 @@ class Connection(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:  # the fault is in the body that a handler waits for
             cycle.disconnected = True
             cycle.message_event.set()
-        self.transport.write(self.door.problem(code, detail, headers))
+        self.transport.write(self.limits.problem(code, detail, headers))
         self._linger()
 
     def _linger(self) -> None:
         """Send no more, and close when the client has had time to read the answer."""
         self.connections.discard(self)
-        if len(self.door.lingering) < MAX_LINGERING:
-            self.door.lingering.add(self)
+        if len(self.limits.lingering) < MAX_LINGERING:
+            self.limits.lingering.add(self)
             self.transport.write_eof()
             self.read_by = self.loop.time() + LINGER_SECONDS
         else:

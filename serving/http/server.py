@@ -12,9 +12,9 @@ from typing import Final, Literal
 import uvicorn
 from starlette.applications import Starlette
 
-from serving.engine.supervisor import Forker
+from serving.engine.lane import Forker
 from serving.http.app import create_app, create_metrics_app
-from serving.http.connections import Door, affordable
+from serving.http.connections import ConnectionLimits, affordable
 from serving.service import Service
 from serving.settings import Settings
 from serving.telemetry import logs
@@ -33,13 +33,13 @@ class Listener(uvicorn.Server):
         """Serve ``app`` on a port of the service's address."""
         self.service: Service = app.state.service
         settings = self.service.settings
-        self.door = Door(max_connections, settings.body_seconds, self.service.metrics)
+        self.limits = ConnectionLimits(max_connections, settings.body_seconds, self.service.metrics)
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.host,
                 port=port,
-                http=self.door.protocol,
+                http=self.limits.protocol,
                 loop="asyncio",
                 ws="none",
                 lifespan=lifespan,
@@ -54,8 +54,8 @@ class Listener(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Sweep twice a second: uvicorn ticks ten times."""
         if counter % 5 == 0:
-            self.door.sweep(self.server_state.connections, asyncio.get_running_loop().time())
-            self.service.short_of_descriptors = self.door.short
+            self.limits.sweep(self.server_state.connections, asyncio.get_running_loop().time())
+            self.service.short_of_descriptors = self.limits.short
         return await super().on_tick(counter)
 
 
@@ -67,6 +67,7 @@ class Server(Listener):
         settings = app.state.service.settings
         super().__init__(app, settings.port, settings.max_connections, "on", DRAIN_SECONDS)
         self._closes_at: float | None = None
+        self.lost = False  # no worker can be started
         self.metrics: Listener | None = None
         self._metrics_task: asyncio.Task[None] | None = None
         if settings.metrics_port:
@@ -95,11 +96,14 @@ class Server(Listener):
         if self._closes_at is not None and time.monotonic() >= self._closes_at:
             self.should_exit = True
             self.service.drain()
+        if self.service.engine.lost and not self.should_exit:
+            SERVICE.error("no worker can be started; the process ends, for a supervisor to start another")
+            self.should_exit = self.lost = True
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the ports and print the page's address."""
-        self.door.max_connections = affordable(self.door.max_connections)
+        self.limits.max_connections = affordable(self.limits.max_connections)
         metrics_socket = None if self.metrics is None else _listen(self.metrics.config)
         if not self.service.settings.api_keys:
             SERVICE.info("no API keys are set: any client that reaches the service may use it")
@@ -140,5 +144,9 @@ def run(settings: Settings, forker: Forker | None = None) -> int:
     """Serve until a signal; ``forker`` is already running. Returns the exit code."""
     with logs.to_stdout(settings.log_level):
         server = Server(create_app(settings, forker))
-        server.run()
-    return 0 if server.started else 1
+        try:
+            server.run()
+        finally:  # also where it did not come to start the service: a port may be in use
+            if forker is not None:
+                forker.close()
+    return 0 if server.started and not server.lost else 1

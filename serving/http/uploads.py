@@ -24,16 +24,13 @@ logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 @contextlib.asynccontextmanager
-async def received(
-    request: Request, max_bytes: int, form: bool = True, copies: int = 1
-) -> AsyncIterator[tuple[Work, bytes]]:
+async def received(request: Request, max_bytes: int, form: bool = True) -> AsyncIterator[tuple[Work, bytes]]:
     """Admit a request and read its body, within the service's limits; the memory is held until the block ends.
 
     Args:
         request: its body is not read yet.
         max_bytes: largest body.
         form: take the field ``file`` of a multipart form, and ignore other fields; else take the whole body.
-        copies: how many copies of the body are in memory at once.
 
     Yields:
         The request's `Work`, and the bytes.
@@ -45,7 +42,7 @@ async def received(
     """
     service: Service = request.app.state.service
     service.admit()
-    with service.budget.lease(copies) as lease:
+    with service.budget.lease() as lease:
         data = await (_file if form else body)(request, max_bytes, lease)
         wanted = request.scope.get("extensions", {}).get("catsdogs.wanted", _always)
         with service.admit() as lanes:  # again: the queue may have filled while the body arrived

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from serving.engine.engine import Engine
-from serving.engine.supervisor import LaneStartError
+from serving.engine.lane import LaneStartError
 from serving.engine.wire import Loaded
 from serving.telemetry.logs import SERVICE
 
@@ -44,7 +44,7 @@ class ModelManager:
         self._loading: asyncio.Task[None] | None = None
         self._next_load: float | None = None
         self._seen: Signature | None = None
-        self._moved = False
+        self._looked_at: Signature | None = None
         self.refused = False  # the file that was loaded last
         self.decided = asyncio.Event()  # set when the first file serves or is refused
 
@@ -72,14 +72,11 @@ class ModelManager:
             await asyncio.gather(self._loading, return_exceptions=True)
 
     async def watch(self) -> None:
-        """Load the file if it has differed from the one loaded last for two calls in a row."""
+        """Load the file if it is another than the one loaded last, and the same as at the call before."""
         signature = await _signature(self._path())
-        if signature is None or signature == self._seen:
-            self._moved = False
-        elif not self._moved:  # it may still be being written, if not renamed into place
-            self._moved = True
-        else:
-            self._moved = False
+        before, self._looked_at = self._looked_at, signature
+        # A file that is not renamed into place may still be being written.
+        if signature is not None and signature != self._seen and signature == before:
             SERVICE.info("the model file has changed")
             await self.load()
 

@@ -46,7 +46,7 @@ def parse(body: bytes) -> FeedbackRequest:
         raise ProblemError("malformed_request", f"invalid feedback: {error}") from error
 
 
-class Memory:
+class RecentPredictions:
     """The labels of the last predictions by key, and whether the last feedbacks confirmed them.
 
     There are two generations: when the young one is full, the old one is dropped as a whole, which costs nothing.
@@ -86,7 +86,7 @@ class Memory:
         """How many feedbacks the accuracy is computed from."""
         return len(self._right)
 
-    def follow(self, later: "Memory") -> None:
+    def follow(self, later: "RecentPredictions") -> None:
         """Add everything in ``later``, as newer."""
         for generation in (later._old, later._young):
             for key, label in generation.items():
@@ -101,12 +101,12 @@ class Memory:
             self._right.popitem(last=False)
 
 
-class Ledger:
+class FeedbackStore:
     """Records predictions and feedback, from :meth:`start` to :meth:`close`, on one event loop."""
 
     def __init__(self, settings: Settings) -> None:
         """Make it; nothing runs yet."""
-        self._memory = Memory()
+        self._memory = RecentPredictions()
         self._read_back = asyncio.Event()
         self._journal: Journal | None = None
         if settings.journal:
@@ -206,7 +206,7 @@ class Ledger:
 
     def _remember(self) -> None:
         """Read the end of the journal back; runs in the writer's thread."""
-        memory = Memory()
+        memory = RecentPredictions()
         try:
             if self._folder.exists():
                 for line in journal.recent(self._folder, READ_BACK_BYTES):
@@ -220,7 +220,7 @@ class Ledger:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._remembered, memory)
 
-    def _remembered(self, memory: Memory) -> None:
+    def _remembered(self, memory: RecentPredictions) -> None:
         memory.follow(self._memory)
         self._memory = memory
         self._read_back.set()

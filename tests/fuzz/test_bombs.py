@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 
 from serving.engine.engine import Engine
-from serving.engine.supervisor import Forker, Lanes
+from serving.engine.lane import Forker
+from serving.engine.supervisor import Lanes
 from serving.engine.wire import PLAIN
 from serving.engine.worker import SLACK_BYTES
 from serving.errors import ProblemError

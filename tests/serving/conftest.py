@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from serving.engine.supervisor import WORKER, Forker
+from serving.engine.lane import WORKER, Forker
 from serving.http.app import create_app
 from serving.http.server import Server
 from serving.service import Service
@@ -28,6 +28,7 @@ class Running:
     service: Service
     port: int
     loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
 
     def reload(self) -> None:
         """What SIGHUP does."""
@@ -79,7 +80,7 @@ def start_server(
         else:
             stop()
             pytest.fail("the server did not become ready")
-    return Running(http, server.service, port, loops[0]), stop
+    return Running(http, server.service, port, loops[0], thread), stop
 
 
 @pytest.fixture

@@ -11,11 +11,9 @@ from serving.errors import ProblemError
 MB = 1_000_000
 
 
-async def upload(
-    budget: BodyBudget, pieces: list[int], declared: int = 0, hold: asyncio.Event | None = None, copies: int = 1
-) -> None:
+async def upload(budget: BodyBudget, pieces: list[int], declared: int = 0, hold: asyncio.Event | None = None) -> None:
     """What a handler does: read the pieces, complete, and keep the body until ``hold``."""
-    with budget.lease(copies) as lease:
+    with budget.lease() as lease:
         async with asyncio.timeout(None) as time_left:
             for piece in pieces:
                 for start in range(0, piece, PIECE_BYTES):
@@ -73,15 +71,6 @@ async def test_what_is_granted_at_once_is_a_step_and_not_what_a_client_declares(
         async with asyncio.timeout(None) as time_left:
             await lease.make_room(20 * MB, time_left)
         assert budget.granted == STEP_BYTES
-
-
-async def test_copies_count_as_often_as_they_are_kept() -> None:
-    budget, hold = BodyBudget(10 * MB, seconds=5, wait_seconds=5), asyncio.Event()
-    one = asyncio.create_task(upload(budget, [200_000], 0, hold, copies=2))
-    await settle()
-    assert budget.granted == 400_000
-    hold.set()
-    await one
 
 
 async def test_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from serving.engine.engine import Engine
-from serving.engine.supervisor import ClientGoneError, Forker, Lanes, LaneStartError
+from serving.engine.lane import ClientGoneError, Forker, LaneStartError
+from serving.engine.supervisor import Lanes
 from serving.engine.wire import PLAIN, Answer, Flags
 from serving.errors import ProblemError
 from serving.settings import SHIPPED_INT8, Settings
@@ -143,7 +144,7 @@ async def test_a_lane_that_somebody_kills_is_replaced(make: Make) -> None:
 async def test_lanes_go_on_when_the_process_that_forks_them_ends(make: Make) -> None:
     lanes = await make(lanes=2)
     await all_ready(lanes)
-    lanes._forker._process.kill()
+    os.kill(lanes._forker.pids[0], signal.SIGKILL)
     await until(lambda: len(restarts(lanes)) == 2)
     await all_ready(lanes)
     assert (await run(lanes, b"echo 0.5")).familiarity == 0.5

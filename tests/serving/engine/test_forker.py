@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from serving.engine.forker import PID
-from serving.engine.supervisor import Forker
+from serving.engine.lane import Forker
 from tests.conftest import measured
 from tests.serving.engine.test_worker import START
 
@@ -49,6 +49,7 @@ def children() -> str:
 async def test_one_that_is_closed_is_not_started_again_for_what_is_still_asked() -> None:
     before = children()
     forker = Forker("tests.serving.engine.brief")
+    forker.start()
     assert children() != before
     forker.close()
     assert await forker.reap(os.getpid()) is None

@@ -33,9 +33,7 @@ from shared.contract import Contract
 from tests.conftest import blobs, encoded, measured
 from tests.fuzz.bombs import arithmetic_scans
 
-START = Start(
-    path=str(SHIPPED_INT8), file="", threads=2, core=None, max_pixels=1_000_000, max_bytes=300_000_000, cpu_seconds=20.0
-)
+START = Start(path=str(SHIPPED_INT8), file="", threads=2, max_pixels=1_000_000, max_bytes=300_000_000, cpu_seconds=20.0)
 PHOTO = encoded(blobs(1), "JPEG")
 # Its base64 has both of the characters that the URL-safe alphabet writes otherwise, and padding.
 SMALL = next(
@@ -92,9 +90,7 @@ def lane(memory: int) -> Iterator[Single]:
 
 
 def test_the_next_lane_has_the_very_bytes_that_the_first_one_read(lane: Single, memory: int) -> None:
-    second = Single(
-        msgspec.structs.replace(START, path=None, file="as told", core=min(os.sched_getaffinity(0))), memory
-    )
+    second = Single(msgspec.structs.replace(START, path=None, file="as told"), memory)
     loaded = second.hear()
     assert isinstance(loaded, Loaded)
     assert loaded.file == "as told"

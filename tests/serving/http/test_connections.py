@@ -126,6 +126,19 @@ def test_requests_may_be_sent_ahead_but_not_without_end(server: Running) -> None
     assert len(answered) < 20
 
 
+def test_a_head_without_a_body_is_sent_at_once(server: Running) -> None:
+    head = HEALTH.replace(b"GET", b"HEAD")
+    with connect(server) as client:
+        client.settimeout(3)  # of the five seconds after which an idle connection is closed
+        client.sendall(head + HEALTH)
+        said = b""
+        while b'{"status":"ok"}' not in said:
+            said += client.recv(1 << 16)
+        assert statuses(said) == [200, 200]
+        client.sendall(head)
+        assert statuses(client.recv(1 << 16)) == [200]
+
+
 def test_an_old_client_and_one_that_closes_are_answered(server: Running) -> None:
     assert statuses(tell(server, b"GET /health HTTP/1.0\r\n\r\n")) == [200]
     assert statuses(tell(server, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) == [200]

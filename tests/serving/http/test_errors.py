@@ -275,6 +275,7 @@ def test_a_client_that_left_is_skipped(start: Start) -> None:
         head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         until(lambda: server.metric("catsdogs_queue_depth") == 1)
+    assert server.http.get("/health").status_code == 200  # by when the service has seen that the client left
     gate.open()
     thread.join()
     until(lambda: server.metric('http_requests_total{method="POST",route="/predict",status="499"}') == 1)

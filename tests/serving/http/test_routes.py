@@ -171,3 +171,5 @@ def test_a_process_that_can_start_no_lane_asks_to_be_replaced(start: Start, monk
     assert server.predict().status_code == 503
     until(lambda: server.http.get("/health").status_code == 503)
     assert "must be replaced" in server.http.get("/health").json()["detail"]
+    monkeypatch.setattr("serving.engine.engine.LOST_SECONDS", 1.0)
+    until(lambda: not server.thread.is_alive())

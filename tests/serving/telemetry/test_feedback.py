@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from serving.telemetry import feedback as feedbacks
-from serving.telemetry.feedback import Memory
+from serving.telemetry.feedback import RecentPredictions
 from shared import journal
 from shared.drift import SIGNALS
 from shared.journal import FeedbackLine, PredictionLine, Unreadable
@@ -288,7 +288,7 @@ def test_drift_is_told_once_there_are_enough_pictures_and_begins_anew_with_a_mod
 def test_memory_is_bounded_and_keeps_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedbacks, "REMEMBERED", 100)
     monkeypatch.setattr(feedbacks, "LIVE", 10)
-    memory = Memory()
+    memory = RecentPredictions()
     for number in range(1000):
         memory.predicted(str(number), "cats")
     known = [number for number in range(1000) if memory.label(str(number))]
@@ -307,7 +307,7 @@ def test_memory_is_bounded_and_keeps_the_latest(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_came_while_the_journal_was_read_is_later_than_what_was_in_it() -> None:
-    before, later = Memory(), Memory()
+    before, later = RecentPredictions(), RecentPredictions()
     before.predicted("a", "cats")
     before.told("a", "dogs")
     before.predicted("b", "cats")

@@ -1,0 +1,185 @@
+"""A lane from the front process's side: the process that forks it, its connection, and a piece of its work."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from serving.engine.forker import PID
+from serving.engine.wire import ANSWER, REQUEST, Flags, Loaded, LoadRefused, Outcome, Start
+from serving.telemetry.logs import SERVICE
+
+WORKER: Final = "serving.engine.worker"
+
+_answers: Final = msgspec.msgpack.Decoder(Outcome | Loaded | LoadRefused)
+
+
+class ClientGoneError(Exception):
+    """The client left while its picture was waiting, so it was not decoded."""
+
+
+class LaneStartError(Exception):
+    """A lane ended or refused the model before it was ready; ``again``: trying again may help."""
+
+    def __init__(self, reason: str, *, again: bool) -> None:
+        """Keep the reason."""
+        super().__init__(reason)
+        self.again = again
+
+
+class Forker:
+    """The process that forks lanes (:mod:`serving.engine.forker`), started again if it ends."""
+
+    def __init__(self, worker: str = WORKER) -> None:
+        """Make it; ``worker`` is the module whose ``main`` a lane runs."""
+        self._worker = worker
+        self._lock = asyncio.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, unless it runs, without waiting for its imports."""
+        if self._process is not None:
+            return
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._control.setblocking(False)
+            command = [sys.executable, "-m", "serving.engine.forker", str(theirs.fileno()), self._worker]
+            # In its own session: signals from a terminal are for the front process.
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            )
+
+    @property
+    def pids(self) -> list[int]:
+        """Its process id, while it runs."""
+        return [self._process.pid] if self._process else []
+
+    async def fork(self, start: Start, memory: int) -> tuple[int, socket.socket]:
+        """Fork a lane; returns its process id and the socket to it.
+
+        Raises:
+            LaneStartError: the forker ended.
+        """
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            with theirs:
+                message = msgspec.msgpack.encode(start)
+                pid = await self._ask(lambda control: socket.send_fds(control, [message], [theirs.fileno(), memory]))
+        except BaseException:
+            ours.close()
+            raise
+        return pid, ours
+
+    async def reap(self, pid: int) -> int | None:
+        """Return the exit code of a lane that has ended, negative for a signal; None if the forker has ended too."""
+        try:
+            return await self._ask(lambda control: control.send(PID.pack(pid)))
+        except LaneStartError:
+            return None
+
+    def close(self) -> None:
+        """End it, and with it any lane that is left."""
+        process, self._process = self._process, None
+        if process is not None:
+            self._control.close()
+            process.kill()
+            process.wait()
+
+    async def _ask(self, send: Callable[[socket.socket], object]) -> int:
+        # If the caller is cancelled, its answer must still be read, or the next caller would get it.
+        return await asyncio.shield(asyncio.ensure_future(self._exchange(send)))
+
+    async def _exchange(self, send: Callable[[socket.socket], object]) -> int:
+        async with self._lock:
+            answer = b""
+            with contextlib.suppress(OSError):
+                send(self._control)
+                answer = await asyncio.get_running_loop().sock_recv(self._control, PID.size)
+            if not answer:
+                if self._process is not None:
+                    SERVICE.error("the process that starts lanes ended; starting another")
+                    self.close()
+                    self.start()
+                raise LaneStartError("the process that starts lanes ended", again=True)
+        number: int = PID.unpack(answer)[0]
+        return number
+
+
+class Job:
+    """A piece of work, and the future of its outcome."""
+
+    __slots__ = ("data", "flags", "future", "started", "submitted", "wanted")
+
+    def __init__(self, data: bytes | memoryview, flags: Flags, wanted: Callable[[], bool]) -> None:
+        """Make it; its waiting time starts now."""
+        self.data = data
+        self.flags = flags
+        self.wanted = wanted
+        self.submitted = self.started = time.perf_counter()
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: Exception) -> None:
+        """Set an error as the outcome, unless there is one already."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Lane(asyncio.Protocol):
+    """The connection to one child process."""
+
+    def __init__(self, pid: int, heard: "Callable[[Lane, Outcome | Loaded | LoadRefused | None], None]") -> None:
+        """Call ``heard`` with each message, and with None when the connection is lost."""
+        self.pid = pid
+        self.job: Job | None = None
+        self.ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+        self.gone = asyncio.Event()
+        self.ended_for: str | None = None  # why we killed it
+        self._heard = heard
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Decode each complete message."""
+        self._buffer += data
+        while len(self._buffer) >= ANSWER.size:
+            end = ANSWER.size + ANSWER.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
+                return
+            message = bytes(self._buffer[ANSWER.size : end])
+            del self._buffer[:end]
+            try:
+                self._heard(self, _answers.decode(message))
+            except msgspec.MsgspecError:  # a hostile file may have taken the lane over
+                self.end("crash")
+                return
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Report the end of the lane."""
+        self._heard(self, None)
+
+    def begin(self, job: Job, flags: Flags) -> None:
+        """Send a piece of work to the lane."""
+        assert self._transport is not None
+        self.job = job
+        job.started = time.perf_counter()
+        self._transport.writelines([REQUEST.pack(len(job.data), flags), job.data])
+
+    def end(self, reason: str) -> None:
+        """Kill the lane; its job is answered when it has ended."""
+        if self.ended_for is None:
+            self.ended_for = reason
+            os.kill(self.pid, signal.SIGKILL)
