@@ -1,9 +1,10 @@
 """What a model file says about itself: one JSON document in the ONNX metadata, typed here for both sides."""
 
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from shared import spec
 from shared.intervals import Interval
@@ -14,6 +15,10 @@ CLASSES: Final = ("cats", "dogs")
 
 Label = Literal["cats", "dogs"]
 Precision = Literal["fp32", "int8"]
+
+
+# What becomes a label of metrics, a path or a line of a log must not break out of it.
+Name = Annotated[str, Meta(pattern=r"^(?!.*\n)[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
 
 
 class ContractError(ValueError):
@@ -112,8 +117,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """The promise of a model file. ``test`` is None until ``evaluate`` has measured the file."""
 
     schema: int = SCHEMA
-    version: str
-    architecture: str
+    version: Name
+    architecture: Name
     precision: Precision
     classes: tuple[str, str] = CLASSES
     pixels: str = spec.DIGEST

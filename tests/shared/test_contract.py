@@ -48,6 +48,10 @@ def test_a_malformed_contract_is_refused(text: str) -> None:
         ({"schema": 2}, "schema 2"),
         ({"classes": ("dogs", "cats")}, "apart"),
         ({"pixels": "0" * 64}, "another procedure"),
+        ({"version": 'v"} 1\ncatsdogs_live_accuracy 1'}, "cannot be read"),
+        ({"version": "v1\n"}, "cannot be read"),
+        ({"version": ""}, "cannot be read"),
+        ({"architecture": "a\\"}, "cannot be read"),
     ],
 )
 def test_a_contract_that_this_code_cannot_keep_is_refused(
