@@ -7,6 +7,8 @@ from PIL import Image
 # Of a decoder beside the picture that it leaves, for each pixel. A WebP's has two canvases and hands over a third; an
 # AVIF's has planes of its own. Measured over 12 megapixels; `tests/shared/test_footprint.py` measures again.
 _WORKSPACE: Final = {"WEBP": 12, "AVIF": 10}
+# The least that a WebP takes for each pixel, most of it on being opened.
+WEBP_BYTES: Final = 4 + _WORKSPACE["WEBP"]
 # Of Pillow's modes, for each pixel; all others take four, whatever their bands.
 _ROOM: Final = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import AvifImagePlugin, ExifTags, Image
 
-from shared.footprint import footprint, jpeg_coefficients
+from shared.footprint import WEBP_BYTES, footprint, jpeg_coefficients
 from shared.spec import DIGEST, DRAFT_FACTOR, FORMATS, MAX_PIXELS, MAX_SIDE, SIZE, Limits, RefusedImageError
 
 __all__ = ["DIGEST", "MAX_PIXELS", "SIZE", "Limits", "Pixels", "RefusedImageError", "pixels", "sniff"]
@@ -65,7 +65,9 @@ def pixels(data: bytes, limits: Limits = LIMITS, opened: Opened = lambda _: None
     if name is None:
         raise RefusedImageError("unsupported_format", f"not a picture in an accepted format ({', '.join(FORMATS)})")
     if name == "WEBP":
-        _check_size(_webp_canvas(data), limits)
+        width, height = _webp_canvas(data)
+        _check_size((width, height), limits)
+        _check_memory(WEBP_BYTES * width * height, limits)
     most = 0
     try:
         with Image.open(io.BytesIO(data), formats=[name]) as image:

@@ -45,6 +45,8 @@ PIXELS_WITHIN_BASE: Final = 1_000_000
 CPU_SECONDS_PER_BYTE: Final = 1e-8
 # Address space beside decoding: the request, the network's arrays, what malloc keeps.
 SLACK_BYTES: Final = 150_000_000
+# Read at a time of a body that there is no memory for.
+PASS_OVER_BYTES: Final = 65_536
 # When the machine runs out of memory, lanes are killed before the front process.
 OOM_SCORE: Final = "800"
 _TO_PLAIN_BASE64: Final = bytes.maketrans(b"-_", b"+/")
@@ -84,9 +86,23 @@ def main(start: Start, connection: socket.socket, memory: int) -> None:
     _send(connection, Loaded(contract=told, file=model.file, fallback=model.fallback, digest=model.digest))
     while head := connection.recv(REQUEST.size, socket.MSG_WAITALL):
         length, number = REQUEST.unpack(head)
-        data = connection.recv(length, socket.MSG_WAITALL) if length else b""
-        _send(connection, _outcome(model, data, limits, Flags(number), start.cpu_seconds))
+        data = _receive(connection, length)
+        if data is None:
+            outcome: Outcome = PictureRefused("body_too_large", "receiving it takes more memory than there is")
+        else:
+            outcome = _outcome(model, data, limits, Flags(number), start.cpu_seconds)
+        _send(connection, outcome)
         del data  # or the next one would come beside it
+
+
+def _receive(connection: socket.socket, length: int) -> bytes | None:
+    """Read a body; None, with the body passed over, if there is no memory for it."""
+    try:
+        return connection.recv(length, socket.MSG_WAITALL) if length else b""
+    except MemoryError:
+        while length > 0:
+            length -= len(connection.recv(min(length, PASS_OVER_BYTES), socket.MSG_WAITALL))
+        return None
 
 
 def _model(start: Start, memory: int) -> Model:

@@ -105,6 +105,15 @@ def test_a_picture_that_would_take_too_much_memory_is_refused_before_it_takes_an
     assert refused.value.code == "image_too_large"
 
 
+@pytest.mark.parametrize("size", [(4000, 3000), (8000, 6000)])
+def test_a_large_webp_is_not_called_corrupt_where_opening_it_takes_the_memory(size: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", size).save(file, "WEBP", method=0)
+    with pytest.raises(RefusedImageError, match="would take") as refused:
+        pixels(file.getvalue(), Limits(max_bytes=50_000_000))
+    assert refused.value.code == "image_too_large"
+
+
 def test_a_jpeg_in_several_scans_that_fails_for_want_of_memory_is_not_called_corrupt() -> None:
     jpeg = save("JPEG")
     scan = jpeg.index(b"\xff\xda")

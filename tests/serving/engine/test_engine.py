@@ -198,6 +198,13 @@ async def test_a_large_body_arrives_whole(make: Make) -> None:
     assert (await run(lanes, b"echo 0.5" + b" " * 60_000_000)).familiarity == 0.5
 
 
+async def test_a_body_that_there_is_no_memory_for_costs_no_lane(make: Make) -> None:
+    lanes = await make()
+    assert (await refusal(lanes, bytes(800_000_000))).code == "body_too_large"
+    assert (await run(lanes, b"echo 0.5")).familiarity == 0.5
+    assert restarts(lanes) == []
+
+
 async def test_closing_finishes_what_was_submitted(make: Make) -> None:
     lanes = await make()
     tasks = [asyncio.ensure_future(run(lanes, b"sleep 0.1")) for _ in range(5)]
