@@ -106,6 +106,32 @@ def test_every_panel_of_the_dashboards_has_data(stack: Stack, photos: list[tuple
     assert len(wanted) > 40
 
 
+# In the container: neither a lane nor the process that starts lanes lives for long.
+KILLER = """
+import os, signal, time
+while True:
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if b"serving.engine." + b"forker" in open(f"/proc/{pid}/cmdline", "rb").read():
+                os.kill(int(pid), signal.SIGKILL)
+        except OSError:
+            pass
+    time.sleep(0.05)
+"""
+
+
+def test_a_service_that_can_start_no_lane_is_replaced(stack: Stack) -> None:
+    container = stack.compose("ps", "--quiet", "service").split()[0]
+
+    def restarts() -> int:
+        return int(stack.docker("inspect", "--format", "{{.RestartCount}}", container))
+
+    before = restarts()
+    stack.compose("exec", "--detach", "service", "python3", "-c", KILLER)
+    until(lambda: restarts() > before)
+    until(lambda: stack.predict().status_code == 200)
+
+
 def test_an_alert_fires_when_the_service_is_stopped_and_clears_when_it_is_back(stack: Stack) -> None:
     until(lambda: "CatsDogsDown" not in stack.firing())
     stack.compose("stop", "service")
