@@ -8,10 +8,7 @@ pipelines (`MAX_PIPELINED`), and the answer being sent.
 
 import asyncio
 import contextlib
-import errno
 import fcntl
-import os
-import resource
 import sys
 import termios
 import uuid
@@ -28,8 +25,9 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from serving.http import problems
+from serving.http import descriptors, problems
 from serving.http.headers import API
+from serving.http.transport import JoinedWrites
 from serving.telemetry.logs import ACCESS, SERVICE
 from serving.telemetry.metrics import Metrics
 
@@ -45,29 +43,10 @@ LINGER_SECONDS: Final = 3.0
 MAX_LINGERING: Final = 64
 # A client that reads slower than this for `body_seconds` is disconnected.
 READ_BYTES_PER_SECOND: Final = 1000
-# Descriptors for everything else: lingering connections, the model, the journal, assets being sent.
-SPARE_DESCRIPTORS: Final = 2 * MAX_LINGERING
 RETRY_AFTER_SECONDS: Final = "2"
 NEVER: Final = float("inf")
 # Discards the trailers of a chunked body. uvicorn only appends to its list of headers and iterates over it.
 _NOWHERE: Final = cast("list[tuple[bytes, bytes]]", deque[tuple[bytes, bytes]](maxlen=0))
-
-
-def affordable(connections: int) -> int:
-    """Raise the file descriptor limit for ``connections`` connections; returns how many it allows."""
-    wanted = connections + SPARE_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if most == wanted:
-        return connections
-    allowed = max(most // 2, most - SPARE_DESCRIPTORS)
-    SERVICE.warning(
-        "fewer connections than max_connections: the file descriptor limit is too low",
-        extra={"fields": {"max_connections": connections, "allowed": allowed, "descriptors": most}},
-    )
-    return allowed
 
 
 class ConnectionLimits:
@@ -88,7 +67,7 @@ class ConnectionLimits:
 
     def sweep(self, connections: Iterable[object], now: float) -> None:
         """Close connections over their time. Two sweeps a second cost less than a timer for each request."""
-        short = _out_of_descriptors()
+        short = descriptors.exhausted()
         if short != self.short:
             self.short = short
             if short:
@@ -116,37 +95,6 @@ class ConnectionLimits:
         lines = [*answer.raw_headers, *API, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
         head = b"".join(b"%b: %b\r\n" % line for line in lines)
         return STATUS_LINE[answer.status_code] + head + b"\r\n" + bytes(answer.body)
-
-
-class JoinedWrites:
-    """A transport that sends an answer's head together with its body: two sends would wake the client twice."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        """Wrap ``transport``."""
-        self._transport = transport
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        """Write, but hold back a head until its body is written."""
-        if data.startswith(b"HTTP/1.1 ") and data[9:10] != b"1" and data.endswith(b"\r\n\r\n"):
-            self._head = data
-            return
-        head, self._head = self._head, b""
-        self._transport.write(head + data if head else data)
-
-    def flush(self) -> None:
-        """Write a head that has no body."""
-        if self._head:
-            self.write(b"")
-
-    def close(self) -> None:
-        """Write a head that is held back, and close."""
-        self.flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        """Leave everything else to the transport."""
-        return getattr(self._transport, name)
 
 
 class Connection(HttpToolsProtocol):
@@ -382,11 +330,3 @@ def _still_there(cycle: weakref.ref[RequestResponseCycle]) -> bool:
     """Whether the client is still connected; asked before its picture goes to a lane."""
     request = cycle()
     return request is not None and not request.disconnected
-
-
-def _out_of_descriptors() -> bool:
-    try:
-        os.close(os.dup(0))
-    except OSError as error:
-        return error.errno in (errno.EMFILE, errno.ENFILE)
-    return False

@@ -14,7 +14,8 @@ from starlette.applications import Starlette
 
 from serving.engine.lane import Forker
 from serving.http.app import create_app, create_metrics_app
-from serving.http.connections import ConnectionLimits, affordable
+from serving.http.connections import ConnectionLimits
+from serving.http.descriptors import affordable
 from serving.service import Service
 from serving.settings import Settings
 from serving.telemetry import logs

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from serving.errors import CODES
-from serving.http.connections import MAX_HEAD_BYTES, MAX_HEADERS, SPARE_DESCRIPTORS, Connection, affordable
+from serving.http.connections import MAX_HEAD_BYTES, MAX_HEADERS, Connection
+from serving.http.descriptors import SPARE_DESCRIPTORS, affordable
 from tests.conftest import measured
 from tests.serving.conftest import PHOTO, Running, Start
 from tests.waiting import until
