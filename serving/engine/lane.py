@@ -136,8 +136,11 @@ class Job:
 class Lane(asyncio.Protocol):
     """The connection to one child process."""
 
-    def __init__(self, pid: int, heard: "Callable[[Lane, Outcome | Loaded | LoadRefused | None], None]") -> None:
+    def __init__(
+        self, number: int, pid: int, heard: "Callable[[Lane, Outcome | Loaded | LoadRefused | None], None]"
+    ) -> None:
         """Call ``heard`` with each message, and with None when the connection is lost."""
+        self.number = number
         self.pid = pid
         self.job: Job | None = None
         self.ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()

@@ -50,7 +50,7 @@ class Lanes:
         self._deadline = deadline
         self._restarted = restarted
         self._memory = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        self._lanes: list[Lane] = []
+        self._lanes: dict[int, Lane] = {}  # by their number
         self._idle: list[Lane] = []
         # Not the first lane, if there is another: its second session and exam would delay readiness.
         self._wide = min(1, count - 1)
@@ -65,12 +65,12 @@ class Lanes:
     @property
     def pids(self) -> list[int]:
         """Process ids of the lanes."""
-        return [lane.pid for lane in self._lanes if not lane.gone.is_set()]
+        return [lane.pid for lane in self._lanes.values() if not lane.gone.is_set()]
 
     @property
     def busy(self) -> int:
         """Lanes at work."""
-        return sum(lane.job is not None for lane in self._lanes)
+        return sum(lane.job is not None for lane in self._lanes.values())
 
     @property
     def usable(self) -> int:
@@ -138,7 +138,7 @@ class Lanes:
 
     def check(self) -> None:
         """Kill lanes that have worked on one job for too long; call about once a second."""
-        for lane in self._lanes:
+        for lane in self._lanes.values():
             if lane.job is not None and time.perf_counter() - lane.job.started > self._deadline:
                 lane.end("hang")
 
@@ -149,9 +149,9 @@ class Lanes:
         for task in self._starts:
             task.cancel()
         await asyncio.gather(*self._forks, return_exceptions=True)
-        for lane in self._lanes:
+        for lane in self._lanes.values():
             lane.end("retired")
-        for lane in self._lanes:
+        for lane in self._lanes.values():
             await lane.gone.wait()
         os.close(self._memory)
 
@@ -164,7 +164,7 @@ class Lanes:
                 job.fail(ClientGoneError())
                 continue
             alone = not self.queue and not self.busy
-            wide = self._lanes[self._wide] if self._wide < len(self._lanes) else None
+            wide = self._lanes.get(self._wide)
             # The wide lane is kept free for jobs that are alone, and taken last otherwise.
             lane = (
                 wide if wide in self._idle and alone else next((idle for idle in self._idle if idle is not wide), wide)
@@ -186,11 +186,10 @@ class Lanes:
     async def _fork_lane(self, number: int, start: Start) -> Lane:
         start = msgspec.structs.replace(start, threads=start.threads if number == self._wide else 1)
         pid, connection = await self._forker.fork(start, self._memory)
-        _, lane = await asyncio.get_running_loop().create_connection(lambda: Lane(pid, self._heard), sock=connection)
-        if number < len(self._lanes):
-            self._lanes[number] = lane
-        else:
-            self._lanes.append(lane)
+        _, lane = await asyncio.get_running_loop().create_connection(
+            lambda: Lane(number, pid, self._heard), sock=connection
+        )
+        self._lanes[number] = lane
         return lane
 
     async def _keep(self, number: int) -> None:
@@ -255,7 +254,7 @@ class Lanes:
         elif not self._closed and not lane.ready.cancelled() and lane.ready.exception() is None:
             SERVICE.error("a lane ended", extra={"fields": {"reason": reason, "exit_code": code}})
             self._restarted(reason)
-            self._keep_up(self._lanes.index(lane))
+            self._keep_up(lane.number)
         if job is not None:
             job.fail(_PROBLEMS.get(reason, _PROBLEMS["crash"])())
 
