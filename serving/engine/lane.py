@@ -18,6 +18,8 @@ from serving.engine.wire import ANSWER, REQUEST, Flags, Loaded, LoadRefused, Out
 from serving.telemetry.logs import SERVICE
 
 WORKER: Final = "serving.engine.worker"
+# A process that forks must have no threads: on import, numpy's OpenBLAS starts some, and onnxruntime one for telemetry.
+SINGLE_THREADED: Final = {"OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
 
 _answers: Final = msgspec.msgpack.Decoder(Outcome | Loaded | LoadRefused)
 
@@ -54,7 +56,11 @@ class Forker:
             command = [sys.executable, "-m", "serving.engine.forker", str(theirs.fileno()), self._worker]
             # In its own session: signals from a terminal are for the front process.
             self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=os.environ | SINGLE_THREADED,
             )
 
     @property

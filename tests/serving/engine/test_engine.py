@@ -150,6 +150,16 @@ async def test_lanes_go_on_when_the_process_that_forks_them_ends(make: Make) -> 
     assert (await run(lanes, b"echo 0.5")).familiarity == 0.5
 
 
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+async def test_the_process_that_forks_lanes_has_no_threads(make: Make) -> None:
+    lanes = await make()
+    (pid,) = lanes._forker.pids
+    assert threads(pid) == 1
+
+
 async def test_a_request_that_has_the_machine_to_itself_is_told_so(make: Make) -> None:
     lanes = await make(lanes=2)
     await all_ready(lanes)
