@@ -57,7 +57,9 @@ class BodyBudget:
         Raises:
             ProblemError: ``overloaded``: there was none in time.
         """
-        if self._has_room(lease, size) and (lease.granted or not self._waiting):
+        # A small body is what its connection may have sent anyway, and need not wait for large ones.
+        small = lease.granted + size <= PIECE_BYTES
+        if small or (self._has_room(lease, size) and (lease.granted or not self._waiting)):
             self._give(lease, size)
             return
         waiter = asyncio.get_running_loop().create_future()

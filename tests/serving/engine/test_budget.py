@@ -52,6 +52,21 @@ async def test_every_byte_counts_from_the_first() -> None:
     assert budget.granted == 0
 
 
+async def test_small_bodies_count_but_do_not_wait_for_large_ones() -> None:
+    budget, hold = BodyBudget(MB, seconds=5, wait_seconds=5), asyncio.Event()
+    large = asyncio.create_task(upload(budget, [MB], MB, hold))
+    await settle()
+    waiting = asyncio.create_task(upload(budget, [MB], MB))
+    await settle()
+    small = asyncio.create_task(upload(budget, [100_000], 100_000, hold))
+    await settle()
+    assert budget.granted >= MB + 100_000
+    assert not waiting.done()
+    hold.set()
+    await asyncio.gather(large, waiting, small)
+    assert budget.granted == 0
+
+
 async def test_only_the_oldest_body_goes_beyond_the_budget() -> None:
     budget, first, second = BodyBudget(MB, seconds=5, wait_seconds=5), asyncio.Event(), asyncio.Event()
     one = asyncio.create_task(upload(budget, [300_000] * 3, 900_000, first))
