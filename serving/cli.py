@@ -117,14 +117,14 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
     if not settings.model_path.is_file():
         raise click.UsageError(f"{settings.model_path}: no such model file")
 
-    from serving.engine.lane import Forker
+    from serving.engine.lane import Zygote
 
     # It imports what lanes need while this process imports what HTTP needs.
-    forker = Forker()
-    forker.start()
+    zygote = Zygote()
+    zygote.start()
     from serving.http.server import run
 
-    sys.exit(run(settings, forker))
+    sys.exit(run(settings, zygote))
 
 
 @click.command()

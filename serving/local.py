@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from serving.engine.engine import Engine
-from serving.engine.lane import Forker, LaneStartError
+from serving.engine.lane import LaneStartError, Zygote
 from serving.engine.memory import MOST_DECODE_BYTES
 from serving.engine.supervisor import Lanes
 from serving.engine.wire import PLAIN, Answer
@@ -28,7 +28,7 @@ async def lanes(settings: Settings) -> AsyncIterator[Lanes]:
     Raises:
         ModelError: the model is refused.
     """
-    engine = Engine(Forker(), settings, Limits(settings.max_pixels, MOST_DECODE_BYTES))
+    engine = Engine(Zygote(), settings, Limits(settings.max_pixels, MOST_DECODE_BYTES))
     made = engine.make(str(settings.model_path))
     engine.place(made)
     try:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from serving.engine.budget import BodyBudget
 from serving.engine.cores import usable_cores
 from serving.engine.engine import Engine
-from serving.engine.lane import Forker
+from serving.engine.lane import Zygote
 from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, proportional_memory, resident_memory, trim
 from serving.engine.supervisor import Lanes
 from serving.engine.wire import Answer, Batch, Flags, Loaded, Outcome
@@ -95,8 +95,8 @@ class Work:
 class Service:
     """One service, from :meth:`start` to :meth:`stop`, on one event loop."""
 
-    def __init__(self, settings: Settings, forker: Forker | None = None) -> None:
-        """Make it; nothing runs yet, unless the ``forker`` does already."""
+    def __init__(self, settings: Settings, zygote: Zygote | None = None) -> None:
+        """Make it; nothing runs yet, unless the ``zygote`` does already."""
         self._memory_limit = memory_limit()
         self._memory = 0
         settings, limits = fitted(settings, settings.lanes or usable_cores(), self._memory_limit)
@@ -106,7 +106,7 @@ class Service:
         self.ledger = FeedbackStore(settings)
         self.budget = BodyBudget(settings.max_memory_bytes, settings.body_seconds, settings.deadline_seconds)
         self.ids = Ids()
-        self.engine = Engine(forker or Forker(), settings, limits, self.metrics.restarted)
+        self.engine = Engine(zygote or Zygote(), settings, limits, self.metrics.restarted)
         self.manager = ModelManager(
             self.engine, lambda: settings.model_path, lambda model: self.metrics.set_model(model.contract)
         )

@@ -80,7 +80,7 @@ def test_the_process_that_talks_brings_in_nothing_that_decodes_or_computes() -> 
 
 
 def test_a_lane_brings_in_nothing_that_talks() -> None:
-    found = loaded("serving.engine.worker, serving.engine.forker, serving.engine.wire")
+    found = loaded("serving.engine.worker, serving.engine.zygote, serving.engine.wire")
     assert {"numpy", "PIL", "onnxruntime"} <= found
     assert found.isdisjoint(("asyncio", "http", "ssl", "starlette", "uvicorn", "serving.http"))
 

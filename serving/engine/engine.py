@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from serving.engine.cores import usable_cores
-from serving.engine.lane import Forker
+from serving.engine.lane import Zygote
 from serving.engine.supervisor import Lanes
 from serving.engine.wire import Start
 from serving.errors import ProblemError
@@ -30,7 +30,7 @@ class Engine:
     """Admission, and the lanes of the model in service. Lanes of earlier models finish their requests and end.
 
     Args:
-        forker: forks lanes.
+        zygote: for the first model; it may run already.
         settings: of lanes, queue and deadline.
         limits: what decoding a picture may cost.
         restarted: called with the reason of each restart of a lane.
@@ -38,7 +38,7 @@ class Engine:
 
     def __init__(
         self,
-        forker: Forker,
+        zygote: Zygote,
         settings: Settings,
         limits: Limits,
         restarted: Callable[[str], None] = lambda _: None,
@@ -46,7 +46,7 @@ class Engine:
         """Make it; no lane runs yet."""
         self.lanes = settings.lanes or usable_cores()
         self.current: Lanes | None = None
-        self._forker = forker
+        self._zygote = zygote
         self._settings = settings
         self._limits = limits
         self._restarted = restarted
@@ -65,13 +65,13 @@ class Engine:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the lanes and of their parent."""
-        return [*self._forker.pids, *(self.current.pids if self.current else ())]
+        """Process ids of the lanes and the zygote."""
+        return [self.current.zygote.pid, *self.current.pids] if self.current else []
 
     @property
     def down(self) -> bool:
-        """No lane has been ready for longer than replacing one takes."""
-        return self._down_for(DOWN_SECONDS)
+        """No lane has been ready for longer than replacing one takes, or none can be forked."""
+        return self._down_for(DOWN_SECONDS) or (self.current is not None and self.current.zygote.ended)
 
     @property
     def dead(self) -> bool:
@@ -89,16 +89,15 @@ class Engine:
 
     def make(self, path: str) -> Lanes:
         """Make lanes for the model file at ``path``; `Lanes.load` starts them."""
-        self._forker.start()
         start = Start(
             path=path,
-            file="",
-            threads=usable_cores(),
             max_pixels=self._limits.max_pixels,
             max_bytes=self._limits.max_bytes,
             cpu_seconds=self._settings.max_cpu_seconds,
         )
-        return Lanes(self._forker, start, self.lanes, self._settings.deadline_seconds, self._restarted)
+        zygote, self._zygote = self._zygote, self._zygote.another()
+        deadline = self._settings.deadline_seconds
+        return Lanes(zygote, start, self.lanes, usable_cores(), deadline, self._restarted)
 
     def place(self, lanes: Lanes) -> None:
         """Put lanes into service, and retire those before them."""
@@ -144,4 +143,4 @@ class Engine:
             self.retire(self.current)
         if self._retiring:  # not for ever: a lane blocked in the kernel, on a disk, cannot be killed
             await asyncio.wait(self._retiring, timeout=self._settings.deadline_seconds + CLOSE_SECONDS)
-        self._forker.close()
+        await self._zygote.close()

@@ -1,4 +1,4 @@
-"""A lane from the front process's side: the process that forks it, its connection, and a piece of its work."""
+"""A lane from the front process's side: the zygote that forks it, its connection, and a piece of its work."""
 
 import asyncio
 import contextlib
@@ -7,21 +7,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-from serving.engine.forker import PID
-from serving.engine.wire import ANSWER, REQUEST, Flags, Loaded, LoadRefused, Outcome, Start
-from serving.telemetry.logs import SERVICE
+from serving.engine.wire import ANSWER, MAX_MESSAGE, NUMBER, REQUEST, Flags, Loaded, LoadRefused, Outcome, Ready, Start
 
 WORKER: Final = "serving.engine.worker"
 # A process that forks must have no threads: on import, numpy's OpenBLAS starts some, and onnxruntime one for telemetry.
 SINGLE_THREADED: Final = {"OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
 
-_answers: Final = msgspec.msgpack.Decoder(Outcome | Loaded | LoadRefused)
+_answers: Final = msgspec.msgpack.Decoder(Outcome | Ready)
+_loads: Final = msgspec.msgpack.Decoder(Loaded | LoadRefused)
 
 
 class ClientGoneError(Exception):
@@ -29,7 +29,7 @@ class ClientGoneError(Exception):
 
 
 class LaneStartError(Exception):
-    """A lane ended or refused the model before it was ready; ``again``: trying again may help."""
+    """The model is refused, or a process ended before it was ready; ``again``: trying again may help."""
 
     def __init__(self, reason: str, *, again: bool) -> None:
         """Keep the reason."""
@@ -37,11 +37,12 @@ class LaneStartError(Exception):
         self.again = again
 
 
-class Forker:
-    """The process that forks lanes (:mod:`serving.engine.forker`), started again if it ends."""
+class Zygote:
+    """The process that loads one model and forks its lanes (:mod:`serving.engine.zygote`)."""
 
     def __init__(self, worker: str = WORKER) -> None:
         """Make it; ``worker`` is the module whose ``main`` a lane runs."""
+        self.ended = False
         self._worker = worker
         self._lock = asyncio.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,7 +54,7 @@ class Forker:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._control.setblocking(False)
-            command = [sys.executable, "-m", "serving.engine.forker", str(theirs.fileno()), self._worker]
+            command = [sys.executable, "-m", "serving.engine.zygote", str(theirs.fileno()), self._worker]
             # In its own session: signals from a terminal are for the front process.
             self._process = subprocess.Popen(
                 command,
@@ -63,61 +64,85 @@ class Forker:
                 env=os.environ | SINGLE_THREADED,
             )
 
-    @property
-    def pids(self) -> list[int]:
-        """Its process id, while it runs."""
-        return [self._process.pid] if self._process else []
+    def another(self) -> "Zygote":
+        """Make one for another model; it is not started."""
+        return Zygote(self._worker)
 
-    async def fork(self, start: Start, memory: int) -> tuple[int, socket.socket]:
-        """Fork a lane; returns its process id and the socket to it.
+    @property
+    def pid(self) -> int:
+        """Its process id, once it is started."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def load(self, start: Start) -> Loaded:
+        """Load a model; the first thing to ask, and to ask once.
 
         Raises:
-            LaneStartError: the forker ended.
+            LaneStartError: it is refused, or the process ended.
+        """
+        message = await self._ask(lambda control: control.send(msgspec.msgpack.encode(start)), MAX_MESSAGE)
+        answer: Loaded | LoadRefused = _loads.decode(message)
+        if isinstance(answer, LoadRefused):
+            raise LaneStartError(answer.reason, again=answer.again)
+        return answer
+
+    async def fork(self, threads: int) -> tuple[int, socket.socket]:
+        """Fork a lane with ``threads`` threads for a wide session; returns its process id and the socket to it.
+
+        Raises:
+            LaneStartError: the zygote ended.
         """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
+        message = NUMBER.pack(threads)
         try:
             with theirs:
-                message = msgspec.msgpack.encode(start)
-                pid = await self._ask(lambda control: socket.send_fds(control, [message], [theirs.fileno(), memory]))
+                pid = await self._ask(lambda control: socket.send_fds(control, [message], [theirs.fileno()]))
         except BaseException:
             ours.close()
             raise
-        return pid, ours
+        return NUMBER.unpack(pid)[0], ours
 
     async def reap(self, pid: int) -> int | None:
-        """Return the exit code of a lane that has ended, negative for a signal; None if the forker has ended too."""
+        """Return the exit code of a lane that has ended, negative for a signal; None if the zygote has ended too."""
         try:
-            return await self._ask(lambda control: control.send(PID.pack(pid)))
+            code: int = NUMBER.unpack(await self._ask(lambda control: control.send(NUMBER.pack(pid))))[0]
         except LaneStartError:
             return None
+        return code
 
-    def close(self) -> None:
-        """End it, and with it any lane that is left."""
-        process, self._process = self._process, None
-        if process is not None:
+    def kill(self) -> None:
+        """End it, and with it its lanes."""
+        if self._process is None or self.ended:
+            return
+        self.ended = True
+        self._process.kill()
+        # In a daemon thread: a process that is blocked on a disk cannot be killed.
+        threading.Thread(target=self._process.wait, daemon=True).start()
+        if not self._lock.locked():
             self._control.close()
-            process.kill()
-            process.wait()
 
-    async def _ask(self, send: Callable[[socket.socket], object]) -> int:
+    async def close(self) -> None:
+        """End it, and wait for what is being asked to fail."""
+        self.kill()
+        async with self._lock:
+            pass
+
+    async def _ask(self, send: Callable[[socket.socket], object], size: int = NUMBER.size) -> bytes:
         # If the caller is cancelled, its answer must still be read, or the next caller would get it.
-        return await asyncio.shield(asyncio.ensure_future(self._exchange(send)))
+        return await asyncio.shield(asyncio.ensure_future(self._exchange(send, size)))
 
-    async def _exchange(self, send: Callable[[socket.socket], object]) -> int:
+    async def _exchange(self, send: Callable[[socket.socket], object], size: int) -> bytes:
         async with self._lock:
             answer = b""
             with contextlib.suppress(OSError):
                 send(self._control)
-                answer = await asyncio.get_running_loop().sock_recv(self._control, PID.size)
-            if not answer:
-                if self._process is not None:
-                    SERVICE.error("the process that starts lanes ended; starting another")
-                    self.close()
-                    self.start()
-                raise LaneStartError("the process that starts lanes ended", again=True)
-        number: int = PID.unpack(answer)[0]
-        return number
+                answer = await asyncio.get_running_loop().sock_recv(self._control, size)
+            if answer:
+                return answer
+            self.kill()
+            self._control.close()
+            raise LaneStartError("the process that starts lanes ended", again=True)
 
 
 class Job:
@@ -142,15 +167,12 @@ class Job:
 class Lane(asyncio.Protocol):
     """The connection to one child process."""
 
-    def __init__(
-        self, number: int, pid: int, heard: "Callable[[Lane, Outcome | Loaded | LoadRefused | None], None]"
-    ) -> None:
+    def __init__(self, number: int, pid: int, heard: "Callable[[Lane, Outcome | Ready | None], None]") -> None:
         """Call ``heard`` with each message, and with None when the connection is lost."""
         self.number = number
         self.pid = pid
         self.job: Job | None = None
-        self.ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
-        self.gone = asyncio.Event()
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended_for: str | None = None  # why we killed it
         self._heard = heard
         self._buffer = bytearray()
@@ -191,4 +213,10 @@ class Lane(asyncio.Protocol):
         """Kill the lane; its job is answered when it has ended."""
         if self.ended_for is None:
             self.ended_for = reason
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the zygote has ended, and nobody keeps the process id
+                os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close the connection, as the zygote's end has ended the lane."""
+        assert self._transport is not None
+        self._transport.abort()

@@ -1,9 +1,7 @@
 """The lanes of a model: started, given work, watched, and replaced when they end."""
 
 import asyncio
-import fcntl
 import math
-import os
 import signal
 import sys
 import time
@@ -11,10 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Self
 
-import msgspec
-
-from serving.engine.lane import ClientGoneError, Forker, Job, Lane, LaneStartError
-from serving.engine.wire import Flags, Loaded, LoadRefused, ModelFailed, Outcome, PictureRefused, Start
+from serving.engine.lane import ClientGoneError, Job, Lane, LaneStartError, Zygote
+from serving.engine.wire import Flags, Loaded, ModelFailed, Outcome, PictureRefused, Ready, Start
 from serving.errors import ProblemError
 from serving.telemetry.logs import SERVICE
 
@@ -29,28 +25,35 @@ class Lanes:
     """The lanes of one model, and their queue, first in, first out.
 
     Args:
-        forker: forks them.
-        start: how the first lane starts; the others get the model from memory instead of ``path``.
+        zygote: loads the model and forks them.
+        start: the model file and what a picture may cost.
         count: number of lanes.
+        threads: of the wide session.
         deadline: seconds from a job's submission to its outcome; also the longest a lane may work on one job.
         restarted: called with the reason of each restart.
     """
 
     def __init__(
-        self, forker: Forker, start: Start, count: int, deadline: float, restarted: Callable[[str], None]
+        self,
+        zygote: Zygote,
+        start: Start,
+        count: int,
+        threads: int,
+        deadline: float,
+        restarted: Callable[[str], None],
     ) -> None:
         """Make it; `load` starts it."""
         self.model: Loaded | None = None
         self.queue: deque[Job] = deque()
         self.seconds = FIRST_GUESS_SECONDS  # moving average of a picture's time in a lane
         self.down_since: float | None = None  # when the last ready lane ended
-        self._forker = forker
-        self._start = start
+        self.zygote = zygote
         self.count = count
+        self._start = start
+        self._threads = threads
         self._deadline = deadline
         self._restarted = restarted
-        self._memory = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        self._lanes: dict[int, Lane] = {}  # by their number
+        self._lanes: dict[int, Lane] = {}  # that run, by their number
         self._idle: list[Lane] = []
         # Not the first lane, if there is another: its second session and exam would delay readiness.
         self._wide = min(1, count - 1)
@@ -58,14 +61,13 @@ class Lanes:
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
-        self._forks: set[asyncio.Task[Lane]] = set()
         self._starts: set[asyncio.Task[None]] = set()
         self._burials: set[asyncio.Task[None]] = set()
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the lanes."""
-        return [lane.pid for lane in self._lanes.values() if not lane.gone.is_set()]
+        return [lane.pid for lane in self._lanes.values()]
 
     @property
     def busy(self) -> int:
@@ -83,16 +85,14 @@ class Lanes:
         return len(self.queue) + self.busy
 
     async def load(self) -> Loaded:
-        """Load the model in a first lane, where it sits its exam; then start the others.
+        """Load the model, and start a first lane; then start the others.
 
         Raises:
-            LaneStartError: it is refused, or the lane ended.
+            LaneStartError: the model is refused, or a process ended.
         """
-        lane = await self._fork(0, self._start)
-        self.model = model = await lane.ready
-        # What sat the exam is what the others read, and nothing can change it any more.
-        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-        self._start = msgspec.structs.replace(self._start, path=None, file=model.file, fallback=model.fallback)
+        self.zygote.start()
+        self.model = model = await self.zygote.load(self._start)
+        await self._fork(0)
         for number in range(1, self.count):
             self._keep_up(number)
         return model
@@ -148,12 +148,9 @@ class Lanes:
         self._closed = True
         for task in self._starts:
             task.cancel()
-        await asyncio.gather(*self._forks, return_exceptions=True)
+        await self.zygote.close()
         for lane in self._lanes.values():
-            lane.end("retired")
-        for lane in self._lanes.values():
-            await lane.gone.wait()
-        os.close(self._memory)
+            lane.close()
 
     def _dispatch(self) -> None:
         while self.queue and self._idle:
@@ -176,45 +173,41 @@ class Lanes:
     def _give_up(self, job: Job) -> None:
         job.fail(ProblemError("deadline_exceeded", f"no answer within {self._deadline:g} seconds", self.retry_after()))
 
-    async def _fork(self, number: int, start: Start) -> Lane:
-        # A caller that is cancelled must not lose a lane: whatever is forked is ended by `close`.
-        forking = asyncio.get_running_loop().create_task(self._fork_lane(number, start))
-        self._forks.add(forking)
-        forking.add_done_callback(self._forks.discard)
-        return await asyncio.shield(forking)
-
-    async def _fork_lane(self, number: int, start: Start) -> Lane:
-        start = msgspec.structs.replace(start, threads=start.threads if number == self._wide else 1)
-        pid, connection = await self._forker.fork(start, self._memory)
+    async def _fork(self, number: int) -> None:
+        """Fork a lane, and wait until it is ready."""
+        pid, connection = await self.zygote.fork(self._threads if number == self._wide else 1)
         _, lane = await asyncio.get_running_loop().create_connection(
             lambda: Lane(number, pid, self._heard), sock=connection
         )
         self._lanes[number] = lane
-        return lane
+        await lane.ready
 
     async def _keep(self, number: int) -> None:
         """Start a lane, and try again until one is ready."""
         for attempt in range(sys.maxsize):
             try:
-                await (await self._fork(number, self._start)).ready
+                await self._fork(number)
                 return
             except LaneStartError as error:
                 SERVICE.error("a lane did not start", extra={"fields": {"lane": number, "reason": str(error)}})
+            if self.zygote.ended:
+                while self.queue:
+                    self.queue.popleft().fail(_PROBLEMS["crash"]())
+                return
             await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
 
-    def _heard(self, lane: Lane, message: Outcome | Loaded | LoadRefused | None) -> None:
+    def _heard(self, lane: Lane, message: Outcome | Ready | None) -> None:
         if message is None:
             task = asyncio.get_running_loop().create_task(self._bury(lane))
             self._burials.add(task)
             task.add_done_callback(self._burials.discard)
-        elif isinstance(message, Loaded):
+        elif isinstance(message, Ready):
+            if message.refused:
+                SERVICE.error("no picture can use all cores", extra={"fields": {"reason": message.refused}})
             self.down_since = None
             if not lane.ready.done():
-                lane.ready.set_result(message)
+                lane.ready.set_result(None)
             self._rest(lane)
-        elif isinstance(message, LoadRefused):
-            if not lane.ready.done():
-                lane.ready.set_exception(LaneStartError(message.reason, again=message.again))
         else:
             self._answer(lane, message)
 
@@ -241,16 +234,16 @@ class Lanes:
         """Find out how a lane ended, answer its job, and start another in its place."""
         if lane in self._idle:
             self._idle.remove(lane)
+        del self._lanes[lane.number]
         why = lane.ended_for
         lane.end("crash")  # the connection is lost, but the process may still run
-        code = await self._forker.reap(lane.pid)
-        lane.gone.set()
+        code = await self.zygote.reap(lane.pid)
         reason = why or _REASONS.get(code, "crash")
         job, lane.job = lane.job, None
         if not self.usable and self.down_since is None:
             self.down_since = time.monotonic()
         if not lane.ready.done():
-            lane.ready.set_exception(LaneStartError(f"the lane ended while it loaded the model ({reason})", again=True))
+            lane.ready.set_exception(LaneStartError(f"the lane ended as it started ({reason})", again=True))
         elif not self._closed and not lane.ready.cancelled() and lane.ready.exception() is None:
             SERVICE.error("a lane ended", extra={"fields": {"reason": reason, "exit_code": code}})
             self._restarted(reason)

@@ -1,4 +1,4 @@
-"""The messages between the front process and its lanes, over one stream socket for each lane.
+"""The messages between the front process, the zygote, and the lanes, over one stream socket for each lane.
 
 A lane answers only with MessagePack of the types below, so a lane that a hostile file has taken over can send the front
 process data but no code. A request is a header and a body: a picture file, the JSON of a batch, or an item of it.
@@ -17,6 +17,10 @@ Because = Literal["close_call", "unfamiliar"]
 # Headers. Of a request: length of the body, flags. Of an answer: length of its MessagePack.
 REQUEST: Final = struct.Struct("<II")
 ANSWER: Final = struct.Struct("<I")
+# What the front process and the zygote exchange, one message at a time, once the model is loaded.
+NUMBER: Final = struct.Struct("<i")
+# The largest message of the zygote.
+MAX_MESSAGE: Final = 262_144
 
 
 class Flags(IntFlag):
@@ -33,23 +37,16 @@ PLAIN: Final = Flags(0)
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """How a lane starts: the model, and what a picture may cost.
+    """The model file, or the int8 file with an fp32 file beside it as a fallback, and what a picture may cost."""
 
-    With ``path``, the lane reads the model file, or the fp32 file beside it as a fallback, and copies it to the memory
-    file that came with this message. Without ``path``, the model is already in that memory file.
-    """
-
-    path: str | None
-    file: str
-    fallback: str | None = None
-    threads: int  # of the wide session; 1 for none
+    path: str
     max_pixels: int
     max_bytes: int | None  # of memory for decoding
     cpu_seconds: float
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The model has passed its exam in the lane. The contract comes without the golden pictures' files."""
+    """The model has passed its exam in the zygote. The contract comes without the golden pictures' files."""
 
     contract: Contract
     file: str
@@ -62,6 +59,12 @@ class LoadRefused(msgspec.Struct, frozen=True, tag=True):
 
     reason: str
     again: bool
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """A lane is ready; ``refused`` says why it has no wide session, if it should."""
+
+    refused: str | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -6,9 +6,6 @@ supervisor sees how the process ended and starts another.
 """
 
 import binascii
-import contextlib
-import ctypes
-import os
 import resource
 import signal
 import socket
@@ -25,16 +22,15 @@ from serving.engine.wire import (
     Batch,
     Flags,
     Item,
-    Loaded,
-    LoadRefused,
     ModelFailed,
     Outcome,
     PictureRefused,
+    Ready,
     Start,
 )
 from serving.messages import MAX_BATCH
 from serving.model.classify import classify
-from serving.model.session import Model, ModelFailedError, ModelRefusedError, load
+from serving.model.session import Model, ModelFailedError, ModelRefusedError
 from shared.pixels import Limits, RefusedImageError
 
 # Added to `Start.cpu_seconds`. Decoding 50 megapixels took 4 (BMP) to 35 (WebP) ns a pixel on two cores.
@@ -47,10 +43,7 @@ CPU_SECONDS_PER_BYTE: Final = 1e-8
 SLACK_BYTES: Final = 150_000_000
 # Read at a time of a body that there is no memory for.
 PASS_OVER_BYTES: Final = 65_536
-# When the machine runs out of memory, lanes are killed before the front process.
-OOM_SCORE: Final = "800"
 _TO_PLAIN_BASE64: Final = bytes.maketrans(b"-_", b"+/")
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 class _BatchItem(msgspec.Struct):
@@ -62,28 +55,24 @@ class _BatchBody(msgspec.Struct):
     images: list[_BatchItem]
 
 
-def main(start: Start, connection: socket.socket, memory: int) -> None:
-    """Load the model, report it, and answer requests until the front process closes the socket.
+def main(model: Model, start: Start, threads: int, connection: socket.socket) -> None:
+    """Answer requests until the front process closes the socket.
 
     Args:
-        start: the model and limits.
+        model: has passed its exam.
+        start: limits.
+        threads: of a wide session for this lane; 1 for none.
         connection: a stream socket to the front process.
-        memory: descriptor of the memory file for the model's bytes; see `Start`.
     """
-    _harden()
-    try:
-        model = _model(start, memory)
-    except ModelRefusedError as error:
-        _send(connection, LoadRefused(str(error), error.again))
-        return
-    questions = tuple(msgspec.structs.replace(question, picture=b"") for question in model.contract.exam.questions)
-    told = msgspec.structs.replace(
-        model.contract, exam=msgspec.structs.replace(model.contract.exam, questions=questions)
-    )
-    os.close(memory)
+    refused = None
+    if threads > 1:
+        try:
+            model.widen(threads)
+        except ModelRefusedError as error:
+            refused = str(error)
     limits = Limits(start.max_pixels, start.max_bytes)
     _confine(start)
-    _send(connection, Loaded(contract=told, file=model.file, fallback=model.fallback, digest=model.digest))
+    _send(connection, Ready(refused))
     while head := connection.recv(REQUEST.size, socket.MSG_WAITALL):
         length, number = REQUEST.unpack(head)
         data = _receive(connection, length)
@@ -103,16 +92,6 @@ def _receive(connection: socket.socket, length: int) -> bytes | None:
         while length > 0:
             length -= len(connection.recv(min(length, PASS_OVER_BYTES), socket.MSG_WAITALL))
         return None
-
-
-def _model(start: Start, memory: int) -> Model:
-    if start.path is None:
-        data = os.pread(memory, os.fstat(memory).st_size, 0)
-        return Model(data, start.file, start.threads, start.fallback)
-    model = load(Path(start.path), start.threads)
-    with open(memory, "wb", closefd=False) as file:  # a descriptor
-        file.write(model.data)
-    return model
 
 
 def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: float) -> Outcome:
@@ -175,19 +154,9 @@ def _address(data: bytes | msgspec.Raw) -> int:
     return int(np.frombuffer(memoryview(data), np.uint8).ctypes.data)
 
 
-def _send(connection: socket.socket, message: Loaded | LoadRefused | Outcome) -> None:
+def _send(connection: socket.socket, message: Ready | Outcome) -> None:
     encoded = msgspec.msgpack.encode(message)
     connection.sendall(ANSWER.pack(len(encoded)) + encoded)
-
-
-def _harden() -> None:
-    """End with the parent, gain no privileges, dump no core."""
-    prctl = ctypes.CDLL(None).prctl
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):  # a sandbox may not allow it
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
 
 
 def _confine(start: Start) -> None:

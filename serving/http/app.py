@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving.engine.lane import ClientGoneError, Forker
+from serving.engine.lane import ClientGoneError, Zygote
 from serving.http import auth, pages, problems
 from serving.http.endpoints import ENDPOINTS, Endpoint
 from serving.http.observe import PROBES, Observe
@@ -19,16 +19,16 @@ from serving.settings import Settings
 
 
 def create_app(
-    settings: Settings, forker: Forker | None = None, endpoints: Sequence[Endpoint] = ENDPOINTS
+    settings: Settings, zygote: Zygote | None = None, endpoints: Sequence[Endpoint] = ENDPOINTS
 ) -> Starlette:
     """Make the application; its lifespan starts and stops the service.
 
-    ``forker`` is already running: it was started while this module was imported.
+    ``zygote`` is already running: it was started while this module was imported.
     """
     if settings.metrics_port:
         endpoints = [endpoint for endpoint in endpoints if endpoint.path != "/metrics"]
     routes = [*(endpoint.route for endpoint in endpoints), *pages.ROUTES]
-    service = Service(settings, forker)
+    service = Service(settings, zygote)
     service.metrics.expect(routes)
 
     @contextlib.asynccontextmanager

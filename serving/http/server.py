@@ -12,7 +12,7 @@ from typing import Final, Literal
 import uvicorn
 from starlette.applications import Starlette
 
-from serving.engine.lane import Forker
+from serving.engine.lane import Zygote
 from serving.http.app import create_app, create_metrics_app
 from serving.http.connections import ConnectionLimits
 from serving.http.descriptors import affordable
@@ -141,13 +141,13 @@ def _listen(config: uvicorn.Config) -> socket.socket:
         sys.exit(1)
 
 
-def run(settings: Settings, forker: Forker | None = None) -> int:
-    """Serve until a signal; ``forker`` is already running. Returns the exit code."""
+def run(settings: Settings, zygote: Zygote | None = None) -> int:
+    """Serve until a signal; ``zygote`` is already running. Returns the exit code."""
     with logs.to_stdout(settings.log_level):
-        server = Server(create_app(settings, forker))
+        server = Server(create_app(settings, zygote))
         try:
             server.run()
         finally:  # also where it did not come to start the service: a port may be in use
-            if forker is not None:
-                forker.close()
+            if zygote is not None:
+                zygote.kill()
     return 0 if server.started and not server.lost else 1

@@ -81,8 +81,10 @@ class ModelManager:
             await self.load()
 
     async def heal(self) -> None:
-        """Try again to load a file that could not be read, while there is no model; call about once a second."""
-        if self.model is None and self._next_load is not None and time.monotonic() >= self._next_load:
+        """Load again if no lane can be forked, or no model serves and the file could not be read; call each second."""
+        current = self._engine.current
+        unread = current is None and self._next_load is not None and time.monotonic() >= self._next_load
+        if unread or (current is not None and current.zygote.ended):
             await self.load()
 
     async def _load(self) -> None:

@@ -46,30 +46,37 @@ class Model:
     ``fallback`` says why this file serves instead of the one asked for; None if it is that one.
     """
 
-    def __init__(self, data: bytes, file: str, threads: int, fallback: str | None = None) -> None:
-        """Make the sessions, and have each sit the exam.
+    def __init__(self, data: bytes, file: str, fallback: str | None = None) -> None:
+        """Make a session with one thread, which sits the exam.
 
         Args:
             data: the whole file.
             file: its name, for messages.
-            threads: threads of the wide session, for a picture that has the machine to itself; 1 for none.
             fallback: see the class.
 
         Raises:
             ModelRefusedError: it is not an ONNX model, its contract is not accepted, or it fails its exam.
         """
-        self.data = data
         self.file = file
         self.fallback = fallback
         self.digest = hashlib.sha256(data).hexdigest()
-        self._session = _session(data, file, 1)
+        self._data = data
+        self._session = self._wide = _session(data, file, 1)
         try:
             self.contract: Contract = contract.loads(self._session.get_modelmeta().custom_metadata_map)
         except ContractError as error:
             raise ModelRefusedError(f"{file}: {error}") from error
-        self._wide = self._session if threads == 1 else _session(data, file, threads)
-        for session in {id(session): session for session in (self._session, self._wide)}.values():
-            self._sit_exam(session)
+        self._sit_exam(self._session)
+
+    def widen(self, threads: int) -> None:
+        """Add a session with ``threads`` threads, for a picture that has the machine to itself.
+
+        Raises:
+            ModelRefusedError: it fails the exam; the first session answers in its place.
+        """
+        wide = _session(self._data, self.file, threads)
+        self._sit_exam(wide)
+        self._wide = wide
 
     def run(self, batch: Pixels, *, alone: bool = False) -> Outputs:
         """Run the network on uint8 [n, 224, 224, 3]; ``alone``: in the wide session, if there is one.
@@ -109,7 +116,7 @@ def _session(data: bytes, file: str, threads: int) -> Any:
         raise ModelRefusedError(f"{file}: not a model that onnxruntime can load") from error
 
 
-def load(path: Path, threads: int = 1) -> Model:
+def load(path: Path) -> Model:
     """Read a file and have it sit its exam; if an int8 file fails, try the fp32 file beside it.
 
     Raises:
@@ -117,14 +124,14 @@ def load(path: Path, threads: int = 1) -> Model:
     """
     data = _read(path)
     try:
-        return Model(data, path.name, threads)
+        return Model(data, path.name)
     except ExamFailedError as error:
         beside = path.with_name(path.name.replace(".int8.", ".fp32."))
         if beside == path or error.precision != "int8":
             raise
         reason = str(error)
     try:
-        return Model(_read(beside), beside.name, threads, reason)
+        return Model(_read(beside), beside.name, reason)
     except ModelRefusedError as error:
         raise ModelRefusedError(f"{reason}; fallback: {error}") from error
 

@@ -112,7 +112,7 @@ import os, signal, time
 while True:
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            if b"serving.engine." + b"forker" in open(f"/proc/{pid}/cmdline", "rb").read():
+            if b"serving.engine." + b"zygote" in open(f"/proc/{pid}/cmdline", "rb").read():
                 os.kill(int(pid), signal.SIGKILL)
         except OSError:
             pass

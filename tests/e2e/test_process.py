@@ -57,7 +57,7 @@ class Process:
 
     def lanes(self) -> list[int]:
         """Process ids of what decodes: grandchildren of the front process."""
-        return [lane for forker in children(self.process.pid) for lane in children(forker)]
+        return [lane for zygote in children(self.process.pid) for lane in children(zygote)]
 
     def family(self) -> list[int]:
         """Process ids of all that it is made of."""

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from serving.engine.engine import Engine
-from serving.engine.lane import Forker
+from serving.engine.lane import Zygote
 from serving.engine.supervisor import Lanes
 from serving.engine.wire import PLAIN
 from serving.engine.worker import SLACK_BYTES
@@ -42,7 +42,7 @@ WORST = [
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def lanes() -> AsyncIterator[Lanes]:
     """One lane, with patience: a budget is of processor time, and the machine may be busy."""
-    engine = Engine(Forker(), Settings(lanes=1, deadline_seconds=120), Limits(max_bytes=DECODE_BYTES))
+    engine = Engine(Zygote(), Settings(lanes=1, deadline_seconds=120), Limits(max_bytes=DECODE_BYTES))
     made = engine.make(str(Settings().model_path))
     engine.place(made)
     await made.load()

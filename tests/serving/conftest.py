@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from serving.engine.lane import WORKER, Forker
+from serving.engine.lane import WORKER, Zygote
 from serving.http.app import create_app
 from serving.http.server import Server
 from serving.service import Service
@@ -52,7 +52,7 @@ Start = Callable[..., Running]
 def start_server(
     settings: Settings, *, wait_ready: bool = True, worker: str = WORKER
 ) -> tuple[Running, Callable[[], None]]:
-    server = Server(create_app(msgspec.structs.replace(settings, port=0), Forker(worker)))
+    server = Server(create_app(msgspec.structs.replace(settings, port=0), Zygote(worker)))
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:

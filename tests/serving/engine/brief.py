@@ -1,12 +1,15 @@
-"""A lane that ends at once, in the way that its start names."""
+"""A lane that ends at once, in the way that its number of threads stands for."""
 
 import socket
 
 from serving.engine.wire import Start
+from serving.model.session import Model
+
+DONE, HUNG_UP, ERROR = range(3)
 
 
-def main(start: Start, connection: socket.socket, memory: int) -> None:
-    if start.file == "hung up":
+def main(_model: Model, _start: Start, threads: int, _connection: socket.socket) -> None:
+    if threads == HUNG_UP:
         raise BrokenPipeError
-    if start.file != "done":
-        raise RuntimeError(start.file)
+    if threads == ERROR:
+        raise RuntimeError

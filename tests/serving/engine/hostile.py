@@ -71,6 +71,6 @@ def answer(**fields: object) -> Answer:
     return Answer(**{**made, **fields})  # type: ignore[arg-type]
 
 
-def main(start: Start, connection: socket.socket, memory: int) -> None:
+def main(model: Model, start: Start, threads: int, connection: socket.socket) -> None:
     worker.classify = decode  # type: ignore[assignment,attr-defined]
-    worker.main(start, connection, memory)
+    worker.main(model, start, threads, connection)

@@ -1,17 +1,19 @@
 """A lane as a process that ends by itself when its connection does, so that coverage counts what it ran.
 
-python -m tests.serving.engine.single CONNECTION MEMORY < START
+python -m tests.serving.engine.single CONNECTION < START
 """
 
 import os
 import resource
 import socket
 import sys
+from pathlib import Path
 
 import msgspec
 
 from serving.engine import worker
 from serving.engine.wire import Start
+from serving.model.session import load
 
 set_limit = resource.setrlimit
 
@@ -25,4 +27,4 @@ if __name__ == "__main__":
     if "COVERAGE_PROCESS_START" in os.environ:  # it writes a file at the end
         resource.setrlimit = keep_descriptors
     start = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Start)
-    worker.main(start, socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    worker.main(load(Path(start.path)), start, 2, socket.socket(fileno=int(sys.argv[1])))

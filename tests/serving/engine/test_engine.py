@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.engine.engine import Engine
-from serving.engine.lane import ClientGoneError, Forker, LaneStartError
+from serving.engine.lane import ClientGoneError, LaneStartError, Zygote
 from serving.engine.supervisor import Lanes
 from serving.engine.wire import PLAIN, Answer, Flags
 from serving.errors import ProblemError
@@ -29,7 +29,7 @@ async def make() -> AsyncIterator[Make]:
     async def begin(lanes: int = 1, path: Path = SHIPPED_INT8, **settings: object) -> Lanes:
         given = Settings(lanes=lanes, **{"deadline_seconds": 20.0, **settings})  # type: ignore[arg-type]
         restarts: list[str] = []
-        engine = Engine(Forker("tests.serving.engine.hostile"), given, Limits(max_bytes=MEMORY), restarts.append)
+        engine = Engine(Zygote("tests.serving.engine.hostile"), given, Limits(max_bytes=MEMORY), restarts.append)
         engines.append(engine)
         made = engine.make(str(path))
         engine.place(made)
@@ -141,23 +141,13 @@ async def test_a_lane_that_somebody_kills_is_replaced(make: Make) -> None:
     await all_ready(lanes)
 
 
-async def test_lanes_go_on_when_the_process_that_forks_them_ends(make: Make) -> None:
-    lanes = await make(lanes=2)
-    await all_ready(lanes)
-    os.kill(lanes._forker.pids[0], signal.SIGKILL)
-    await until(lambda: len(restarts(lanes)) == 2)
-    await all_ready(lanes)
-    assert (await run(lanes, b"echo 0.5")).familiarity == 0.5
-
-
 def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 async def test_the_process_that_forks_lanes_has_no_threads(make: Make) -> None:
     lanes = await make()
-    (pid,) = lanes._forker.pids
-    assert threads(pid) == 1
+    assert threads(lanes.zygote.pid) == 1
 
 
 async def test_a_request_that_has_the_machine_to_itself_is_told_so(make: Make) -> None:
@@ -249,7 +239,7 @@ async def test_retry_after_follows_what_pictures_take_and_the_queue(make: Make) 
 
 
 async def test_admission_ends_with_the_queue_and_with_the_service() -> None:
-    engine = Engine(Forker("tests.serving.engine.hostile"), Settings(lanes=1, max_queue=2), Limits(max_bytes=MEMORY))
+    engine = Engine(Zygote("tests.serving.engine.hostile"), Settings(lanes=1, max_queue=2), Limits(max_bytes=MEMORY))
     try:
         with pytest.raises(ProblemError) as refused:
             engine.admit()

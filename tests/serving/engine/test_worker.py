@@ -1,6 +1,5 @@
 """A lane from inside: what it says to each request on its socket."""
 
-import hashlib
 import io
 import json
 import os
@@ -22,18 +21,16 @@ from serving.engine.wire import (
     Answer,
     Batch,
     Flags,
-    Loaded,
-    LoadRefused,
     Outcome,
     PictureRefused,
+    Ready,
     Start,
 )
 from serving.settings import SHIPPED_INT8
-from shared.contract import Contract
 from tests.conftest import blobs, encoded, measured
 from tests.fuzz.bombs import arithmetic_scans
 
-START = Start(path=str(SHIPPED_INT8), file="", threads=2, max_pixels=1_000_000, max_bytes=300_000_000, cpu_seconds=20.0)
+START = Start(path=str(SHIPPED_INT8), max_pixels=1_000_000, max_bytes=300_000_000, cpu_seconds=20.0)
 PHOTO = encoded(blobs(1), "JPEG")
 # Its base64 has both of the characters that the URL-safe alphabet writes otherwise, and padding.
 SMALL = next(
@@ -46,24 +43,24 @@ SMALL = next(
 class Single:
     """A lane that the test itself started and talks to."""
 
-    def __init__(self, start: Start, memory: int) -> None:
+    def __init__(self, start: Start) -> None:
         self.connection, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "tests.serving.engine.single", str(theirs.fileno()), str(memory)]
+            command = [sys.executable, "-m", "tests.serving.engine.single", str(theirs.fileno())]
             self.process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno(), memory], stdin=subprocess.PIPE, env=os.environ | measured()
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, env=os.environ | measured()
             )
         assert self.process.stdin is not None
         with self.process.stdin as told:
             told.write(msgspec.msgpack.encode(start))
 
-    def hear(self) -> Outcome | Loaded | LoadRefused:
+    def hear(self) -> Outcome | Ready:
         (size,) = ANSWER.unpack(self.connection.recv(ANSWER.size, socket.MSG_WAITALL))
         message = self.connection.recv(size, socket.MSG_WAITALL)
-        heard: Outcome | Loaded | LoadRefused = msgspec.msgpack.decode(message, type=Outcome | Loaded | LoadRefused)
+        heard: Outcome | Ready = msgspec.msgpack.decode(message, type=Outcome | Ready)
         return heard
 
-    def ask(self, data: bytes, flags: Flags = PLAIN) -> Outcome | Loaded | LoadRefused:
+    def ask(self, data: bytes, flags: Flags = PLAIN) -> Outcome | Ready:
         self.connection.sendall(REQUEST.pack(len(data), flags) + data)
         return self.hear()
 
@@ -73,40 +70,12 @@ class Single:
 
 
 @pytest.fixture(scope="module")
-def memory() -> Iterator[int]:
-    """The memory file for the model."""
-    descriptor = os.memfd_create("model")
-    yield descriptor
-    os.close(descriptor)
-
-
-@pytest.fixture(scope="module")
-def lane(memory: int) -> Iterator[Single]:
+def lane() -> Iterator[Single]:
     """A lane with the shipped model."""
-    begun = Single(START, memory)
-    assert isinstance(begun.hear(), Loaded)
+    begun = Single(START)
+    assert begun.hear() == Ready()
     yield begun
     assert begun.end() == 0
-
-
-def test_the_next_lane_has_the_very_bytes_that_the_first_one_read(lane: Single, memory: int) -> None:
-    second = Single(msgspec.structs.replace(START, path=None, file="as told"), memory)
-    loaded = second.hear()
-    assert isinstance(loaded, Loaded)
-    assert loaded.file == "as told"
-    assert loaded.digest == hashlib.sha256(SHIPPED_INT8.read_bytes()).hexdigest()
-    assert isinstance(loaded.contract, Contract)
-    assert not any(question.picture for question in loaded.contract.exam.questions)
-    answers = [single.ask(PHOTO) for single in (lane, second)]
-    assert all(isinstance(answer, Answer) for answer in answers)
-    assert len({answer.cats for answer in answers if isinstance(answer, Answer)}) == 1
-    assert second.end() == 0
-
-
-def test_a_file_that_cannot_be_read_is_said_to_be_worth_another_try(memory: int) -> None:
-    single = Single(msgspec.structs.replace(START, path="/nowhere/model.onnx"), memory)
-    assert single.hear() == LoadRefused("model.onnx: No such file or directory", True)
-    assert single.end() == 0
 
 
 def test_evidence_and_drawing_come_when_they_are_asked_for(lane: Single) -> None:
@@ -186,9 +155,9 @@ def test_a_picture_is_refused_with_its_code(lane: Single, data: bytes, code: str
     assert refused.code == code
 
 
-def test_without_a_limit_of_memory_the_budget_of_processor_time_still_ends_it(memory: int) -> None:
-    single = Single(msgspec.structs.replace(START, max_bytes=None, cpu_seconds=1e-6), memory)
-    assert isinstance(single.hear(), Loaded)
+def test_without_a_limit_of_memory_the_budget_of_processor_time_still_ends_it() -> None:
+    single = Single(msgspec.structs.replace(START, max_bytes=None, cpu_seconds=1e-6))
+    assert single.hear() == Ready()
     bomb = arithmetic_scans(1_000, 1000)
     single.connection.sendall(REQUEST.pack(len(bomb), PLAIN) + bomb)
     assert single.connection.recv(1) == b""

@@ -3,6 +3,7 @@
 import base64
 import os
 import shutil
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -187,6 +188,15 @@ def test_no_weights_answer_that_did_not_sit_the_exam(start: Start, tmp_path: Pat
         place(tmp_path / "evil.onnx", path)
         for _ in range(3):
             assert server.predict().json()["probabilities"]["cats"] == pytest.approx(expected["cats"], abs=0.01)
+
+
+def test_a_service_whose_lanes_have_lost_their_parent_loads_the_model_again(start: Start) -> None:
+    server = start()
+    zygote, *lanes = server.service.engine.pids
+    os.kill(zygote, signal.SIGKILL)
+    until(lambda: zygote not in server.service.engine.pids)
+    assert server.predict().status_code == 200
+    assert {zygote, *lanes}.isdisjoint(server.service.engine.pids)
 
 
 def test_a_reload_while_draining_is_passed_over(start: Start) -> None:

@@ -104,7 +104,8 @@ def test_a_graph_that_cannot_be_run_is_refused(shipped: Path, tmp_path: Path) ->
 
 
 def test_on_all_cores_the_model_answers_the_same() -> None:
-    model = models.load(SHIPPED_INT8, threads=2)
+    model = models.load(SHIPPED_INT8)
+    model.widen(2)
     batch = pixels(PHOTO)[np.newaxis]
     narrow, wide = model.run(batch), model.run(batch, alone=True)
     assert np.allclose(narrow.probabilities, wide.probabilities, atol=1e-4)
