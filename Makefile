@@ -22,7 +22,7 @@ programs = missing=""; for program in $(1); do command -v $$program >/dev/null |
 	then echo "Installing$$missing …"; apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	else echo "Missing:$$missing"; false; fi
 
-.PHONY: help serve test test-slow test-containers pipeline ship bench-train bench-serve soak \
+.PHONY: help serve test test-slow test-containers pipeline ship bench-train bench-serve soak siege \
 	image image-labels image-report lock install-dev
 .DEFAULT_GOAL := help
 
@@ -82,6 +82,9 @@ bench-serve: $(SERVE)/.installed $(BENCH)/.installed ## how fast the service ans
 
 soak: $(SERVE)/.installed $(BENCH)/.installed ## a hundred thousand requests, the first tenth beside the last; reports/soak.json
 	$(BENCH)/bin/python -m ops.bench soak
+
+siege: $(SERVE)/.installed $(BENCH)/.installed ## an hour in which a tenth of the clients misbehave; reports/siege.json
+	$(BENCH)/bin/python -m ops.bench siege
 	$(BENCH)/bin/python -m ops.bench docs
 
 bench-train: install-dev ## how fast training is, beside the loop of tutorials; reports/bench-train.json

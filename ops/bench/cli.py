@@ -19,6 +19,7 @@ from shared.files import write_whole
 
 REPORT: Final = ROOT / "reports" / "bench-serve.json"
 SOAK: Final = ROOT / "reports" / "soak.json"
+SIEGE: Final = ROOT / "reports" / "siege.json"
 # The page whose tables `docs` fills in.
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
 
@@ -50,6 +51,7 @@ def main() -> None:
     python -m ops.bench --only ours-int8 --also old=../old        before and after, in one run
     python -m ops.bench --scenario fairness
     python -m ops.bench soak --requests 100000
+    python -m ops.bench siege --minutes 60
     python -m ops.bench docs                                      put the tables into the documentation
     """
     # SIGTERM unwinds the stack: servers are ended and temporary files removed.
@@ -159,7 +161,33 @@ def soak(count: int, service: Path, seed: int, out: Path) -> None:
 
 
 @main.command()
+@click.option("--minutes", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True))
+@click.option("--service", type=click.Path(path_type=Path), default=default_service, help="The `catsdogs` to measure.")
+@click.option("--seed", default=0, show_default=True, help="Of the order of misdeeds.")
+@click.option("--out", type=click.Path(path_type=Path), default=SIEGE, help="The report.  [reports/siege.json]")
+def siege(minutes: float, service: Path, seed: int, out: Path) -> None:
+    """Let a tenth of the clients misbehave in turns, and compare what the others get.
+
+    \b
+    python -m ops.bench siege --minutes 10
+    """
+    from ops.bench import siege as besieging
+
+    try:
+        document = besieging.siege(minutes, Programs(service.absolute(), service.absolute()), seed)
+    except BenchError as error:
+        raise click.UsageError(str(error)) from error
+    document = machine.rounded(document)
+    machine.write_json(out, document)
+    click.echo(f"\n{table.siege(document)}")
+    for failure in document["failures"]:
+        click.echo(failure, err=True)
+    sys.exit(1 if document["failed"] else 0)
+
+
+@main.command()
 def docs() -> None:
     """Put the tables of the reports into the documentation."""
-    soaked = json.loads(SOAK.read_text()) if SOAK.exists() else None
-    write_whole(PAGE, table.into_page(PAGE.read_text(), json.loads(REPORT.read_text()), soaked).encode())
+    soaked, besieged = (json.loads(path.read_text()) if path.exists() else None for path in (SOAK, SIEGE))
+    page = table.into_page(PAGE.read_text(), json.loads(REPORT.read_text()), soaked, besieged)
+    write_whole(PAGE, page.encode())

@@ -20,6 +20,7 @@ ROOT: Final = Path(__file__).parents[2]
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 START_SECONDS: Final = 90
 END_SECONDS: Final = 15
+LOG_CHARACTERS: Final = 2000
 # A server at rest uses less than this share of a core (worker processes that look after each other use some).
 IDLE_SHARE: Final = 0.1
 
@@ -119,9 +120,10 @@ class ServerProcess:
         raise BenchError(f"the server did not answer within {START_SECONDS} s:\n{self.log()}")
 
     def log(self) -> str:
-        """The end of its output."""
+        """Its output; of much, the beginning and the end."""
         self._log.seek(0)
-        return self._log.read().decode(errors="replace")[-4000:]
+        text = self._log.read().decode(errors="replace")
+        return text if len(text) <= 2 * LOG_CHARACTERS else f"{text[:LOG_CHARACTERS]}\n…\n{text[-LOG_CHARACTERS:]}"
 
     def pids(self) -> list[int]:
         """The processes of the tree."""

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from ops.bench.errors import BenchError
 from ops.bench.servers import SERVERS
-from ops.bench.targets import judge
+from ops.bench.targets import Target, judge
 
 TITLES: Final = {spec.name: spec.title for spec in SERVERS}
 MARKER: Final = "<!-- bench-serve: {} -->\n"
@@ -93,6 +93,24 @@ def soak(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def siege(document: dict[str, Any]) -> str:
+    """What honest clients got with and without misbehaving ones, as Markdown."""
+    with_, without = document["with"], document["without"]
+    judged = Target("p99, of p99 without them", with_["p99_ms"] / without["p99_ms"], 1.2, unit="times")
+    failed = Target("failed requests of honest clients", document["failed"], 0, digits=0)
+    misdeeds = f"{document['misbehaving']} misbehave, {sum(document['misdeeds'].values()):,} times"
+    lines = [
+        f"| {document['seconds'] / 60:.0f} minutes, {document['clients']} clients | {misdeeds} | they are away |",
+        "|---|---|---|",
+        f"| answers | {with_['answers']:,} | {without['answers']:,} |",
+        f"| p50 | {with_['p50_ms']:.1f} ms | {without['p50_ms']:.1f} ms |",
+        f"| p99 | {with_['p99_ms']:.1f} ms | {without['p99_ms']:.1f} ms |",
+    ]
+    for what, bound, figure, verdict in (judged.row(), failed.row()):
+        lines.append(f"| {what} | {figure}, {bound} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
 def report(document: dict[str, Any]) -> str:
     """All tables, for the terminal and for ``reports/bench-serve.md``."""
     machine, settings = document["machine"], document["settings"]
@@ -134,7 +152,9 @@ def _most(speeds: list[dict[str, Any]], name: str) -> float:
     return max((level.get(name, 0.0) for level in levels), default=0.0)
 
 
-def into_page(page: str, document: dict[str, Any], soaked: dict[str, Any] | None) -> str:
+def into_page(
+    page: str, document: dict[str, Any], soaked: dict[str, Any] | None, besieged: dict[str, Any] | None
+) -> str:
     """Put each table below its marker comment, in place of what is there.
 
     Raises:
@@ -146,6 +166,7 @@ def into_page(page: str, document: dict[str, Any], soaked: dict[str, Any] | None
         "separate": separate(document),
         "targets": targets(document),
         "soak": soak(soaked) if soaked else NOT_MEASURED,
+        "siege": siege(besieged) if besieged else NOT_MEASURED,
     }
     for name, table in tables.items():
         marker = MARKER.format(name)

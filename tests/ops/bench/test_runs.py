@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ops.bench import measure, placement, rounds, table, targets
-from ops.bench.cli import PAGE, REPORT, SOAK, main
+from ops.bench import measure, placement, rounds, siege, table, targets
+from ops.bench.cli import PAGE, REPORT, SIEGE, SOAK, main
 from ops.bench.errors import BenchError
 from ops.bench.processes import on_cores
 from ops.bench.targets import Target
@@ -158,6 +158,21 @@ def test_the_soak_counts_every_answer_and_compares_the_tenths(tmp_path: Path) ->
     assert table.soak(found) in done.output
 
 
+@LINUX
+@pytest.mark.slow
+def test_the_siege_compares_what_honest_clients_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(siege, "PERIOD_SECONDS", 20)
+    out = tmp_path / "siege.json"
+    arguments = ["siege", "--minutes", "0.6", "--service", str(SERVICE), "--out", str(out)]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())
+    assert (found["failed"], found["failures"]) == (0, [])
+    assert found["with"]["answers"] and found["without"]["answers"]
+    assert sum(found["misdeeds"].values()) >= found["misbehaving"]
+    assert table.siege(found) in done.output
+
+
 def test_its_help_has_examples() -> None:
     command = [sys.executable, "-m", "ops.bench", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -167,16 +182,16 @@ def test_its_help_has_examples() -> None:
 def test_the_documentation_has_the_figures_of_the_reports_and_no_others() -> None:
     found = json.loads(REPORT.read_text())
     page = PAGE.read_text()
-    assert table.into_page(page, found, json.loads(SOAK.read_text())) == page
+    assert table.into_page(page, found, json.loads(SOAK.read_text()), json.loads(SIEGE.read_text())) == page
     assert REPORT.with_suffix(".md").read_text() == table.report(found)
 
 
 def test_a_table_replaces_the_one_below_its_marker() -> None:
     found, soaked = json.loads(REPORT.read_text()), json.loads(SOAK.read_text())
-    names = ("speed", "separate", "costs", "targets", "soak")
+    names = ("speed", "separate", "costs", "targets", "soak", "siege")
     page = "".join(f"before\n\n{table.MARKER.format(name)}| old |\n|---|\n\nafter\n" for name in names)
-    filled = table.into_page(page, found, soaked)
+    filled = table.into_page(page, found, soaked, None)
     assert filled.startswith(f"before\n\n{table.MARKER.format('speed')}{table.rows(found)}\nafter\n")
     assert "old" not in filled
     with pytest.raises(BenchError, match="bench-serve: soak"):
-        table.into_page(page.replace("soak", "sock"), found, soaked)
+        table.into_page(page.replace("soak", "sock"), found, soaked, None)
