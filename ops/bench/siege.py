@@ -108,7 +108,7 @@ def _empty_items() -> bytes:
     return post("/predict/batch", "application/json", b'{"images":[' + b",".join([b'{"data":""}'] * 5_000_000) + b"]}")
 
 
-PHOTO_HEAD: Final = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+PHOTO_HEAD: Final = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 CHUNKS: Final = b"".join(b"1;x=%d\r\na\r\n" % number for number in range(100_000))
 DEEDS: Final[dict[str, Deed]] = {
     "dripped bodies": lambda self: self.drip(),
