@@ -46,7 +46,7 @@ done
 [[ $watch =~ ^[0-9]+$ ]] || wrong "--watch $watch: not a number of seconds"
 for program in docker curl flock; do command -v $program > /dev/null || wrong "$program is missing"; done
 
-# One at a time on one checkout, whoever runs it.
+# Only one deployment at a time on one checkout.
 exec 9< compose.yaml
 flock --nonblock 9 || wrong "another deployment is under way"
 
