@@ -194,5 +194,5 @@ def _line(found: "Prediction") -> str:
     because = f"  ({found.unsure_because.replace('_', ' ')})" if found.unsure_because else ""
     return (
         f"{found.verdict:<8} {found.probabilities.cats:>7.2%} {found.probabilities.dogs:>7.2%} "
-        f"{found.familiarity:>8.2f}  {found.id}{because}"
+        f"{found.familiarity:>8.2f}  {found.client_id}{because}"
     )

@@ -8,6 +8,7 @@ from serving.messages import Problem
 CODES: Final[dict[str, tuple[int, str]]] = {
     "malformed_request": (400, "The request is not in the documented form"),
     "unauthorized": (401, "The request has no valid API key"),
+    "foreign_origin": (403, "The request comes from a web page of another origin"),
     "not_found": (404, "There is nothing at this address"),
     "unknown_prediction": (404, "No prediction with this id is remembered"),
     "method_not_allowed": (405, "This address does not take that method"),
@@ -15,6 +16,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "body_too_large": (413, "The body is too large"),
     "image_too_large": (413, "The picture has too many pixels"),
     "unsupported_format": (415, "The file is not a picture in an accepted format"),
+    "misdirected_request": (421, "The service does not answer to this host name"),
     "undecodable_image": (422, "The picture cannot be decoded"),
     "too_costly": (422, "The picture takes too much work to decode"),
     "internal_error": (500, "The service failed on this request"),

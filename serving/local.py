@@ -12,6 +12,7 @@ from serving.engine.memory import MOST_DECODE_BYTES
 from serving.engine.supervisor import Lanes
 from serving.engine.wire import PLAIN, Answer
 from serving.errors import ProblemError
+from serving.ids import Ids
 from serving.messages import Prediction
 from serving.settings import Settings
 from shared.spec import Limits
@@ -41,7 +42,8 @@ async def lanes(settings: Settings) -> AsyncIterator[Lanes]:
 
 
 async def predict(lanes: Lanes, files: Iterable[Path]) -> AsyncIterator[tuple[Path, Prediction | str]]:
-    """Yield each of ``files``, in order, with its prediction (its id is the path) or the reason for none."""
+    """Yield each of ``files``, in order, with its prediction (``client_id`` is the path) or the reason for none."""
+    ids = Ids()
 
     async def one(file: Path) -> Prediction | str:
         try:
@@ -53,7 +55,7 @@ async def predict(lanes: Lanes, files: Iterable[Path]) -> AsyncIterator[tuple[Pa
             return error.detail
         assert isinstance(answer, Answer)
         assert lanes.model is not None
-        return Prediction.of(answer, str(file), lanes.model.contract.version)
+        return Prediction.of(answer, ids.new(), str(file), lanes.model.contract.version)
 
     under_way: deque[tuple[Path, asyncio.Task[Prediction | str]]] = deque()
     for file in files:

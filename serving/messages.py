@@ -31,10 +31,14 @@ class Probabilities(msgspec.Struct, frozen=True):
     dogs: Annotated[float, Meta(ge=0, le=1)]
 
 
+ClientId = Annotated[str, Meta(description="The id that the client sent with the picture, if any.")]
+
+
 class Prediction(msgspec.Struct, kw_only=True):
     """The answer for one picture."""
 
-    id: Annotated[str, Meta(description="The id sent with the picture, or one made for it.")]
+    id: Annotated[str, Meta(description="Made by the service; feedback refers to it.")]
+    client_id: ClientId | UnsetType = UNSET
     predicted_label: Annotated[Label, Meta(description="The more likely animal, even when unsure.")]
     probabilities: Probabilities
     verdict: Annotated[Verdict, Meta(description="The label, or `unsure` where it would be a guess.")]
@@ -52,10 +56,11 @@ class Prediction(msgspec.Struct, kw_only=True):
     ) = UNSET
 
     @classmethod
-    def of(cls, answer: Answer, prediction_id: str, model: str) -> Self:
+    def of(cls, answer: Answer, prediction_id: str, client_id: str | None, model: str) -> Self:
         """Make it from a lane's answer."""
         prediction = cls(
             id=prediction_id,
+            client_id=UNSET if client_id is None else client_id,
             predicted_label=answer.label,
             probabilities=Probabilities(cats=answer.cats, dogs=answer.dogs),
             verdict=answer.verdict,
@@ -85,7 +90,7 @@ class BatchImage(msgspec.Struct, frozen=True, kw_only=True):
     data: Annotated[
         bytes, Meta(description="The picture file, base64; also a data: URI, URL-safe, with line breaks or unpadded.")
     ]
-    id: Annotated[str, Meta(max_length=200, description="Returned with the result.")] | None = None
+    id: Annotated[str, Meta(max_length=200, description="Returned with the result as `client_id`.")] | None = None
 
 
 class BatchRequest(msgspec.Struct, frozen=True):
@@ -97,7 +102,7 @@ class BatchRequest(msgspec.Struct, frozen=True):
 class BatchError(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a picture that could not be classified; the others of its batch are."""
 
-    id: str | None
+    client_id: ClientId | UnsetType = UNSET
     error: Problem
 
 
@@ -117,7 +122,7 @@ class BatchResponse(msgspec.Struct, frozen=True):
 class FeedbackRequest(msgspec.Struct, frozen=True):
     """What the picture of an earlier prediction showed."""
 
-    id: Annotated[str, Meta(max_length=200, description="The prediction's id.")]
+    id: Annotated[str, Meta(max_length=200, description="The prediction's `id`.")]
     label: Annotated[Label, Meta(description="The animal in the picture.")]
 
 

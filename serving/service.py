@@ -44,7 +44,7 @@ class Work:
         assert self.lanes.model is not None
         return self.lanes.model
 
-    async def predict(self, data: bytes | memoryview, flags: Flags, prediction_id: str | None = None) -> Prediction:
+    async def predict(self, data: bytes | memoryview, flags: Flags, client_id: str | None = None) -> Prediction:
         """Classify one picture in a lane, and record the prediction.
 
         Raises:
@@ -53,9 +53,9 @@ class Work:
         answer, queued = await self._answer(data, flags)
         metrics = self.service.metrics
         metrics.time_stages(queue=queued, decode=answer.decode, infer=answer.infer)
-        message = Prediction.of(answer, prediction_id or self.service.ids.new(), self.model.contract.version)
+        message = Prediction.of(answer, self.service.ids.new(), client_id, self.model.contract.version)
         metrics.count_prediction(answer)
-        self.service.ledger.record(message, answer, queued, ours=not prediction_id)
+        self.service.ledger.record(message, answer, queued)
         return message
 
     async def explain(self, data: bytes) -> bytes:

@@ -73,6 +73,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="SHA-256 digests of the API keys, from `catsdogs key`; empty for no keys.",
         ),
     ] = ""
+    origins: Annotated[
+        str,
+        Meta(
+            pattern=r"^(\*|(https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?([,\s]+|$))*)$",
+            description="Origins whose web pages may use the service, with commas between; `*` for all.",
+        ),
+    ] = ""
     metrics_port: Annotated[
         int, Meta(ge=0, le=65535, description="A separate port for /metrics; 0 for the service's own.")
     ] = 0
@@ -117,4 +124,9 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
         reason, _, place = str(error).partition(" - at `$.")
         if place == "api_keys`":
             reason = "expected SHA-256 digests in hex, separated by commas or spaces; `catsdogs key` makes one"
+        elif place == "origins`":
+            reason = (
+                f"{values['origins']!r}: expected origins such as https://app.example or http://localhost:3000, "
+                "without a path and with commas between, or * alone for every page"
+            )
         raise SettingsError(f"{PREFIX}{place.rstrip('`').upper()}: {reason}") from error

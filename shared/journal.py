@@ -1,11 +1,10 @@
 """The journal's lines: what a service records of each prediction and each feedback, one JSON object a line.
 
-It never has pixels, file names or addresses. A journal is a folder of files ``journal-000001.jsonl``,
+It never has pixels, file names, addresses or ids of clients. A journal is a folder of files ``journal-000001.jsonl``,
 ``journal-000002.jsonl`` and so on; within a file, and from one file to the next, a feedback comes after its
 prediction. Nothing depends on the times in the lines, because a clock may jump.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -59,14 +58,6 @@ class Unreadable(msgspec.Struct, frozen=True):
 Line = PredictionLine | FeedbackLine
 
 _DECODER: Final = msgspec.json.Decoder(PredictionLine | FeedbackLine)
-
-
-def key(client_id: str) -> str:
-    """Id in the journal for a prediction whose id came from the client: a hash, since it may be a file name.
-
-    The service's own ids are recorded as they are; no hash looks like one of them.
-    """
-    return "client-" + hashlib.blake2b(client_id.encode(), digest_size=16).hexdigest()
 
 
 def name(number: int) -> str:

@@ -105,7 +105,7 @@ class ModelFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
-    """One picture of a batch: its id, and where its JSON string is in the body."""
+    """One picture of a batch: the client's id for it, and where its JSON string is in the body."""
 
     id: str | None
     start: int

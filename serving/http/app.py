@@ -14,6 +14,7 @@ from serving.http import auth, pages, problems
 from serving.http.endpoints import ENDPOINTS, Endpoint
 from serving.http.observe import PROBES, Observe
 from serving.http.openapi import document
+from serving.http.origins import Origins
 from serving.service import Service
 from serving.settings import Settings
 
@@ -37,7 +38,7 @@ def create_app(
         yield
         await service.stop()
 
-    middleware = [Middleware(Observe, metrics=service.metrics)]
+    middleware = _outer(service)
     if settings.api_keys:
         middleware.append(Middleware(auth.Keys, known=auth.digests(settings.api_keys), metrics=service.metrics))
     app = Starlette(
@@ -57,12 +58,20 @@ def create_metrics_app(service: Service) -> Starlette:
     """Make the application of the metrics' port: metrics and health, without keys."""
     app = Starlette(
         routes=[endpoint.route for endpoint in ENDPOINTS if endpoint.path in PROBES],
-        middleware=[Middleware(Observe, metrics=service.metrics)],
+        middleware=_outer(service),
         exception_handlers={**problems.HANDLERS, ClientDisconnect: _nobody_listens},
     )
     app.router.redirect_slashes = False
     app.state.service = service
     return app
+
+
+def _outer(service: Service) -> list[Middleware]:
+    settings = service.settings
+    return [
+        Middleware(Observe, metrics=service.metrics),
+        Middleware(Origins, allowed=settings.origins, host=settings.host, metrics=service.metrics),
+    ]
 
 
 async def _nobody_listens(_: Request, __: Exception) -> Response:

@@ -32,7 +32,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     """One method of one path: its handler and its documentation.
 
     ``flags`` are boolean query parameters with their descriptions; ``problems`` are codes of `serving.errors`, without
-    ``unauthorized``, which follows from `serving.http.auth`; ``commands`` call it on localhost:8000.
+    those of `serving.http.auth` and `serving.http.origins`; ``commands`` call it on localhost:8000.
     """
 
     method: Literal["GET", "POST"]

@@ -30,8 +30,8 @@ BATCH: Final = messages.BatchRequest(
 )
 RESULTS: Final = messages.BatchResponse(
     [
-        msgspec.structs.replace(PREDICTION, id="chelsea"),
-        messages.BatchError(id="notes", error=error("unsupported_format")),
+        msgspec.structs.replace(PREDICTION, client_id="chelsea"),
+        messages.BatchError(client_id="notes", error=error("unsupported_format")),
     ],
     model=PREDICTION.model,
 )

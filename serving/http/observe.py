@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http import problems
-from serving.http.headers import API, PAGES
+from serving.http.headers import NO_PAGE, PAGES, SAME_ORIGIN
 from serving.ids import Ids
 from serving.telemetry.logs import ACCESS, SERVICE
 from serving.telemetry.metrics import Metrics
@@ -68,8 +68,9 @@ class _Observation:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            protection = PAGES.get(self.scope["path"], API)
-            headers = [*message["headers"], (b"x-request-id", self.id.encode()), *protection]
+            protection = PAGES.get(self.scope["path"], NO_PAGE)
+            sharing = self.scope["state"].get("sharing", SAME_ORIGIN)
+            headers = [*message["headers"], (b"x-request-id", self.id.encode()), *protection, *sharing]
             if self.scope["app"].state.service.leaving:
                 headers.append((b"connection", b"close"))  # the client will connect again, to another replica
             message["headers"] = headers

@@ -57,11 +57,14 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     }
     if endpoint.takes:
         operation["requestBody"] = {"required": True, "content": _content(endpoint.takes)}
+    codes = [*endpoint.problems, "misdirected_request"]
+    if endpoint.method == "POST":
+        codes.append("foreign_origin")
     if endpoint.path in OPEN:
         operation["security"] = []
-        operation["responses"] |= _problems(endpoint.problems)
     else:
-        operation["responses"] |= _problems(("unauthorized", *endpoint.problems))
+        codes.append("unauthorized")
+    operation["responses"] |= _problems(codes)
     return operation
 
 

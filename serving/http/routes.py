@@ -4,6 +4,7 @@ import asyncio
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -51,7 +52,8 @@ async def predict_batch(request: Request) -> Response:
                     return await work.predict(memoryview(body)[item.start : item.end], flags, item.id)
                 except ProblemError as error:
                     work.service.metrics.rejected.inc({"code": error.code})
-                    return BatchError(id=item.id, error=errors.problem(error.code, error.detail, request.state.id))
+                    problem = errors.problem(error.code, error.detail, request.state.id)
+                    return BatchError(client_id=UNSET if item.id is None else item.id, error=problem)
 
         results = await asyncio.gather(*(one(item) for item in batch.items))
     answer = BatchResponse(results=list(results), model=work.model.contract.version)

@@ -47,7 +47,7 @@ def parse(body: bytes) -> FeedbackRequest:
 
 
 class RecentPredictions:
-    """The labels of the last predictions by key, and whether the last feedbacks confirmed them.
+    """The labels of the last predictions by id, and whether the last feedbacks confirmed them.
 
     There are two generations: when the young one is full, the old one is dropped as a whole, which costs nothing.
     """
@@ -56,13 +56,10 @@ class RecentPredictions:
         """Make it empty."""
         self._young: dict[str, Label] = {}
         self._old: dict[str, Label] = {}
-        self._right: OrderedDict[object, bool] = OrderedDict()
+        self._right: OrderedDict[str, bool] = OrderedDict()
 
     def predicted(self, key: str, label: Label) -> None:
-        """Add a prediction; of several with one key, feedback is about the last."""
-        if key in self._right:
-            # Feedback on the earlier prediction still counts, but can no longer be replaced.
-            self._right[object()] = self._right.pop(key)
+        """Add a prediction."""
         if len(self._young) >= REMEMBERED:
             self._young, self._old = {}, self._young
         self._young[key] = label
@@ -91,12 +88,12 @@ class RecentPredictions:
         for generation in (later._old, later._young):
             for key, label in generation.items():
                 self.predicted(key, label)
-        for answer, right in later._right.items():
-            self._tell(answer, right=right)
+        for key, right in later._right.items():
+            self._tell(key, right=right)
 
-    def _tell(self, answer: object, *, right: bool) -> None:
-        self._right.pop(answer, None)
-        self._right[answer] = right
+    def _tell(self, key: str, *, right: bool) -> None:
+        self._right.pop(key, None)
+        self._right[key] = right
         if len(self._right) > LIVE:
             self._right.popitem(last=False)
 
@@ -126,21 +123,19 @@ class FeedbackStore:
         if self._journal:
             await asyncio.to_thread(self._journal.close)
 
-    def record(self, message: Prediction, answer: Answer, queued: float, *, ours: bool) -> None:
+    def record(self, message: Prediction, answer: Answer, queued: float) -> None:
         """Record one prediction.
 
         Args:
             message: the prediction as sent to the client.
             answer: the lane's answer that it was made from.
             queued: seconds in the queue.
-            ours: the id was made here; a client's id may reveal something about the client, so its hash is recorded.
         """
-        key = message.id if ours else journal.key(message.id)
-        self._memory.predicted(key, message.predicted_label)
+        self._memory.predicted(message.id, message.predicted_label)
         if self._journal:
             line = PredictionLine(
                 time=datetime.now(UTC),
-                id=key,
+                id=message.id,
                 label=message.predicted_label,
                 verdict=message.verdict,
                 unsure_because=message.unsure_because,
@@ -161,18 +156,15 @@ class FeedbackStore:
         Raises:
             ProblemError: ``unknown_prediction``; ``not_ready`` if reading the journal back takes too long.
         """
-        # A client may use an id of ours as its own in a later batch; then feedback is about that later prediction.
-        keys = (journal.key(given.id), given.id)
-        known = self._known(keys)
-        if known is None and not self._read_back.is_set():
+        predicted = self._memory.label(given.id)
+        if predicted is None and not self._read_back.is_set():
             await self._be_read_back()
-            known = self._known(keys)
-        if known is None:
+            predicted = self._memory.label(given.id)
+        if predicted is None:
             raise ProblemError("unknown_prediction", "no prediction with this id is remembered")
-        key, predicted = known
-        self._memory.told(key, given.label)
+        self._memory.told(given.id, given.label)
         if self._journal:
-            self._journal.append(FeedbackLine(time=datetime.now(UTC), id=key, label=given.label))
+            self._journal.append(FeedbackLine(time=datetime.now(UTC), id=given.id, label=given.label))
         return FeedbackResponse(
             id=given.id, label=given.label, predicted_label=predicted, correct=given.label == predicted
         )
@@ -193,9 +185,6 @@ class FeedbackStore:
                 "journal_failing": float(self._journal.failures > 0),
             }
         return readings
-
-    def _known(self, keys: tuple[str, str]) -> tuple[str, Label] | None:
-        return next(((key, label) for key in keys if (label := self._memory.label(key))), None)
 
     async def _be_read_back(self) -> None:
         try:

@@ -1,7 +1,7 @@
 // Requests to the service, and messages for its errors.
 
 const PATIENCE = 60_000; // milliseconds; the service itself gives up on a picture much sooner
-const FOR_GOOD = [400, 404, 405, 413, 415, 422]; // a retry would get the same answer
+const FOR_GOOD = [400, 403, 404, 405, 413, 415, 421, 422]; // a retry would get the same answer
 const PASSING = [0, 408, 429, 503]; // a retry may succeed
 const UNREACHABLE = "The service cannot be reached. Is it still running?";
 const IN_WORDS = {

@@ -44,7 +44,7 @@ COMMANDS: Final = {
     'curl -F file=@tests/cat.jpg "localhost:8000/predict?explain=true"': Run('"evidence":'),
     "curl -F file=@tests/cat.jpg localhost:8000/explain -o why.png": Run(),
     'printf \'{"images": [{"id": "chelsea", "data": "%s"}]}\' "$(base64 -w0 tests/cat.jpg)" |\n'
-    "  curl -d @- localhost:8000/predict/batch": Run('"id":"chelsea".*"verdict":"cats"'),
+    "  curl -d @- localhost:8000/predict/batch": Run('"client_id":"chelsea".*"verdict":"cats"'),
     'id=$(curl -F file=@tests/cat.jpg localhost:8000/predict | sed \'s/^{"id":"//; s/".*//\')\n'
     'curl -d \'{"id": "\'$id\'", "label": "cats"}\' localhost:8000/feedback': Run('"correct":true'),
     "curl localhost:8000/health/ready": Run('"status":"ready"'),

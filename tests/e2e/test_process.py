@@ -114,7 +114,7 @@ def in_the_house(process: Process, count: int, side: int) -> list[socket.socket]
     """Connections that have each sent a picture so large that one lane is busy with all of them for a while."""
     large = encoded(blobs(1, (side, side)), "PNG", compress_level=1)
     form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n%s\r\n--x--\r\n' % large
-    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     port = int(process.url.rsplit(":", 1)[1])
     connections = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(count)]
     for connection in connections:

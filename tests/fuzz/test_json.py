@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import httpx
 from hypothesis import given
@@ -82,8 +83,8 @@ def test_any_batch_is_answered_in_order_or_refused_whole(server: Running, batch:
         assert len(results) == len(batch["images"]) <= MAX_BATCH
         for sent, result in zip(batch["images"], results, strict=True):
             assert "predicted_label" in result or 400 <= result["error"]["status"] < 500
-            if sent.get("id"):
-                assert result["id"] == sent["id"]
+            assert result.get("client_id") == sent.get("id")
+            assert "error" in result or re.fullmatch("[0-9a-f]{32}", result["id"])
 
 
 @examples(200)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from serving.http.auth import make
@@ -12,7 +13,7 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 EXAMPLES = 40
 
 
-def schemathesis(server: Running, folder: Path, config: str = "") -> str:
+def schemathesis(server: Running, folder: Path, config: str = "", headers: Sequence[str] = ()) -> str:
     """Run all of its checks on every operation; returns its report. It keeps its notes in ``folder``."""
     (folder / "schemathesis.toml").write_text(CONFIG.read_text() + config)
     (folder / "openapi.json").write_bytes(server.http.get("/openapi.json").content)
@@ -22,6 +23,7 @@ def schemathesis(server: Running, folder: Path, config: str = "") -> str:
         "--max-examples", str(EXAMPLES * SCALE), "--continue-on-failure", "--warnings", "off", "--no-color",
         "--request-timeout", "20",
     ]  # fmt: skip
+    command += [f"--header={header}" for header in headers]
     if SCALE == 1:
         command.append("--generation-deterministic")
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
@@ -34,9 +36,13 @@ def test_the_service_does_as_its_document_says(server: Running, tmp_path: Path) 
     assert server.predict().status_code == 200
 
 
-def test_a_service_with_keys_does_so_too_and_lets_nobody_in_without(start: Start, tmp_path: Path) -> None:
+def test_a_service_with_keys_does_so_for_an_allowed_page_and_lets_nobody_in_without(
+    start: Start, tmp_path: Path
+) -> None:
     key, digest = make()
-    server = start(api_keys=digest)
+    server = start(api_keys=digest, origins="https://app.example")
     server.http.headers["x-api-key"] = key
-    schemathesis(server, tmp_path, f'[auth.openapi.header]\napi_key = "{key}"\n')
+    page = ("Origin: https://app.example", "Sec-Fetch-Site: cross-site")
+    schemathesis(server, tmp_path, f'[auth.openapi.header]\napi_key = "{key}"\n', page)
+    assert server.metric('catsdogs_rejected_total{code="foreign_origin"}') == 0
     assert server.predict().status_code == 200

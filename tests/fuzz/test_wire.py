@@ -35,7 +35,10 @@ VERSIONS = st.sampled_from(
     [b" HTTP/1.1", b" HTTP/1.1", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0", b" HTTP/9", b"", b" x"]
 )
 FIELDS = st.sampled_from([
-    b"Host: x", b"Host: a\r\nHost: b", b"Content-Length: 0", b"Content-Length: 5", b"Content-Length: 999999999999",
+    b"Host: localhost", b"Host: a\r\nHost: b", b"Host: evil.example", b"Host: \xff", b"Host: [::1", b"Host:",
+    b"Origin: https://evil.example", b"Origin: null", b"Origin: \xff://", b"Origin: ://:80:443", b"Origin:",
+    b"Sec-Fetch-Site: cross-site", b"Sec-Fetch-Site: \xff", b"Access-Control-Request-Method: \xff",
+    b"Content-Length: 0", b"Content-Length: 5", b"Content-Length: 999999999999",
     b"Content-Length: +5", b"Content-Length: -1", b"Content-Length: 0x5", b"Content-Length: 5, 5",
     b"Content-Length: 5 5",
     b"Content-Length: %d" % len(FORM), b"Content-Length: %d" % (len(FORM) - 9), b"Content-Length: %d" % (len(FORM) + 9),
@@ -49,15 +52,16 @@ FIELDS = st.sampled_from([
 ])  # fmt: skip
 BODIES = st.sampled_from([
     b"", b"hello", FORM, FORM[:-9], b"5\r\nhello\r\n0\r\n\r\n", b"5\r\nhel", b"-1\r\n", b"fffffffffffffffff\r\n",
-    b"0\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", b"5;" + b"x" * 999 + b"\r\nhello\r\n0\r\nA: b\r\n\r\n",
+    b"0\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"5;" + b"x" * 999 + b"\r\nhello\r\n0\r\nA: b\r\n\r\n",
     b'{"images": []}', b'{"id": "x", "label": "cats"}',
 ]) | st.binary(max_size=100)  # fmt: skip
 
 
 # Of what is right, so that a request with one thing wrong in it is often what is sent.
 RIGHT = [
-    (b"GET /health HTTP/1.1", [b"Host: x"], b""),
-    (b"GET /assets/app.js HTTP/1.1", [b"Host: x", b"Connection: close"], b""),
+    (b"GET /health HTTP/1.1", [b"Host: localhost"], b""),
+    (b"GET /assets/app.js HTTP/1.1", [b"Host: localhost", b"Connection: close"], b""),
     (
         b"POST /predict HTTP/1.1",
         [b"Content-Type: multipart/form-data; boundary=x", b"Content-Length: %d" % len(FORM)],
@@ -153,14 +157,14 @@ RANGES = [b"bytes=5-2", b"bytes=99999999-", b"bytes=0-1,0-2,0-3", b"bytes=a-b", 
 @pytest.mark.parametrize("path", [b"/", b"/docs", b"/assets/app.js"])
 def test_a_page_is_sent_whole_whatever_range_of_it_is_asked_for(hasty: Running, path: bytes, asked: bytes) -> None:
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=SECONDS) as client:
-        client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nRange: " + asked + b"\r\n\r\n")
+        client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nRange: " + asked + b"\r\n\r\n")
         assert hear(client).startswith(b"HTTP/1.1 200")
 
 
 LENGTHS = [b"Content-Length: 5", b"Content-Length: 6"]
 CODINGS = [b"Transfer-Encoding: chunked", b"transfer-encoding:chunked", b"Transfer-Encoding: identity, chunked"]
 CONTRADICTIONS = [*permutations(LENGTHS), *product(LENGTHS, CODINGS), *product(CODINGS, LENGTHS)]
-SMUGGLED = b"0\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+SMUGGLED = b"0\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.mark.parametrize("said_twice", CONTRADICTIONS)
@@ -168,14 +172,14 @@ def test_no_second_request_hides_in_a_body_whose_length_is_said_twice(
     hasty: Running, said_twice: tuple[bytes, bytes]
 ) -> None:
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=SECONDS) as client:
-        client.sendall(b"\r\n".join([b"POST /predict HTTP/1.1", b"Host: x", *said_twice, b"", SMUGGLED]))
+        client.sendall(b"\r\n".join([b"POST /predict HTTP/1.1", b"Host: localhost", *said_twice, b"", SMUGGLED]))
         said = hear(client)
     assert_documented(said)
     assert STATUS.findall(said) == [b"400"]
 
 
 def test_each_byte_of_a_good_request_may_be_any_other(hasty: Running) -> None:
-    good = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    good = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     good += b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(FORM)
     for place in range(len(good)):
         spoilt = good[:place] + bytes((good[place] ^ (1 + place % 255),)) + good[place + 1 :]
@@ -187,3 +191,29 @@ def test_each_byte_of_a_good_request_may_be_any_other(hasty: Running) -> None:
                 continue
             assert_documented(hear(client))
     assert hasty.predict().status_code == 200
+
+
+HOSTS = st.sampled_from(
+    ["localhost", "localhost:80", "127.0.0.1:8000", "[::1]", "evil.example", "localhost.evil.example"]
+)
+SCHEMES = st.sampled_from(["http", "https", "HTTP", "file", ""])
+ENDS = st.sampled_from(["", ":80", ":443", "/", "@", "\t"])
+ORIGINS = st.builds("{}://{}{}".format, SCHEMES, HOSTS, ENDS)
+LATIN = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=40)
+
+
+@examples(400)
+@given(HOSTS | LATIN, ORIGINS | LATIN)
+def test_a_post_is_only_answered_on_loopback_and_for_a_page_of_its_own_host(
+    hasty: Running, host: str, origin: str
+) -> None:
+    head = f"POST /predict/batch HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nConnection: close\r\n"
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=SECONDS) as client:
+        client.sendall(head.encode("latin-1") + b'Content-Length: 14\r\n\r\n{"images": []}')
+        said = hear(client)
+    assert_documented(said)
+    if STATUS.findall(said) == [b"200"]:
+        assert re.match(r"(localhost|127\.0\.0\.1|\[::1\])", host)
+        assert origin.lower().strip().partition("://")[2].startswith(host.lower().strip().removesuffix(":80"))
+        assert "evil" not in host + origin
+    assert b"evil" not in said

@@ -179,7 +179,7 @@ def test_feedback_finds_the_replica_that_made_the_prediction(edge: Build, replic
 def test_a_slow_body_is_the_replicas_to_refuse(edge: Build, replica: Callable[..., Process]) -> None:
     front = edge([replica(body_seconds="1")])
     with socket.create_connection(("127.0.0.1", int(front.url.rsplit(":", 1)[1])), timeout=PATIENCE) as connection:
-        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n"
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n"
         connection.sendall(head + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
         answer = connection.recv(9000)
     assert answer.startswith(b"HTTP/1.1 408")
@@ -240,7 +240,7 @@ def test_a_client_that_leaves_is_gone_for_the_replica_too(edge: Build, replica: 
         return sum(map(float, re.findall(rf"^{pattern} (\S+)$", page, re.MULTILINE)))
 
     form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n%s\r\n--x--\r\n' % noise(1000)
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     request = head + b"Content-Length: %d\r\n\r\n" % len(form) + form
     port = int(front.url.rsplit(":", 1)[1])
     connections = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(8)]

@@ -34,7 +34,7 @@ def test_a_table_for_people(folder: Path) -> None:
 def test_json_for_programs(folder: Path) -> None:
     result = catsdogs("predict", "--json", str(folder / "good.jpg"), str(folder / "also good.png"))
     answers = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [answer["id"] for answer in answers] == [str(folder / "good.jpg"), str(folder / "also good.png")]
+    assert [answer["client_id"] for answer in answers] == [str(folder / "good.jpg"), str(folder / "also good.png")]
     assert answers[0]["probabilities"].keys() == {"cats", "dogs"}
 
 

@@ -122,13 +122,6 @@ def test_the_last_bytes_hold_the_last_whole_lines_across_files(tmp_path: Path, l
         assert found == expected
 
 
-def test_an_id_of_a_client_s_is_noted_as_a_hash_that_is_no_id_of_ours() -> None:
-    assert journal.key("my cat.jpg") == journal.key("my cat.jpg") != journal.key("my dog.jpg")
-    assert "cat.jpg" not in journal.key("my cat.jpg")
-    assert journal.key("x").startswith("client-")
-    assert journal.key("\U0001f408 " * 60)
-
-
 def test_a_file_that_grows_while_it_is_read_is_read_to_its_last_whole_line(tmp_path: Path) -> None:
     path = write(tmp_path / "j", prediction("a"))
     lines = journal.read([path])

@@ -87,7 +87,7 @@ def test_with_keys_only_health_is_open(start: Start, capsys: pytest.CaptureFixtu
 def test_a_body_is_not_waited_for_where_there_is_no_key(start: Start) -> None:
     server = start(api_keys=DIGEST)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 401")
 
 

@@ -22,8 +22,8 @@ from tests.conftest import measured
 from tests.serving.conftest import PHOTO, Running, Start
 from tests.waiting import until
 
-HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
 FORM = PART + PHOTO + b"\r\n--x--\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(PART), PART)
@@ -82,8 +82,8 @@ MALFORMED: dict[str, bytes] = {
     "a length and chunks": b"POST /predict HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
     "a length below zero": b"POST /predict HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
     "a length beyond counting": b"POST /predict HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
-    "CONNECT": b"CONNECT example.org:443 HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a path that is no path": b"GET \xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+    "CONNECT": b"CONNECT example.org:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a path that is no path": b"GET \xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "a chunk of size zz": CHUNKED + b"zz\r\n",
     "a head without end": b"GET /health HTTP/1.1\r\nA: " + b"a" * 10 * MAX_HEAD_BYTES,
     "an address without end": b"GET /" + b"a" * 10 * MAX_HEAD_BYTES,
@@ -142,7 +142,7 @@ def test_a_head_without_a_body_is_sent_at_once(server: Running) -> None:
 
 def test_an_old_client_and_one_that_closes_are_answered(server: Running) -> None:
     assert statuses(tell(server, b"GET /health HTTP/1.0\r\n\r\n")) == [200]
-    assert statuses(tell(server, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) == [200]
+    assert statuses(tell(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")) == [200]
 
 
 @pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
@@ -169,7 +169,7 @@ def test_a_client_that_asks_for_leave_to_send_gets_it_where_its_body_is_wanted(s
 
 @pytest.mark.parametrize("request_line", [b"GET /health", b"POST /nowhere", b"GET /predict"])
 def test_a_body_that_nobody_reads_holds_nothing(server: Running, request_line: bytes) -> None:
-    head = request_line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+    head = request_line + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n"
     with connect(server) as client:
         client.sendall(head)
         started = time.monotonic()
@@ -182,7 +182,7 @@ def test_a_body_that_nobody_reads_holds_nothing(server: Running, request_line: b
 
 def test_a_body_that_comes_after_its_answer_is_passed_over_and_the_next_request_answered(server: Running) -> None:
     with connect(server) as client:
-        client.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        client.sendall(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
         said = client.recv(1 << 16)
         client.sendall(bytes(100_000) + HEALTH)
         while b'{"status":"ok"}' not in said:
@@ -207,7 +207,7 @@ def asking_for_megabytes(server: Running, buffer: int) -> socket.socket:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     client.settimeout(20)
     client.connect(("127.0.0.1", server.port))
-    asset = b"GET /assets/swagger_bundle.js HTTP/1.1\r\nHost: x\r\n"
+    asset = b"GET /assets/swagger_bundle.js HTTP/1.1\r\nHost: localhost\r\n"
     client.sendall(7 * (asset + b"\r\n") + asset + b"Connection: close\r\n\r\n")
     return client
 
@@ -340,7 +340,7 @@ def test_few_descriptors_mean_few_connections_and_having_none_left_passes(
     said_when_short = []
     for client in asking:
         with client:
-            client.sendall(b"Host: x\r\nConnection: close\r\n\r\n")
+            client.sendall(b"Host: localhost\r\nConnection: close\r\n\r\n")
             said_when_short.append(until_closed(client))
     ready, metrics = said_when_short
     assert ready.startswith(b"HTTP/1.1 503") and b"no file descriptor is left" in ready

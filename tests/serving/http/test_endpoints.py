@@ -57,7 +57,7 @@ def test_a_new_endpoint_takes_its_handler_and_one_row() -> None:
     operation = document["paths"]["/echo"]["post"]
     assert (operation["operationId"], operation["summary"]) == ("echo", "Say it again")
     assert ECHO.commands[0] in operation["description"]
-    assert set(operation["responses"]) == {"200", "400", "401"}
+    assert set(operation["responses"]) == {"200", "400", "401", "403", "421"}
     body = operation["requestBody"]["content"]["application/json"]
     assert body == {"schema": {"$ref": "#/components/schemas/Echo"}, "example": {"text": "meow"}}
     assert document["components"]["schemas"]["Echo"]["properties"] == {"text": {"type": "string"}}

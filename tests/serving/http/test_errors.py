@@ -99,6 +99,14 @@ CASES: dict[str, tuple[str, Callable[[Running], httpx.Response]]] = {
     ),
     "nothing there": ("not_found", lambda server: server.http.get("/nothing")),
     "no such asset": ("not_found", lambda server: server.http.get("/assets/passwd")),
+    "a foreign page": (
+        "foreign_origin",
+        lambda server: server.http.post("/predict", headers={"origin": "https://evil.example"}),
+    ),
+    "a foreign host": (
+        "misdirected_request",
+        lambda server: server.http.get("/health", headers={"host": "evil.example"}),
+    ),
     "wrong method": ("method_not_allowed", lambda server: server.http.get("/predict")),
     "wrong method for a drawing": ("method_not_allowed", lambda server: server.http.get("/explain")),
 }
@@ -185,7 +193,7 @@ def test_bombs_leave_no_memory_behind(server: Running) -> None:
 def test_a_body_that_does_not_arrive_is_given_up(start: Start) -> None:
     server = start(body_seconds=0.3)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: " + FORM.encode())
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: " + FORM.encode())
         connection.sendall(b"\r\nContent-Length: 1000\r\n\r\n--x\r\n")
         answer = b""
         while b"}" not in answer:
@@ -272,7 +280,9 @@ def test_a_client_that_left_is_skipped(start: Start) -> None:
     until(lambda: server.metric("catsdogs_lanes_busy") == 1)
     body = part("file") + b"--x--\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
         connection.sendall(head.encode() + body)
         until(lambda: server.metric("catsdogs_queue_depth") == 1)
     assert server.http.get("/health").status_code == 200  # by when the service has seen that the client left

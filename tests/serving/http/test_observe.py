@@ -172,7 +172,7 @@ def test_a_drawing_is_documented_as_a_png_with_the_errors_of_a_prediction() -> N
     assert explain["requestBody"] == predict["requestBody"]
     del explain["responses"]["200"], predict["responses"]["200"]
     assert explain["responses"] == predict["responses"]
-    assert {"400", "401", "408", "413", "415", "422", "503"} == set(explain["responses"])
+    assert {"400", "401", "403", "408", "413", "415", "421", "422", "503"} == set(explain["responses"])
 
 
 def test_the_openapi_schemas_are_those_of_the_types() -> None:

@@ -1,6 +1,7 @@
 import base64
 import json
 import math
+import re
 
 import httpx
 import pytest
@@ -36,8 +37,15 @@ def test_a_prediction_has_the_documented_form(server: Running) -> None:
     assert body["model"] == server.http.get("/model").json()["version"]
 
 
-def test_every_prediction_has_an_id_of_its_own(server: Running) -> None:
-    assert server.predict().json()["id"] != server.predict().json()["id"]
+def test_every_prediction_has_an_id_of_its_own_and_a_client_s_beside_it(server: Running) -> None:
+    ours = server.predict().json()["id"]
+    sent = ("p", "p", ours, "", None)
+    results = batch(server, *({"data": b64(PHOTO)} | ({"id": id_} if id_ is not None else {}) for id_ in sent))
+    made = {ours, *(result["id"] for result in results.json()["results"])}
+    assert len(made) == 1 + len(sent)
+    assert all(re.fullmatch("[0-9a-f]{32}", id_) for id_ in made)
+    assert [result.get("client_id") for result in results.json()["results"]] == list(sent)
+    assert "client_id" not in results.json()["results"][-1]
 
 
 def test_evidence_on_request_speaks_for_the_answer(server: Running) -> None:
@@ -69,7 +77,7 @@ def test_a_batch_answers_in_order_and_like_single_requests(server: Running) -> N
     pictures = [encoded(blobs(seed), "PNG") for seed in range(5)]
     answer = batch(server, *({"id": f"p{n}", "data": b64(data)} for n, data in enumerate(pictures)))
     body = answer.json()
-    assert [result["id"] for result in body["results"]] == ["p0", "p1", "p2", "p3", "p4"]
+    assert [result["client_id"] for result in body["results"]] == ["p0", "p1", "p2", "p3", "p4"]
     for data, result in zip(pictures, body["results"], strict=True):
         assert server.predict(data).json()["probabilities"] == result["probabilities"]
 
@@ -85,9 +93,9 @@ def test_one_bad_picture_does_not_spoil_the_others(server: Running) -> None:
     assert answer.status_code == 200
     good, bad, cut, also_good = answer.json()["results"]
     assert good["predicted_label"] == also_good["predicted_label"]
-    assert (bad["id"], bad["error"]["code"], bad["error"]["status"]) == ("bad", "unsupported_format", 415)
-    assert (cut["id"], cut["error"]["code"]) == (None, "undecodable_image")
-    assert also_good["id"]
+    assert (bad["client_id"], bad["error"]["code"], bad["error"]["status"]) == ("bad", "unsupported_format", 415)
+    assert set(cut) == {"error"}
+    assert cut["error"]["code"] == "undecodable_image"
 
 
 def test_a_batch_of_the_largest_size(server: Running) -> None:
