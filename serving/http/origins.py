@@ -29,7 +29,8 @@ _SHARED: Final[Headers] = (
     (b"cross-origin-resource-policy", b"cross-origin"),
     (b"access-control-expose-headers", b"Retry-After, X-Request-Id"),
 )
-_LOOPBACK: Final = r"([\w-]+\.)*localhost|127(\.\d{1,3}){3}|\[::1\]"
+# A name without a dot is a machine's or a container's: no page can have one that leads here.
+_LOOPBACK: Final = r"([\w-]+\.)*localhost|[\w-]+|127(\.\d{1,3}){3}|\[::1\]"
 
 
 class Origins:

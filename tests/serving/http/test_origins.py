@@ -197,9 +197,18 @@ def test_values_that_are_origins(value: str) -> None:
     assert from_environment({"CATSDOGS_ORIGINS": value}).origins == value
 
 
-LOOPBACK = ["localhost", "LocalHost:8000", "localhost.", "cats.localhost:1", "127.0.0.1", "127.1.2.3:80", "[::1]:8000"]
+LOOPBACK = [
+    "localhost",
+    "LocalHost:8000",
+    "localhost.",
+    "cats.localhost:1",
+    "127.0.0.1",
+    "127.1.2.3:80",
+    "[::1]:8000",
+    "nas:80",
+]
 ELSEWHERE = [
-    "evil.example", "evil.example:8000", "localhost.evil.example", "evil-localhost", "127.0.0.1.evil.example", "x", "",
+    "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "",
     "0.0.0.0:8000", "[::2]", "128.0.0.1", "localhost:8000:1", "localhost@evil.example", "192.168.0.1",
 ]  # fmt: skip
 
