@@ -126,6 +126,13 @@ def test_a_host_may_have_a_port_and_be_an_address_or_empty(server: Running, host
     assert statuses(said) == [200]
 
 
+@pytest.mark.parametrize("zeros", [1, 20, 4300, 20_000])
+def test_a_length_with_leading_zeros_is_the_number_that_it_says(server: Running, zeros: int) -> None:
+    head = POST + b"Connection: close\r\nContent-Length: " + b"0" * zeros
+    assert statuses(tell(server, head + b"%d\r\n\r\n" % len(FORM) + FORM)) == [200]
+    assert statuses(tell(server, head + b"20000001\r\n\r\n")) == [413]
+
+
 def test_what_was_asked_before_the_nonsense_is_answered(server: Running) -> None:
     assert statuses(tell(server, HEALTH + b"nonsense\r\n\r\n")) == [200]
 
