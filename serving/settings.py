@@ -63,9 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_delay_seconds: Annotated[
         float, Meta(ge=0, description="How long to take requests after SIGTERM although not ready, for load balancers.")
     ] = 0.0
-    max_connections: Annotated[int, Meta(ge=1, description="Most connections at a time; further ones are refused.")] = (
-        1000
-    )
+    max_connections: Annotated[
+        int, Meta(ge=1, description="Most connections at a time; the one idle longest makes room for a new one.")
+    ] = 1000
     api_keys: Annotated[
         str,
         Meta(

@@ -77,7 +77,8 @@ async def _read(request: Request, max_bytes: int, lease: Lease, take: Callable[[
         ClientDisconnect: the client left.
     """
     length = request.headers.get("content-length", "0")
-    declared = int(length) if length.isdecimal() else 0
+    # The parser takes any number of leading zeros; `int` takes 4,300 digits.
+    declared = int(length.lstrip("0") or 0) if length.isdecimal() else 0
     if declared > max_bytes:
         raise _too_large(max_bytes)
     try:

@@ -1,5 +1,6 @@
 """README.md, CONTRIBUTING.md and docs/ are true: commands run from where their reader stands, links lead somewhere."""
 
+import importlib
 import os
 import re
 import shutil
@@ -232,6 +233,20 @@ def test_its_links_lead_to_what_exists(name: str) -> None:
 def test_the_readme_names_the_two_commands_first() -> None:
     assert commands(PAGES["README.md"])[:2] == ["make serve", "make test"]
     assert len(PAGES["README.md"].splitlines()) <= 180
+
+
+def test_limits_are_as_their_table_says() -> None:
+    rows = re.findall(
+        r"^\|[^|]+\|([^|]+)\|([^|]*`[^|]*)\|$", PAGES["docs/operations.md"].split("## Limits")[1], re.MULTILINE
+    )
+    assert rows
+    for bounds, names in rows:
+        for name in re.findall(r"`([\w.]+\.[A-Z_]+)`", names):
+            module, _, constant = name.rpartition(".")
+            value = getattr(importlib.import_module(f"serving.{module}"), constant)
+            assert not isinstance(value, int | float) or f"{value:,.10g}" in bounds, name
+        settings = [name.lower() for name in re.findall(r"`CATSDOGS_([A-Z_]+)`", names)]
+        assert set(settings) <= set(Settings.__struct_fields__), names
 
 
 def test_every_error_code_is_on_the_page_of_the_api_with_its_status() -> None:

@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Iterator
 from itertools import permutations, product
+from typing import Final
 
 import pytest
 from hypothesis import given
@@ -40,7 +41,7 @@ FIELDS = st.sampled_from([
     b"Sec-Fetch-Site: cross-site", b"Sec-Fetch-Site: \xff", b"Access-Control-Request-Method: \xff",
     b"Content-Length: 0", b"Content-Length: 5", b"Content-Length: 999999999999",
     b"Content-Length: +5", b"Content-Length: -1", b"Content-Length: 0x5", b"Content-Length: 5, 5",
-    b"Content-Length: 5 5",
+    b"Content-Length: 5 5", b"Content-Length: " + b"0" * 4300 + b"5", b"Content-Length: " + b"9" * 5000, b"Host: x/y",
     b"Content-Length: %d" % len(FORM), b"Content-Length: %d" % (len(FORM) - 9), b"Content-Length: %d" % (len(FORM) + 9),
     b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: xchunked",
     b"Transfer-Encoding : chunked", b"Transfer-Encoding:\tchunked\r\nTransfer-Encoding: identity",
@@ -48,7 +49,9 @@ FIELDS = st.sampled_from([
     b"Content-Encoding: gzip", b"Connection: close", b"Connection: keep-alive, upgrade", b"Upgrade: h2c",
     b"Expect: 100-continue", b"Expect: the unexpected", b"X-Request-Id: " + b"a" * 500, b"X-Request-Id: <script>",
     b"A: \x00", b"A: b\rc", b"A: b\nC: d", b" folded", b": empty", b"no colon", b"A" * 3000 + b": b",
-    b"Range: bytes=0-1,5-2", b"If-None-Match: *", b"Accept: text/plain;q=2;q=x", b"Authorization: Basic \xff",
+    b"Range: bytes=0-1,5-2", b"Range: bytes=" + b"0" * 5000 + b"-1", b"Accept: text/plain;q=" + b"0" * 5000 + b"1",
+    b"Content-Type: multipart/form-data; boundary*" + b"0" * 5000 + b"=x", b"Keep-Alive: timeout=" + b"9" * 5000,
+    b"If-None-Match: *", b"Accept: text/plain;q=2;q=x", b"Authorization: Basic \xff",
 ])  # fmt: skip
 BODIES = st.sampled_from([
     b"", b"hello", FORM, FORM[:-9], b"5\r\nhello\r\n0\r\n\r\n", b"5\r\nhel", b"-1\r\n", b"fffffffffffffffff\r\n",
@@ -64,11 +67,11 @@ RIGHT = [
     (b"GET /assets/app.js HTTP/1.1", [b"Host: localhost", b"Connection: close"], b""),
     (
         b"POST /predict HTTP/1.1",
-        [b"Content-Type: multipart/form-data; boundary=x", b"Content-Length: %d" % len(FORM)],
+        [b"Host: x", b"Content-Type: multipart/form-data; boundary=x", b"Content-Length: %d" % len(FORM)],
         FORM,
     ),
-    (b"POST /predict/batch HTTP/1.1", [b"Transfer-Encoding: chunked"], b'e\r\n{"images": []}\r\n0\r\n\r\n'),
-    (b"POST /feedback HTTP/1.1", [b"Content-Length: 28"], b'{"id": "x", "label": "cats"}'),
+    (b"POST /predict/batch HTTP/1.1", [b"Host: x", b"Transfer-Encoding: chunked"], b'e\r\n{"images": []}\r\n0\r\n\r\n'),
+    (b"POST /feedback HTTP/1.1", [b"Host: x", b"Content-Length: 28"], b'{"id": "x", "label": "cats"}'),
 ]
 
 
@@ -89,7 +92,12 @@ def requests(draw: st.DrawFn) -> bytes:
     return request[: draw(st.integers(0, len(request)))] if fault == 6 else request
 
 
-SENT = st.lists(requests() | requests() | st.binary(min_size=1, max_size=200), min_size=AT_ONCE, max_size=AT_ONCE)
+# What a client sends, and whether it half-closes the connection after it.
+SENT = st.lists(
+    st.tuples(requests() | requests() | st.binary(min_size=1, max_size=200), st.booleans()),
+    min_size=AT_ONCE,
+    max_size=AT_ONCE,
+)
 
 
 @pytest.fixture(scope="module")
@@ -133,17 +141,65 @@ def assert_documented(said: bytes) -> None:
 @pytest.mark.slow
 @examples(60)
 @given(SENT)
-def test_whatever_is_sent_is_answered_as_documented_or_hung_up_on(hasty: Running, sent: list[bytes]) -> None:
+def test_whatever_is_sent_is_answered_as_documented_or_hung_up_on(
+    hasty: Running, sent: list[tuple[bytes, bool]]
+) -> None:
     clients = [socket.create_connection(("127.0.0.1", hasty.port), timeout=SECONDS) for _ in sent]
     try:
-        for client, data in zip(clients, sent, strict=True):
+        for client, (data, half_closes) in zip(clients, sent, strict=True):
             client.sendall(data)
+            if half_closes:
+                client.shutdown(socket.SHUT_WR)
         for client in clients:
             assert_documented(hear(client))
     finally:
         for client in clients:
             client.close()
     assert hasty.http.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(("line", "fields", "body"), RIGHT)
+def test_a_good_request_has_the_same_answer_from_whoever_closes_at_once(
+    hasty: Running, line: bytes, fields: list[bytes], body: bytes
+) -> None:
+    statuses = []
+    for half_closes in (False, True):
+        with socket.create_connection(("127.0.0.1", hasty.port), timeout=SECONDS) as client:
+            client.sendall(b"\r\n".join([line, *fields, b"", body]))
+            if half_closes:
+                client.shutdown(socket.SHUT_WR)
+            statuses.append(STATUS.findall(hear(client)))
+    assert statuses[0] == statuses[1] != []
+
+
+def chunk(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+# A number, too long for `int`, wherever a client may send one.
+LONG: Final = b"0" * 4300 + b"5"
+FORMED: Final = b"Content-Type: multipart/form-data; boundary"
+NUMBERS: Final = {
+    "a length": (b"POST /predict", b"Content-Length: " + LONG, b"hello"),
+    "a chunk": (b"POST /predict", b"Transfer-Encoding: chunked", LONG + b"\r\nhello\r\n0\r\n\r\n"),
+    "a quality": (b"GET /metrics", b"Accept: text/plain;q=" + LONG, b""),
+    "a range": (b"GET /", b"Range: bytes=" + LONG + b"-" + LONG, b""),
+    "a continued parameter": (b"POST /predict", FORMED + b"*" + LONG + b"=x", b""),
+    "a query": (b"POST /predict?explain=" + LONG, FORMED + b"=x", b""),
+    "an item of a batch": (b"POST /predict/batch", b"Transfer-Encoding: chunked", chunk(b'{"images": [5%b]}' % LONG)),
+    "no item of a batch": (b"POST /predict/batch", b"Transfer-Encoding: chunked", chunk(b'{"n": 5%b}' % LONG)),
+    "an id": (b"POST /feedback", b"Transfer-Encoding: chunked", chunk(b'{"label": "cats", "id": 5%b}' % LONG)),
+}
+
+
+@pytest.mark.parametrize("where", NUMBERS)
+def test_a_number_may_have_any_number_of_digits(hasty: Running, where: str) -> None:
+    line, field, body = NUMBERS[where]
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=SECONDS) as client:
+        client.sendall(b"\r\n".join([line + b" HTTP/1.1", b"Host: x", field, b"", body]))
+        said = hear(client)
+    assert said
+    assert_documented(said)
 
 
 def test_the_server_is_none_the_worse(hasty: Running) -> None:

@@ -33,6 +33,7 @@ class Edge:
             config = re.sub(r"timeout server \S+", f"timeout server {seconds}", config)
         (folder / "haproxy.cfg").write_text(config)
         ports = free_ports(2)
+        self.address = ("127.0.0.1", ports[0])
         self.url, self.watch = (f"http://127.0.0.1:{port}" for port in ports)
         self.log = (folder / "edge.log").open("w+")
         self.process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """The edge, a real HAProxy before real replicas: what it passes, what it says itself, what it does not lose."""
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import socketserver
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -18,11 +20,16 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
 from serving import errors
+from serving.engine.budget import BYTES_PER_SECOND
+from serving.engine.memory import fitted
 from serving.http import headers
-from tests.conftest import encoded
+from serving.http.connections import MAX_HEAD_BYTES, MAX_HEADERS
+from serving.settings import Settings
+from tests.conftest import ROOT, encoded
 from tests.e2e.test_process import CAT, Process, serve
 from tests.ops.edge import CLIENTS, CONFIG, Edge, Load, Names
 from tests.waiting import PATIENCE, until
@@ -95,6 +102,16 @@ def protected(answer: httpx.Response) -> bool:
     return all(answer.headers.get_list(name.decode()) == [value.decode()] for name, value in headers.API)
 
 
+def ask(front: Edge, head: bytes, host: bytes = b"Host: x\r\n", source: str = "127.0.0.1") -> bytes:
+    """All that is answered to a head by hand."""
+    with socket.create_connection(front.address, PATIENCE, source_address=(source, 0)) as connection:
+        connection.sendall(head + b"\r\n" + host + b"Connection: close\r\n\r\n")
+        answer = b""
+        while data := connection.recv(9000):
+            answer += data
+    return answer
+
+
 def problem(answer: httpx.Response, code: str) -> dict[str, object]:
     """Check that an answer is an error as the API has them, and return it."""
     document: dict[str, object] = answer.json()
@@ -117,6 +134,81 @@ def test_its_own_errors_are_the_services() -> None:
     for document in documents:
         expected = errors.problem(document["code"], document["detail"], document["request_id"])
         assert document == msgspec.to_builtins(expected)
+
+
+def said(pattern: str) -> int:
+    """The number that the configuration gives for something, once."""
+    (number,) = re.findall(rf"^\s+{pattern}", CONFIG.read_text(), re.MULTILINE)
+    return int(number)
+
+
+def test_its_limits_are_the_services() -> None:
+    settings = Settings()
+    assert said(r"tune\.bufsize (\d+)") == MAX_HEAD_BYTES
+    assert said(r"tune\.http\.maxhdr (\d+)") == MAX_HEADERS
+    assert said(r"maxconn (\d+)") == settings.max_connections
+    assert said(r"tcp-request connection reject if \{ sc0_conn_cur gt (\d+) \}") == settings.max_connections / 2
+    assert said(r"timeout http-request (\d+)s") == settings.body_seconds
+    assert said(r"timeout http-keep-alive (\d+)s") == uvicorn.Config("").timeout_keep_alive
+    assert said(r"timeout queue (\d+)s") == settings.deadline_seconds
+    # The replica is to answer first.
+    assert said(r"timeout client (\d+)s") > settings.body_seconds
+    assert said(r"timeout server (\d+)s") > settings.body_seconds + settings.deadline_seconds
+    # The largest batch at the lowest rate takes longer than both, and both are times without a byte.
+    assert settings.max_batch_bytes / BYTES_PER_SECOND > said(r"timeout server (\d+)s")
+
+
+def test_it_sends_a_replica_no_more_connections_than_its_memory_allows() -> None:
+    (megabytes,) = re.findall(r"x-service:.*?memory: (\d+)M", (ROOT / "compose.yaml").read_text(), re.DOTALL)
+    fitting, _ = fitted(Settings(), 1, int(megabytes) << 20)
+    assert said(r"default-server check .*maxconn (\d+)") < fitting.max_connections
+
+
+@pytest.mark.parametrize(("size", "fields", "status"), [(30_000, 0, 200), (0, 97, 200), (33_000, 0, 400), (0, 99, 400)])
+def test_a_head_may_be_as_large_as_the_service_allows(
+    edge: Build, replica: Callable[..., Process], size: int, fields: int, status: int
+) -> None:
+    front = edge([replica()])
+    lines = [b"a: " + b"a" * size, *[b"a: b"] * fields]
+    assert b"HTTP/1.1 %d " % status in ask(front, b"\r\n".join([b"GET /health HTTP/1.1", *lines]))
+
+
+def test_a_request_without_host_and_one_with_two_are_refused(edge: Build, replica: Callable[..., Process]) -> None:
+    front = edge([replica()])
+    assert ask(front, b"GET /health HTTP/1.1", host=b"").startswith(b"HTTP/1.1 400")
+    assert ask(front, b"GET /health HTTP/1.1\r\nHost: y").startswith(b"HTTP/1.1 400")
+
+
+def test_one_clients_idle_connections_do_not_shut_others_out(edge: Build, replica: Callable[..., Process]) -> None:
+    front = edge([replica()])
+    silent = []
+    for _ in range(said(r"maxconn (\d+)")):
+        with contextlib.suppress(ConnectionResetError):  # those that are too many
+            silent.append(socket.create_connection(front.address, timeout=PATIENCE))
+    assert ask(front, b"GET /health HTTP/1.1", source="127.0.0.2").startswith(b"HTTP/1.1 200")
+    silent[0].setblocking(False)
+    with pytest.raises(BlockingIOError):  # it is still open: there is not even an end to read
+        silent[0].recv(1)
+    for connection in silent:
+        connection.close()
+
+
+@pytest.mark.slow
+def test_four_megabytes_at_two_megabits_a_second_arrive(edge: Build, replica: Callable[..., Process]) -> None:
+    front = edge([replica()])
+    picture = noise(1160)
+    assert len(picture) > 4_000_000
+
+    def pieces() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+        for start in range(0, len(picture), 25_000):
+            time.sleep(0.1)
+            yield picture[start : start + 25_000]
+        yield b"\r\n--x--\r\n"
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = httpx.post(f"{front.url}/predict", content=pieces(), headers=headers, timeout=PATIENCE)
+    assert answer.status_code == 200
 
 
 def test_what_a_replica_answers_passes_unchanged(edge: Build, replica: Callable[..., Process]) -> None:
@@ -178,8 +270,8 @@ def test_feedback_finds_the_replica_that_made_the_prediction(edge: Build, replic
 
 def test_a_slow_body_is_the_replicas_to_refuse(edge: Build, replica: Callable[..., Process]) -> None:
     front = edge([replica(body_seconds="1")])
-    with socket.create_connection(("127.0.0.1", int(front.url.rsplit(":", 1)[1])), timeout=PATIENCE) as connection:
-        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n"
+    with socket.create_connection(front.address, timeout=PATIENCE) as connection:
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n"
         connection.sendall(head + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
         answer = connection.recv(9000)
     assert answer.startswith(b"HTTP/1.1 408")
@@ -242,8 +334,7 @@ def test_a_client_that_leaves_is_gone_for_the_replica_too(edge: Build, replica: 
     form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n%s\r\n--x--\r\n' % noise(1000)
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     request = head + b"Content-Length: %d\r\n\r\n" % len(form) + form
-    port = int(front.url.rsplit(":", 1)[1])
-    connections = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(8)]
+    connections = [socket.create_connection(front.address, timeout=PATIENCE) for _ in range(8)]
     for connection in connections:
         connection.sendall(request)
     for connection in connections:

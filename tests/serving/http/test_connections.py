@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -18,14 +19,17 @@ import pytest
 from serving.errors import CODES
 from serving.http.connections import MAX_HEAD_BYTES, MAX_HEADERS, Connection
 from serving.http.descriptors import SPARE_DESCRIPTORS, affordable
+from serving.http.server import METRICS_CONNECTIONS
 from tests.conftest import measured
 from tests.serving.conftest import PHOTO, Running, Start
 from tests.waiting import until
 
-HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = HEALTH[:-2] + b"Connection: close\r\n\r\n"
+POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
 FORM = PART + PHOTO + b"\r\n--x--\r\n"
+PREDICT = POST + b"Content-Length: %d\r\n\r\n" % len(FORM) + FORM
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(PART), PART)
 
 
@@ -78,18 +82,23 @@ MALFORMED: dict[str, bytes] = {
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "a field without a colon": b"GET /health HTTP/1.1\r\nHost x\r\n\r\n",
     "a space before the colon": b"GET /health HTTP/1.1\r\nHost : x\r\n\r\n",
-    "two lengths": b"POST /predict HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-    "a length and chunks": b"POST /predict HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-    "a length below zero": b"POST /predict HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-    "a length beyond counting": b"POST /predict HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
-    "CONNECT": b"CONNECT example.org:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "a path that is no path": b"GET \xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "two lengths": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "a length and chunks": POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "a length below zero": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    "a length beyond counting": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+    "no Host": b"GET /health HTTP/1.1\r\n\r\n",
+    "two Hosts": b"GET /health HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+    "two Hosts of an old client": b"GET /health HTTP/1.0\r\nHost: x\r\nhost: y\r\n\r\n",
+    "a Host that is no host": b"GET /health HTTP/1.1\r\nHost: x/y\r\n\r\n",
+    "an upgrade without Host": b"GET /health HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + HEALTH,
+    "CONNECT": b"CONNECT example.org:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a path that is no path": b"GET \xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
     "a chunk of size zz": CHUNKED + b"zz\r\n",
-    "a head without end": b"GET /health HTTP/1.1\r\nA: " + b"a" * 10 * MAX_HEAD_BYTES,
+    "a head without end": HEALTH[:-2] + b"A: " + b"a" * 10 * MAX_HEAD_BYTES,
     "an address without end": b"GET /" + b"a" * 10 * MAX_HEAD_BYTES,
-    "a head one byte too large": b"GET /health HTTP/1.1\r\nA: " + b"a" * (MAX_HEAD_BYTES - 28) + b"\r\n\r\n",
-    "too many fields": b"GET /health HTTP/1.1\r\n" + b"a:b\r\n" * (MAX_HEADERS + 1) + b"\r\n",
-    "fields without end": b"GET /health HTTP/1.1\r\n" + b"a:\r\n" * 10_000,
+    "a head one byte too large": HEALTH[:-2] + b"A: " + b"a" * (MAX_HEAD_BYTES - len(HEALTH) - 4) + b"\r\n\r\n",
+    "too many fields": HEALTH[:-2] + b"a:b\r\n" * MAX_HEADERS + b"\r\n",
+    "fields without end": HEALTH[:-2] + b"a:\r\n" * 10_000,
     "chunks of one byte without end": CHUNKED + b"1\r\na\r\n" * 500_000,
     "a chunk extension without end": CHUNKED + b"1;" + b"a" * 1_000_000,
     "a trailer without end": CHUNKED + b"1\r\na\r\n0\r\n" + b"a: b\r\n" * 200_000,
@@ -105,14 +114,67 @@ def test_what_is_no_request_is_refused_in_the_one_form_of_all_errors(server: Run
 
 
 def test_a_head_as_large_as_may_be_is_read_in_one_piece_or_many(server: Running) -> None:
-    head = b"GET /health HTTP/1.1\r\nConnection: close\r\nA: " + b"a" * (MAX_HEAD_BYTES - 50) + b"\r\n\r\n"
+    head = HEALTH[:-2] + b"Connection: close\r\nA: " + b"a" * (MAX_HEAD_BYTES - 60) + b"\r\n\r\n"
     assert len(head) < MAX_HEAD_BYTES
     assert statuses(tell(server, head)) == [200]
     assert statuses(tell(server, *(head[start : start + 1000] for start in range(0, len(head), 1000)))) == [200]
 
 
+@pytest.mark.parametrize("host", [b"", b"x:8000", b"[::1]:8000", b"a_b-c.example.", b"127.0.0.1"])
+def test_a_host_may_have_a_port_and_be_an_address_or_empty(server: Running, host: bytes) -> None:
+    said = tell(server, b"GET /health HTTP/1.1\r\nConnection: close\r\nHost: " + host + b"\r\n\r\n")
+    assert statuses(said) == [200]
+
+
+@pytest.mark.parametrize("zeros", [1, 20, 4300, 20_000])
+def test_a_length_with_leading_zeros_is_the_number_that_it_says(server: Running, zeros: int) -> None:
+    head = POST + b"Connection: close\r\nContent-Length: " + b"0" * zeros
+    assert statuses(tell(server, head + b"%d\r\n\r\n" % len(FORM) + FORM)) == [200]
+    assert statuses(tell(server, head + b"20000001\r\n\r\n")) == [413]
+
+
 def test_what_was_asked_before_the_nonsense_is_answered(server: Running) -> None:
     assert statuses(tell(server, HEALTH + b"nonsense\r\n\r\n")) == [200]
+
+
+def test_a_fault_in_a_body_costs_no_answer_to_an_earlier_request(server: Running) -> None:
+    assert statuses(tell(server, PREDICT + CHUNKED + b"zz\r\n")) == [200]
+
+
+def test_a_fault_in_a_body_that_has_had_its_answer_is_not_answered_too(server: Running) -> None:
+    with connect(server) as client:
+        client.sendall(CHUNKED.replace(b"/predict", b"/nowhere"))
+        assert statuses(client.recv(1 << 16)) == [404]
+        client.sendall(b"zz\r\n")
+        assert until_closed(client) == b""
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (HEALTH, [200]),
+        (PREDICT, [200]),
+        (PREDICT.replace(b"HTTP/1.1", b"HTTP/1.0"), [200]),
+        (CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(FORM) - len(PART), FORM[len(PART) :]), [200]),
+        (PREDICT + HEALTH + PREDICT, [200, 200, 200]),
+        (b"GET /assets/swagger_bundle.js HTTP/1.1\r\nHost: x\r\n\r\n", [200]),
+        (PREDICT + HEALTH[:-2], [200]),
+        (PREDICT + PREDICT[:-2], [200]),
+        (PREDICT.replace(b"/predict", b"/nowhere")[:-2], [404]),
+        (HEALTH[:-2], []),
+        (PREDICT[:-2], []),
+        (b"", []),
+    ],
+)
+def test_a_client_that_half_closes_is_answered_what_it_asked_whole(
+    server: Running, sent: bytes, answers: list[int]
+) -> None:
+    with connect(server) as client:
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        said = until_closed(client)
+    assert statuses(said) == answers
+    assert server.http.get("/health").status_code == 200
 
 
 def test_requests_may_be_sent_ahead_but_not_without_end(server: Running) -> None:
@@ -248,14 +310,66 @@ def test_a_connection_that_cannot_be_looked_after_does_not_end_the_server(
 
 def test_one_connection_too_many_is_told_so_and_the_next_after_one_left_is_welcome(start: Start) -> None:
     server = start(max_connections=10, body_seconds=30)
-    clients = [connect(server) for _ in range(9)]  # the tenth is `server.http`'s
-    headers = assert_refused(tell(server, HEALTH), "overloaded")
+    clients = [connect(server) for _ in range(10)]  # the last closes `server.http`'s, which is idle
+    for client in clients:
+        client.sendall(HEALTH[:5])
+    until(lambda: tell(server, LAST).startswith(b"HTTP/1.1 503"))
+    headers = assert_refused(tell(server, LAST), "overloaded")
     assert int(headers["retry-after"]) >= 1
-    assert server.metric('catsdogs_rejected_total{code="overloaded"}') == 1
     for client in clients[:2]:
         client.close()
-    until(lambda: tell(server, HEALTH[:-2] + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200"))
+    until(lambda: tell(server, LAST).startswith(b"HTTP/1.1 200"))
+    assert server.metric('catsdogs_rejected_total{code="overloaded"}') >= 2
+    for client in clients[2:]:
+        client.sendall(HEALTH[5:])
+        assert statuses(client.recv(1 << 16)) == [200]
+        client.close()
+
+
+def test_the_connection_that_is_idle_longest_makes_room_for_a_new_one(start: Start) -> None:
+    server = start(max_connections=10, body_seconds=30)
+    silent, busy, *used = [connect(server) for _ in range(10)]
+    busy.sendall(CHUNKED)
+    for client in (*used, used[0]):
+        client.sendall(HEALTH)
+        assert statuses(client.recv(1 << 16)) == [200]
+    first, *others = used
+    for gone in (silent, *others):
+        newcomer = connect(server)
+        newcomer.sendall(HEALTH)
+        assert statuses(newcomer.recv(1 << 16)) == [200]
+        assert gone.recv(1) == b""
+        others.append(newcomer)
+    busy.sendall(b"zz\r\n")
+    assert statuses(busy.recv(1 << 16)) == [400]
+    first.sendall(HEALTH)
+    assert statuses(first.recv(1 << 16)) == [200]
+    for client in (silent, busy, *used, *others):
+        client.close()
+
+
+def test_a_request_that_has_come_but_is_not_read_keeps_its_connection(start: Start) -> None:
+    server = start(max_connections=10)
+    resume = threading.Event()
+    server.loop.call_soon_threadsafe(resume.wait)
+    clients = [connect(server) for _ in range(30)]
     for client in clients:
+        client.sendall(LAST)
+    resume.set()
+    said = [until_closed(client) for client in clients]
+    assert [statuses(each) for each in said] == [[200]] * 10 + [[503]] * 20
+    for client in clients:
+        client.close()
+
+
+def test_silent_connections_keep_neither_probes_nor_scrapes_from_the_metrics_port(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    start(metrics_port=port)
+    silent = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(3 * METRICS_CONNECTIONS)]
+    for path in ("/health", "/health/ready", "/metrics"):
+        assert httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200
+    for client in silent:
         client.close()
 
 
@@ -323,6 +437,9 @@ def test_few_descriptors_mean_few_connections_and_having_none_left_passes(
     page = httpx.get(f"{url}/metrics").text
     assert "process_max_fds 200" in page
     clients = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(150)]
+    for client in clients:
+        with contextlib.suppress(OSError):
+            client.sendall(HEALTH[:5])
     until(lambda: answers(url) == 503)  # there are 100 already, in our form and not by a reset
     for client in clients:
         client.close()

@@ -272,7 +272,8 @@ def test_a_picture_that_waits_too_long_is_given_up_and_not_decoded(start: Start)
     assert decoded(server) == 1
 
 
-def test_a_client_that_left_is_skipped(start: Start) -> None:
+@pytest.mark.parametrize("left", [True, False])
+def test_a_client_that_left_is_skipped_and_one_that_only_sends_no_more_is_answered(start: Start, left: bool) -> None:
     server = start(worker="tests.serving.engine.hostile", lanes=1)
     gate = Gate(server)
     url = f"http://127.0.0.1:{server.port}/predict"
@@ -285,11 +286,20 @@ def test_a_client_that_left_is_skipped(start: Start) -> None:
         )
         connection.sendall(head.encode() + body)
         until(lambda: server.metric("catsdogs_queue_depth") == 1)
-    assert server.http.get("/health").status_code == 200  # by when the service has seen that the client left
-    gate.open()
-    thread.join()
-    until(lambda: server.metric('http_requests_total{method="POST",route="/predict",status="499"}') == 1)
-    assert decoded(server) == 2
+        if left:
+            connection.close()
+        else:
+            connection.shutdown(socket.SHUT_WR)
+        assert server.http.get("/health").status_code == 200  # by when the service has seen it
+        gate.open()
+        thread.join()
+        if not left:
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert json.load(answer)["verdict"]
+    status = 499 if left else 200
+    until(lambda: server.metric(f'http_requests_total{{method="POST",route="/predict",status="{status}"}}') == 2 - left)
+    assert decoded(server) == 3 - left
 
 
 def test_while_draining_nothing_new_is_accepted(start: Start) -> None:
