@@ -42,6 +42,23 @@ def test_compose_builds_the_image_from_the_checkout(docker: Docker, stack: Stack
     stack.compose("build", "service", timeout=1200, CATSDOGS_IMAGE="cats-dogs-compose-test")
 
 
+def test_without_a_password_for_grafana_nothing_starts_and_one_line_says_so(stack: Stack) -> None:
+    told = stack.compose("config", "--quiet", check=False, GRAFANA_PASSWORD="")
+    assert told.endswith("put GRAFANA_PASSWORD=… into .env, a password for Grafana's admin")
+    grafana = json.loads(stack.compose("--profile", "left-out", "config", "--format", "json"))["services"]["grafana"]
+    assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "not admin"
+
+
+def test_keys_reach_the_service_as_they_are_set_and_are_not_made_empty(stack: Stack) -> None:
+    def keys(**environment: str) -> object:
+        told = json.loads(stack.compose("config", "--format", "json", check=True, timeout=60, **environment))
+        return told["services"]["service"]["environment"]["CATSDOGS_API_KEYS"]
+
+    assert keys() is None
+    assert keys(CATSDOGS_API_KEYS="") == ""
+    assert keys(CATSDOGS_API_KEYS="a") == "a"
+
+
 def test_what_is_published_is_published_on_this_machine_alone(stack: Stack) -> None:
     published = {}
     for line in stack.compose("ps", "--format", "json").splitlines():

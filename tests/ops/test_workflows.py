@@ -59,12 +59,12 @@ def test_dependabots_file_fits_its_schema() -> None:
     passes("check-jsonschema", "--builtin-schema", "vendor.dependabot", GITHUB / "dependabot.yml")
 
 
-def test_compose_s_file_is_in_its_form_and_every_image_has_a_version() -> None:
+def test_compose_s_file_is_in_its_form_and_every_image_has_a_version_and_a_digest() -> None:
     passes("check-jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "compose.yaml")
     images = re.findall(r"^    image: (\S+)$", (ROOT / "compose.yaml").read_text(), re.MULTILINE)
     theirs = [image for image in images if not image.startswith("${CATSDOGS")]
     assert len(theirs) == 4
-    assert all(re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+(-alpine)?", image) for image in theirs)
+    assert all(re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+(-alpine)?@sha256:[0-9a-f]{64}", image) for image in theirs)
 
 
 def test_zizmor_finds_nothing_even_when_pedantic() -> None:
