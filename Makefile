@@ -91,10 +91,11 @@ bench-train: install-dev ## how fast training is, beside the loop of tutorials; 
 	python -m training.bench --ablate
 	python -m training.scoreboard
 
-lock: ## new versions of what make serve and the image install, with their hashes
+lock: ## new versions of what make serve, the image and a deployment install, with their hashes
 	$(PYTHON) -m venv $(LOCK)
 	$(call install,$(LOCK),uv)
 	grep -o 'setuptools[^"]*' pyproject.toml | head -1 | $(call LOCKED,build) -
+	grep -oE '(click|httpx|msgspec)>[^"]*' pyproject.toml | $(call LOCKED,deploy) -
 	$(call LOCKED,requirements) pyproject.toml
 
 # One package comes as source only; what builds it, and this project, is locked too.

@@ -69,8 +69,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: Annotated[
         str,
         Meta(
-            pattern=r"^([0-9a-fA-F]{64}([,\s]+|$))*$",
-            description="SHA-256 digests of the API keys, from `catsdogs key`; empty for no keys.",
+            # Empty is refused: it is more often a secret that is missing than a service meant for everybody.
+            pattern=r"^([0-9a-fA-F]{64}([,\s]+|$))+$",
+            description="SHA-256 digests of the API keys, from `catsdogs key`; unset for no keys, empty is refused.",
         ),
     ] = ""
     origins: Annotated[
@@ -123,7 +124,10 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
         # msgspec says "Expected `int` … - at `$.port`"; people know the setting by the variable's name.
         reason, _, place = str(error).partition(" - at `$.")
         if place == "api_keys`":
-            reason = "expected SHA-256 digests in hex, separated by commas or spaces; `catsdogs key` makes one"
+            reason = (
+                "expected SHA-256 digests in hex, separated by commas or spaces (`catsdogs key` makes one); "
+                "unset it for a service without keys"
+            )
         elif place == "origins`":
             reason = (
                 f"{values['origins']!r}: expected origins such as https://app.example or http://localhost:3000, "

@@ -65,13 +65,22 @@ def name(number: int) -> str:
     return f"journal-{number:06}.jsonl"
 
 
-def files(folder: Path) -> list[tuple[int, Path]]:
-    """The files of the journal in ``folder`` with their numbers, in order.
+def entries(folder: Path) -> list[tuple[int, Path]]:
+    """Everything in ``folder`` with the name of a journal's file, with its number, in order.
 
     Raises:
         OSError: the folder cannot be read.
     """
     return sorted((int(found[1]), path) for path in folder.iterdir() if (found := NAME.fullmatch(path.name)))
+
+
+def files(folder: Path) -> list[tuple[int, Path]]:
+    """The regular files among the entries: opening a FIFO would block its reader.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return [(number, path) for number, path in entries(folder) if path.is_file()]
 
 
 def gather(paths: Iterable[Path]) -> list[Path]:

@@ -183,6 +183,7 @@ class FeedbackStore:
                 "journal_lines_total": self._journal.lines,
                 "journal_dropped_total": self._journal.dropped,
                 "journal_failing": float(self._journal.failures > 0),
+                "journal_skipped_total": self._journal.skipped,
             }
         return readings
 

@@ -25,7 +25,8 @@ class Journal(LineWriter[Line]):
     """Appends lines to the files of one folder.
 
     Several services may share a folder: each locks the file it writes, and starts a new file if another service has
-    locked the last one. ``lines`` counts lines that are synced to disk.
+    locked the last one, or if the last one is a FIFO, a folder or anything else that is not a regular file. ``lines``
+    counts lines that are synced to disk, ``skipped`` the entries that are not regular files.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Journal(LineWriter[Line]):
             first: called in the thread before it writes, to read the journal back.
         """
         super().__init__("journal", self._write_group)
-        self.lines = 0
+        self.lines = self.skipped = 0
         self._folder = folder
         self._max_bytes = max_bytes
         self._max_files = max_files
@@ -76,6 +77,12 @@ class Journal(LineWriter[Line]):
             self._release()
         if self._file is None:
             self._file = _File(self._folder, self._max_bytes)
+            if self._file.skipped:
+                self.skipped += 1
+                SERVICE.warning(
+                    "the journal's last entry is not a regular file and is skipped",
+                    extra={"fields": {"entry": self._file.skipped}},
+                )
             if self._max_files:
                 _delete_all_but(self._max_files, self._folder)
         self._file.append(self._encoder.encode_lines(group))
@@ -101,16 +108,21 @@ class _File:
     """The file being written, open and locked."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        """Continue the last file of ``folder``, or start the next if that is full or another process writes it.
+        """Continue the last file of ``folder``, or start the next.
+
+        The next is started if the last is full, is written by another process, or is not a regular file; in the latter
+        case its name is ``skipped``.
 
         Raises:
             OSError: neither can be opened.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        there = journal.files(folder)
+        there = journal.entries(folder)
         last, self.path = there[-1] if there else (0, folder)
-        self._fd = -1
-        if there and self.path.stat().st_size < max_bytes:
+        self._fd, self.skipped = -1, ""
+        if there and not self.path.is_file():
+            self.skipped = self.path.name
+        elif there and self.path.stat().st_size < max_bytes:
             self._fd = _locked(self.path, os.O_RDWR)
         while self._fd < 0:
             # Another process may take a number first.

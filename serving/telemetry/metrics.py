@@ -33,6 +33,7 @@ READINGS: Final = (
     ("journal_lines_total", "Lines of the journal that are on disk."),
     ("journal_dropped_total", "Lines of the journal that were lost because they could not be written."),
     ("journal_failing", "1 while the journal cannot be written."),
+    ("journal_skipped_total", "Entries with the name of a journal's file that were skipped: not regular files."),
     ("live_feedback", "Number of feedbacks that live_accuracy is computed from, at most 1,000."),
     ("test_accuracy", "Accuracy on the test photos, from the contract of the model in service."),
     ("test_accuracy_low", "Lower end of its 95 % Wilson interval."),

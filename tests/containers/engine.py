@@ -78,6 +78,16 @@ class Docker:
         (found,) = json.loads(self("inspect", thing))
         return dict(found)
 
+    def images(self) -> dict[str, str]:
+        """Name of the image of each service in compose.yaml that is not built here; a stand-in has no digest."""
+        services = re.split(r"^  (\w+):$", (ROOT / "compose.yaml").read_text(), flags=re.MULTILINE)
+        images = {
+            name: found[1]
+            for name, text in zip(services[1::2], services[2::2], strict=True)
+            if (found := re.search(r"^    image: ([\w./-]+:[\w.-]+@sha256:[0-9a-f]{64})$", text, re.MULTILINE))
+        }
+        return {name: image.partition("@")[0] if self.standins else image for name, image in images.items()}
+
     def build(self, tag: str, *options: str | Path) -> None:
         """Build the shipped Dockerfile, trusting what pip is told to trust here."""
         trust = ["--secret", f"id=pip_ca,src={CERTIFICATES}"] if os.environ.get("PIP_CERT") else []
@@ -195,17 +205,8 @@ def _answers(docker: Docker) -> bool:
     return False
 
 
-def images_of_compose() -> dict[str, str]:
-    """Name of the image of each service in compose.yaml that is not built here."""
-    services = re.split(r"^  (\w+):$", (ROOT / "compose.yaml").read_text(), flags=re.MULTILINE)
-    named = zip(services[1::2], services[2::2], strict=True)
-    return {
-        name: found[1] for name, text in named if (found := re.search(r"^    image: ([\w./-]+:[\w.-]+)$", text, re.M))
-    }
-
-
 def _images(docker: Docker) -> None:
-    names = images_of_compose()
+    names = docker.images()
     known = docker("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
     if BASE not in known:
         _import(docker, _root("base", PYTHON_NEEDS, _add_python), BASE, 'CMD ["python3"]')

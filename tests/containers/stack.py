@@ -1,5 +1,6 @@
 """The shipped compose.yaml, up on free ports of this machine under a name of its own."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -31,8 +32,10 @@ class Stack:
         }
         self.url, self.side, self.prometheus = (f"http://127.0.0.1:{port}" for port in ports[:3])
         if docker.standins:  # of Grafana alone there is none
-            (folder / "left-out.yaml").write_text("services: {grafana: {profiles: [left-out]}}\n")
-            self.environment["COMPOSE_FILE"] = f"{ROOT}/compose.yaml:{folder}/left-out.yaml"
+            services: dict[str, object] = {name: {"image": image} for name, image in docker.images().items()}
+            services["grafana"] = {"profiles": ["left-out"]}
+            (folder / "stand-ins.yaml").write_text(json.dumps({"services": services}))
+            self.environment["COMPOSE_FILE"] = f"{ROOT}/compose.yaml:{folder}/stand-ins.yaml"
             self.environment["COMPOSE_PROJECT_DIRECTORY"] = str(ROOT)
 
     def compose(self, *arguments: str, check: bool = True, timeout: float = 300, **environment: str) -> str:

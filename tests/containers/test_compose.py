@@ -42,6 +42,23 @@ def test_compose_builds_the_image_from_the_checkout(docker: Docker, stack: Stack
     stack.compose("build", "service", timeout=1200, CATSDOGS_IMAGE="cats-dogs-compose-test")
 
 
+def test_grafana_whose_password_has_a_default_is_published_on_loopback_only(stack: Stack) -> None:
+    document = stack.compose("--profile", "left-out", "config", "--format", "json", GRAFANA_PASSWORD="")
+    grafana = json.loads(document)["services"]["grafana"]
+    assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "admin"
+    assert [port["host_ip"] for port in grafana["ports"]] == ["127.0.0.1"]
+
+
+def test_keys_reach_the_service_as_they_are_set_and_are_not_made_empty(stack: Stack) -> None:
+    def keys(**environment: str) -> object:
+        told = json.loads(stack.compose("config", "--format", "json", check=True, timeout=60, **environment))
+        return told["services"]["service"]["environment"]["CATSDOGS_API_KEYS"]
+
+    assert keys() is None
+    assert keys(CATSDOGS_API_KEYS="") == ""
+    assert keys(CATSDOGS_API_KEYS="a") == "a"
+
+
 def test_what_is_published_is_published_on_this_machine_alone(stack: Stack) -> None:
     published = {}
     for line in stack.compose("ps", "--format", "json").splitlines():

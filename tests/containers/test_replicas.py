@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT
-from tests.containers.engine import Docker, images_of_compose
+from tests.containers.engine import Docker
 from tests.ops.edge import CLIENTS, Load
 from tests.ops.manifests import docker_run, render
 from tests.waiting import until
@@ -31,7 +31,7 @@ class Pods:
             "run", "--detach", "--network", NETWORK, *ports,
             "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
             "--volume", f"{ROOT}/ops/edge/haproxy.cfg:/usr/local/etc/haproxy/haproxy.cfg:ro",
-            images_of_compose()["edge"],
+            docker.images()["edge"],
         ).splitlines()[-1]  # fmt: skip
         self.url, self.watch = (
             "http://" + docker("port", self.edge, f"{port}/tcp").splitlines()[0] for port in (8000, 8405)

@@ -129,6 +129,18 @@ def test_its_settings_are_settings_and_the_service_takes_them(manifests: list[Ma
     assert taken.journal in mounts
 
 
+def test_no_pod_starts_without_the_secret_with_the_keys(manifests: list[Manifest]) -> None:
+    inside = container(only(manifests, "Deployment"))
+    (keys,) = inside["env"]
+    # Not `optional`, which would leave the variable out and the service open.
+    reference = {"name": "catsdogs-keys", "key": "CATSDOGS_API_KEYS"}
+    assert keys == {"name": "CATSDOGS_API_KEYS", "valueFrom": {"secretKeyRef": reference}}
+    assert [source for source in inside["envFrom"] if "secretRef" in source] == []
+    assert f"create secret generic {reference['name']} -n catsdogs --from-literal={reference['key']}=" in (
+        (K8S / "README.md").read_text()
+    )
+
+
 def test_a_pod_has_time_to_drain_and_to_finish(manifests: list[Manifest]) -> None:
     delay = float(settings(manifests)["CATSDOGS_DRAIN_DELAY_SECONDS"])
     ready = container(only(manifests, "Deployment"))["readinessProbe"]

@@ -1,10 +1,13 @@
 """The shell in the workflows, run as GitHub runs it: what deployment takes, what it refuses, what is skipped."""
 
 import http.server
+import io
+import json
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -108,12 +111,50 @@ def test_a_tag_that_is_not_the_version_is_refused(tmp_path: Path) -> None:
     assert outputs == {}
 
 
-def test_half_an_image_gets_no_name(tmp_path: Path) -> None:
-    (tmp_path / "digests").mkdir()
-    (tmp_path / "digests" / DIGEST.removeprefix("sha256:")).touch()
-    code, said, _ = bash(named("publish", "Put both halves under it"), tmp_path, IMAGE="x", TAG="x:1")
+def named_by(folder: Path, *architectures: str) -> tuple[int, str, dict[str, str]]:
+    """Run the step that pushes and names, with skopeo and docker that only say what they are asked."""
+    (folder / "images").mkdir()
+    for architecture in architectures:
+        index = json.dumps({"manifests": [{"digest": f"sha256:{architecture}"}]}).encode()
+        with tarfile.open(folder / f"images/image-{architecture}.tar", "w") as archive:
+            entry = tarfile.TarInfo("index.json")
+            entry.size = len(index)
+            archive.addfile(entry, io.BytesIO(index))
+    for program, answer in (("skopeo", ""), ("docker", f"case $3 in inspect) echo '\"{DIGEST}\"';; esac")):
+        (folder / program).write_text(f'#!/bin/sh\necho "{program} $*" >&2\n{answer}\n')
+        (folder / program).chmod(0o755)
+    script = f"PATH={folder}:$PATH\n" + named("publish", "Push both halves, and put them under it")
+    return bash(script, folder, IMAGE="registry/x", TAG="registry/x:1")
+
+
+def test_both_halves_are_pushed_whole_by_their_digests_and_then_named(tmp_path: Path) -> None:
+    code, said, outputs = named_by(tmp_path, "amd64", "arm64")
+    assert code == 0, said
+    assert said.splitlines()[:3] == [
+        "skopeo copy --all --preserve-digests oci-archive:images/image-amd64.tar docker://registry/x@sha256:amd64",
+        "skopeo copy --all --preserve-digests oci-archive:images/image-arm64.tar docker://registry/x@sha256:arm64",
+        "docker buildx imagetools create --tag registry/x:1 registry/x@sha256:amd64 registry/x@sha256:arm64",
+    ]
+    assert outputs == {"digest": DIGEST}
+
+
+def test_half_an_image_is_not_pushed_and_gets_no_name(tmp_path: Path) -> None:
+    code, said, outputs = named_by(tmp_path, "amd64")
     assert code == 1
-    assert "1 images instead of two" in said
+    assert said.splitlines() == ["::error::1 images instead of two."]
+    assert outputs == {}
+
+
+@pytest.mark.slow
+def test_what_a_deployment_installs_is_enough_to_send_the_sample(tmp_path: Path) -> None:
+    (tmp_path / "docker").mkdir()
+    shutil.copy(ROOT / "docker/deploy.lock", tmp_path / "docker")
+    code, said, _ = bash(named("cd", "Bring what sends the sample, where there is one"), tmp_path)
+    assert code == 0, said
+    command: list[str | Path] = [tmp_path / ".venv-deploy/bin/python", "-m", "ops", "collect", "nowhere.zip"]
+    done = subprocess.run(command, cwd=ROOT, env={}, check=False, capture_output=True, text=True)
+    assert "nowhere.zip" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_without_a_remote_nothing_is_pulled(tmp_path: Path) -> None:

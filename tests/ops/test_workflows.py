@@ -31,7 +31,6 @@ SECRETS = {
 }
 # Who may write what; every other job reads.
 WRITES = {
-    "publish.build": {"packages"},
     "publish.release": {"packages", "id-token", "attestations"},
     "data.comment": {"pull-requests"},
 }
@@ -60,12 +59,12 @@ def test_dependabots_file_fits_its_schema() -> None:
     passes("check-jsonschema", "--builtin-schema", "vendor.dependabot", GITHUB / "dependabot.yml")
 
 
-def test_compose_s_file_is_in_its_form_and_every_image_has_a_version() -> None:
+def test_compose_s_file_is_in_its_form_and_every_image_has_a_version_and_a_digest() -> None:
     passes("check-jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "compose.yaml")
     images = re.findall(r"^    image: (\S+)$", (ROOT / "compose.yaml").read_text(), re.MULTILINE)
     theirs = [image for image in images if not image.startswith("${CATSDOGS")]
     assert len(theirs) == 4
-    assert all(re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+(-alpine)?", image) for image in theirs)
+    assert all(re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+(-alpine)?@sha256:[0-9a-f]{64}", image) for image in theirs)
 
 
 def test_zizmor_finds_nothing_even_when_pedantic() -> None:
@@ -131,6 +130,30 @@ def test_a_workflow_has_no_rights_but_what_each_job_asks_for(name: str) -> None:
         assert writes == WRITES.get(f"{name}.{key}", set()), key
 
 
+def installs_or_tests(steps: list[dict[str, Any]]) -> bool:
+    """Whether steps run the repository's tests or packages that others made."""
+    return any(re.search(r"pytest|\bpip\b|make (test|install)|npm |apt-get", step.get("run", "")) for step in steps)
+
+
+@pytest.mark.parametrize(("name", "job"), [(f"{name}.{key}", job) for name, key, job in JOBS if "steps" in job])
+def test_a_job_that_may_write_runs_no_test_and_installs_nothing(name: str, job: dict[str, Any]) -> None:
+    writes = "write" in job["permissions"].values()
+    assert not (writes and installs_or_tests(job["steps"])), name
+    assert not (writes and any("checkout" in step.get("uses", "") for step in job["steps"])), name
+
+
+def test_what_the_machine_that_serves_installs_is_pinned_by_hash() -> None:
+    runs = "\n".join(step.get("run", "") for step in WORKFLOWS["cd"]["jobs"]["deploy"]["steps"])
+    runs += (ROOT / "ops/deploy.sh").read_text()
+    installs = re.findall(r"^.*\b(?:install|download)\b.*$", runs.replace("\\\n", ""), re.MULTILINE)
+    wanted = "install --quiet --require-hashes --no-deps --only-binary :all: --requirement docker/deploy.lock"
+    assert [" ".join(line.split()[1:]) for line in installs] == [wanted]
+    lock = (ROOT / "docker/deploy.lock").read_text()
+    pinned = re.findall(r"^([\w-]+)==\S+ .*\\\n    --hash=sha256:", lock, re.MULTILINE)
+    assert {"click", "httpx", "msgspec"} <= set(pinned)
+    assert not re.search(r"\| *(sudo )?(ba)?sh\b", runs), "nothing from the network goes straight to a shell"
+
+
 def test_code_of_a_pull_request_never_runs_with_rights_to_write() -> None:
     assert "pull_request_target" not in TEXT
     assert "workflow_run" not in TEXT
@@ -182,8 +205,8 @@ def test_what_the_workflows_name_is_there() -> None:
         assert f"def {test}(" in (ROOT / path).read_text()
 
 
-def test_the_image_test_takes_the_image_that_was_published() -> None:
-    assert "CATSDOGS_IMAGE" in named_environment("publish", "Does it do what it should?")
+def test_the_image_test_takes_the_image_that_was_built() -> None:
+    assert named_environment("publish", "Does it do what it should?") == {"CATSDOGS_IMAGE": "${{ env.IMAGE }}"}
     tests = [path.read_text() for path in (ROOT / "tests/containers").glob("*.py")]
     assert any("CATSDOGS_IMAGE" in text for text in tests)
 
@@ -199,19 +222,32 @@ def test_an_image_is_made_from_a_green_commit_and_named_after_it_was_scanned() -
     assert "ci" in jobs["build"]["needs"]
     assert "build" in jobs["release"]["needs"]
     build = [step.get("uses", "").split("@")[0] or step["name"] for step in jobs["build"]["steps"]]
-    pushed, scanned = build.index("docker/build-push-action"), build.index("aquasecurity/trivy-action")
-    assert pushed < build.index("Is it small?") < scanned < build.index("Does it do what it should?")
-    (push,) = [step["with"] for step in jobs["build"]["steps"] if "build-push" in step.get("uses", "")]
-    assert "push-by-digest=true" in push["outputs"]
-    assert "tags" not in push
-    assert (push["provenance"], push["sbom"]) == ("mode=max", True)
+    scanned = build.index("aquasecurity/trivy-action")
+    assert build.index("Is it small?") < scanned < build.index("Does it do what it should?")
     release = [step.get("name") for step in jobs["release"]["steps"]]
+    assert release.index("Push both halves, and put them under it") < release.index("Attest what is in it")
     assert release.index("Attest what is in it") < release.index("Move the names that move")
 
 
-def test_what_is_scanned_and_deployed_is_named_by_its_digest() -> None:
+def test_what_is_pushed_is_the_archive_that_was_tested_kept_before_a_test_could_change_it() -> None:
+    jobs = WORKFLOWS["publish"]["jobs"]
+    steps = jobs["build"]["steps"]
+    (made,) = [number for number, step in enumerate(steps) if "build-push" in step.get("uses", "")]
+    build, kept = steps[made]["with"], steps[made + 1]
+    assert build["outputs"] == "type=oci,dest=${{ env.ARCHIVE }}"
+    assert (build["provenance"], build["sbom"]) == ("mode=max", True)
+    assert not {"push", "tags"} & set(build)
+    assert kept["uses"].startswith("actions/upload-artifact@")
+    assert kept["with"]["path"] == "${{ env.ARCHIVE }}"
+    (given,) = [step["run"] for step in steps if step.get("name") == "Give it to the engine"]
+    assert '"oci-archive:$ARCHIVE" "docker-daemon:$IMAGE"' in given
     (scan,) = [step for _, _, step in STEPS if "trivy" in step.get("uses", "")]
-    assert scan["with"]["image-ref"].endswith("@${{ steps.build.outputs.digest }}")
+    assert scan["with"]["image-ref"] == "${{ env.IMAGE }}"
+    (brought,) = [step for step in jobs["release"]["steps"] if "download-artifact" in step.get("uses", "")]
+    assert brought["with"]["pattern"] == "image-*"
+
+
+def test_what_is_deployed_is_named_by_its_digest() -> None:
     assert WORKFLOWS["publish"]["jobs"]["deploy"]["with"] == {"digest": "${{ needs.release.outputs.digest }}"}
     assert not re.search(r"inference:\w", TEXT)
 

@@ -38,6 +38,7 @@ METRICS = {
     "catsdogs_journal_lines_total": "counter",
     "catsdogs_journal_dropped_total": "counter",
     "catsdogs_journal_failing": "gauge",
+    "catsdogs_journal_skipped_total": "counter",
     "catsdogs_ready": "gauge",
     "catsdogs_lanes": "gauge",
     "catsdogs_lanes_busy": "gauge",

@@ -1,10 +1,11 @@
 """Feedback over HTTP: which prediction it is about, what is counted, and what a restart keeps."""
 
 import json
-import os
 import re
+import threading
 import uuid
 from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -219,27 +220,31 @@ def test_a_journal_that_hangs_keeps_nobody_from_an_answer_or_from_feedback_on_it
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feedbacks, "READ_BACK_SECONDS", 0.2)
-    # Opening a pipe to read it waits until somebody writes to it, as a network's disk waits for its server.
-    os.mkfifo(tmp_path / journal.name(1))
+    answers = threading.Event()  # the network's disk
+
+    def recent(folder: Path, max_bytes: int) -> Iterator[journal.Line | journal.Unreadable]:
+        answers.wait()
+        return iter(())
+
+    monkeypatch.setattr(journal, "recent", recent)
     server = start(journal=str(tmp_path))
     prediction = server.predict().json()
     assert tell(server, prediction["id"], "cats").status_code == 200
     answer = tell(server, "from before the start, perhaps", "cats")
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert int(answer.headers["retry-after"]) > 0
-    (tmp_path / journal.name(1)).open("wb").close()
+    answers.set()
     until(lambda: tell(server, "from before the start, perhaps", "cats").status_code == 404)
-    (tmp_path / journal.name(1)).unlink()
     written(server, 2)
 
 
 def test_a_journal_that_cannot_be_read_back_is_said_and_written_all_the_same(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / journal.name(1)).mkdir()
-    server = start(journal=str(tmp_path))
+    (tmp_path / "journal").write_text("a file where the folder should be")
+    server = start(journal=str(tmp_path / "journal"))
     until(lambda: "the journal cannot be read back" in caplog.messages)
-    (tmp_path / journal.name(1)).rmdir()
+    (tmp_path / "journal").unlink()
     server.predict()
     written(server, 1)
 

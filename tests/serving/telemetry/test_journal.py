@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import resource
+import stat
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from serving.telemetry.journal import Journal
 from shared import journal
 from shared.journal import Line, Unreadable
 from tests.conftest import ROOT
+from tests.serving.conftest import PHOTO, Start
 from tests.shared.test_journal import feedback, prediction
 from tests.waiting import until
 
@@ -235,16 +237,74 @@ def test_lines_that_never_reach_the_disk_are_counted_and_said(
     assert "lines of the journal are lost" in caplog.messages
 
 
-def test_what_is_no_file_in_the_file_s_place_is_said_and_keeps_nobody_waiting(
-    tmp_path: Path, begin: Callable[..., Journal]
+OBSTACLES: dict[str, Callable[[Path], object]] = {
+    "FIFO": os.mkfifo,
+    "folder": Path.mkdir,
+    "socket": lambda path: os.mknod(path, stat.S_IFSOCK),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "dangling link": lambda path: path.symlink_to("nowhere"),
+    "link to itself": lambda path: path.symlink_to(path),
+}
+
+
+@pytest.fixture(params=OBSTACLES)
+def obstacle(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The journal's first two files, the last of which cannot be written."""
+    (tmp_path / journal.name(1)).touch()
+    path = tmp_path / journal.name(2)
+    OBSTACLES[request.param](path)
+    return path
+
+
+def test_a_last_entry_that_is_not_a_file_is_said_and_the_next_file_gets_the_lines(
+    obstacle: Path, begin: Callable[..., Journal], caplog: pytest.LogCaptureFixture
 ) -> None:
-    os.mkfifo(tmp_path / journal.name(1))
-    started = begin(tmp_path)
-    until(lambda: started.failures > 0)
+    started = begin(obstacle.parent)
     for number in range(100):
         started.append(prediction(str(number)))
     started.close()
-    assert started.dropped == 100
+    assert list(journal.read([obstacle.with_name(journal.name(3))])) == [prediction(str(n)) for n in range(100)]
+    assert (started.lines, started.dropped, started.failures, started.skipped) == (100, 0, 0, 1)
+    (said,) = caplog.records
+    assert said.message == "the journal's last entry is not a regular file and is skipped"
+    assert said.fields == {"entry": obstacle.name}  # type: ignore[attr-defined]
+
+
+def test_an_entry_that_takes_the_file_s_place_while_it_is_written_is_got_round_too(
+    tmp_path: Path, begin: Callable[..., Journal]
+) -> None:
+    started = begin(tmp_path)
+    started.append(prediction("a"))
+    until(lambda: started.lines == 1)
+    (tmp_path / journal.name(1)).rename(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / journal.name(1))
+    started.append(prediction("b"))
+    until(lambda: started.lines == 2)
+    assert ids(tmp_path) == ["b"]
+    assert started.skipped == 1
+
+
+def test_entries_that_are_not_files_are_neither_deleted_nor_counted_where_so_many_are_kept(
+    obstacle: Path, begin: Callable[..., Journal]
+) -> None:
+    started = begin(obstacle.parent, max_bytes=1, max_files=2)
+    for count, name in enumerate("abc", 1):
+        started.append(prediction(name))
+        until(lambda count=count: started.lines == count)  # type: ignore[misc]
+    assert [number for number, _ in journal.entries(obstacle.parent)] == [2, 4, 5]
+    assert ids(obstacle.parent) == ["b", "c"]
+
+
+def test_a_service_starts_answers_and_stops_although_its_journal_s_last_entry_is_not_a_file(
+    obstacle: Path, start: Start
+) -> None:
+    server = start(journal=str(obstacle.parent))
+    answered = server.predict(PHOTO).json()["id"]
+    until(lambda: server.metric("catsdogs_journal_lines_total") == 1)
+    assert ids(obstacle.parent) == [answered]
+    assert server.metric("catsdogs_journal_skipped_total") == 1
+    told = server.http.post("/feedback", json={"id": answered, "label": "cats"})
+    assert told.status_code == 200, "the journal was read back"
 
 
 def test_lines_keep_their_order_whatever_the_clock_does(tmp_path: Path, begin: Callable[..., Journal]) -> None:
