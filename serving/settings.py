@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             gt=0,
             description="Longest time for a client to send a request's head; "
-            "a body may take this long plus a second for each 32 kB.",
+            "a body may fall this far behind 32 kB a second.",
         ),
     ] = 15.0
     drain_delay_seconds: Annotated[

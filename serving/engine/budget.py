@@ -15,10 +15,10 @@ from serving.errors import ProblemError
 STEP_BYTES: Final = 256_000
 # The most that arrives at once: what uvicorn reads ahead, and one read of the socket.
 PIECE_BYTES: Final = 131_072
-# The slowest rate at which a body may arrive, after an initial allowance: an uplink of 256 kbit/s.
+# The slowest rate at which a body may arrive: an uplink of 256 kbit/s.
 BYTES_PER_SECOND: Final = 32_000
-# The initial allowance while other bodies wait for memory.
-CONTENDED_SECONDS: Final = 2.0
+# How far a body may be behind while others wait for memory.
+CONTENDED_SECONDS: Final = 4.0
 
 
 class BodyBudget:
@@ -26,7 +26,7 @@ class BodyBudget:
 
     Args:
         size: bytes for all bodies; the oldest may exceed it.
-        seconds: initial allowance for a body to arrive.
+        seconds: how far a body may be behind.
         wait_seconds: longest that a body waits for memory.
     """
 
@@ -48,7 +48,7 @@ class BodyBudget:
         now = asyncio.get_running_loop().time()
         first = CONTENDED_SECONDS if self._waiting else self.seconds
         for lease in self._leases:
-            if lease.time_left is not None and now - lease.started > first + lease.received / BYTES_PER_SECOND:
+            if lease.time_left is not None and lease.behind(now) > first:
                 lease.time_left.reschedule(now)
 
     async def grant(self, lease: "Lease", size: int) -> None:
@@ -109,7 +109,8 @@ class Lease:
         """Make it; nothing is granted yet."""
         self.granted = 0
         self.received = 0
-        self.started = 0.0
+        self._judged = 0
+        self._paid_until = 0.0
         self.time_left: asyncio.Timeout | None = None
         self._budget = budget
 
@@ -127,8 +128,14 @@ class Lease:
         loop = asyncio.get_running_loop()
         self.time_left, asked = None, loop.time()
         await self._budget.grant(self, min(rest, STEP_BYTES) - left)
-        self.started += loop.time() - asked  # time spent waiting for memory is not the client's
+        self._paid_until += loop.time() - asked  # time spent waiting for memory is not the client's
         self.time_left = time_left
+
+    def behind(self, now: float) -> float:
+        """Seconds by which the body is slower than `BYTES_PER_SECOND`; speed before a stall is no credit for it."""
+        arrived, self._judged = self.received - self._judged, self.received
+        self._paid_until = min(now, self._paid_until + arrived / BYTES_PER_SECOND)
+        return now - self._paid_until
 
     def complete(self) -> None:
         """The body has arrived: give back what was granted beyond it."""
@@ -139,7 +146,7 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         """Join the budget."""
-        self.started = asyncio.get_running_loop().time()
+        self._paid_until = asyncio.get_running_loop().time()
         self._budget.enter(self)
         return self
 

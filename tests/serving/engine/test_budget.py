@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from serving.engine.budget import BYTES_PER_SECOND, CONTENDED_SECONDS, PIECE_BYTES, STEP_BYTES, BodyBudget
+from serving.engine.budget import BYTES_PER_SECOND, CONTENDED_SECONDS, PIECE_BYTES, STEP_BYTES, BodyBudget, Lease
 from serving.errors import ProblemError
 
 MB = 1_000_000
@@ -139,9 +139,9 @@ async def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> No
     await upload(budget, [900_000], 900_000)
 
 
-async def sending(budget: BodyBudget, received: int) -> None:
-    """A body of 20 MB of which only so much comes."""
-    with budget.lease() as lease:
+async def sending(lease: Lease, received: int) -> None:
+    """A body of 20 MB that has come so far and no further, until the test says so."""
+    with lease:
         async with asyncio.timeout(None) as time_left:
             await lease.make_room(20 * MB, time_left)
             lease.received = received
@@ -152,25 +152,31 @@ async def test_a_slow_body_goes_on_while_it_keeps_a_rate_and_is_cut_off_below_it
     clock: Callable[[float], None],
 ) -> None:
     budget = BodyBudget(32 * MB, seconds=15, wait_seconds=5)
-    honest = asyncio.create_task(sending(budget, 20 * BYTES_PER_SECOND))
-    dripping = [asyncio.create_task(sending(budget, received)) for received in (0, 10)]
+    leases = [budget.lease() for _ in range(4)]
+    honest, stalled, *dripping = leases
+    # One that came fast at first has no credit from that.
+    received = {honest: 0, stalled: 100 * BYTES_PER_SECOND, dripping[0]: 0, dripping[1]: 10}
+    tasks = [asyncio.create_task(sending(lease, size)) for lease, size in received.items()]
     await settle()
-    clock(14)
     budget.check()
-    await settle()
-    assert not any(task.done() for task in (honest, *dripping))
+    for seconds in (7, 14):
+        clock(7)
+        honest.received = seconds * BYTES_PER_SECOND
+        budget.check()
+        await settle()
+        assert not any(task.done() for task in tasks)
     clock(2)
     budget.check()
-    for task in dripping:
+    for task in tasks[1:]:
         with pytest.raises(TimeoutError):
             await task
-    assert not honest.done()
-    honest.cancel()
+    assert not tasks[0].done()
+    tasks[0].cancel()
 
 
 async def test_while_others_wait_a_body_must_come_at_once(clock: Callable[[float], None]) -> None:
     budget = BodyBudget(MB, seconds=15, wait_seconds=60)
-    dripping = [asyncio.create_task(sending(budget, 1)) for _ in range(2)]
+    dripping = [asyncio.create_task(sending(budget.lease(), 1)) for _ in range(2)]
     await settle()
     clock(CONTENDED_SECONDS + 0.1)
     budget.check()

@@ -209,7 +209,7 @@ LOOPBACK = [
 ]
 ELSEWHERE = [
     "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example",
-    "0.0.0.0:8000", "[::2]", "128.0.0.1", "localhost:8000:1", "localhost@evil.example", "192.168.0.1",
+    "0.0.0.0:8000", "[::2]", "128.0.0.1", "192.168.0.1",
 ]  # fmt: skip
 
 
