@@ -41,6 +41,8 @@ PIXELS_WITHIN_BASE: Final = 1_000_000
 CPU_SECONDS_PER_BYTE: Final = 1e-8
 # Address space beside decoding: the request, the network's arrays, what malloc keeps.
 SLACK_BYTES: Final = 150_000_000
+# More braces than any batch needs.
+MAX_OBJECTS: Final = 1_000
 # Read at a time of a body that there is no memory for.
 PASS_OVER_BYTES: Final = 65_536
 _TO_PLAIN_BASE64: Final = bytes.maketrans(b"-_", b"+/")
@@ -126,6 +128,8 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
 
 def _batch(data: bytes) -> Batch:
     """Find each picture of a batch, so that lanes can decode their base64 in parallel."""
+    if data.count(b"{") > MAX_OBJECTS:  # decoding five million would take 700 MB
+        raise ValueError(f"a batch has at most {MAX_BATCH} pictures")
     body = msgspec.json.decode(data, type=_BatchBody)
     if len(body.images) > MAX_BATCH:
         raise ValueError(f"a batch has at most {MAX_BATCH} pictures, not {len(body.images):,}")

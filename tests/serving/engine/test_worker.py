@@ -123,6 +123,7 @@ def test_a_batch_is_taken_apart_without_decoding_its_pictures(lane: Single) -> N
     ("body", "reason"),
     [
         ({"images": [{"data": ""}] * 65}, "at most 64"),
+        ({"images": [{"data": ""}] * 5000}, "at most 64"),
         ({"images": [{"data": "", "id": "a" * 201}]}, "longer than 200"),
         ({"images": 5}, "array"),
         ({}, "images"),
