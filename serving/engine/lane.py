@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import mmap
 import os
 import signal
 import socket
@@ -14,7 +15,19 @@ from typing import Final
 
 import msgspec
 
-from serving.engine.wire import ANSWER, MAX_MESSAGE, NUMBER, REQUEST, Flags, Loaded, LoadRefused, Outcome, Ready, Start
+from serving.engine.wire import (
+    ANSWER,
+    MAX_MESSAGE,
+    NUMBER,
+    REQUEST,
+    SHARED_BYTES,
+    Flags,
+    Loaded,
+    LoadRefused,
+    Outcome,
+    Ready,
+    Start,
+)
 
 WORKER: Final = "serving.engine.worker"
 # A process that forks must have no threads: on import, numpy's OpenBLAS starts some, and onnxruntime one for telemetry.
@@ -86,22 +99,26 @@ class Zygote:
             raise LaneStartError(answer.reason, again=answer.again)
         return answer
 
-    async def fork(self, threads: int) -> tuple[int, socket.socket]:
-        """Fork a lane with ``threads`` threads for a wide session; returns its process id and the socket to it.
+    async def fork(self, threads: int) -> tuple[int, socket.socket, mmap.mmap]:
+        """Fork a lane with ``threads`` threads for a wide session; returns its process id, and socket and memory to it.
 
         Raises:
             LaneStartError: the zygote ended.
         """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        message = NUMBER.pack(threads)
+        memory = os.memfd_create("bodies")
+        os.truncate(memory, SHARED_BYTES)
+        descriptors = [theirs.fileno(), memory]
         try:
             with theirs:
-                pid = await self._ask(lambda control: socket.send_fds(control, [message], [theirs.fileno()]))
+                pid = await self._ask(lambda control: socket.send_fds(control, [NUMBER.pack(threads)], descriptors))
+            return NUMBER.unpack(pid)[0], ours, mmap.mmap(memory, SHARED_BYTES)
         except BaseException:
             ours.close()
             raise
-        return NUMBER.unpack(pid)[0], ours
+        finally:
+            os.close(memory)
 
     async def reap(self, pid: int) -> int | None:
         """Return the exit code of a lane that has ended, negative for a signal; None if the zygote has ended too."""
@@ -123,10 +140,11 @@ class Zygote:
             self._control.close()
 
     async def close(self) -> None:
-        """End it, and wait for what is being asked to fail."""
+        """End it, and close its socket once nothing is being asked."""
         self.kill()
         async with self._lock:
-            pass
+            if self._process is not None:
+                self._control.close()
 
     async def _ask(self, send: Callable[[socket.socket], object], size: int = NUMBER.size) -> bytes:
         # If the caller is cancelled, its answer must still be read, or the next caller would get it.
@@ -141,7 +159,6 @@ class Zygote:
             if answer:
                 return answer
             self.kill()
-            self._control.close()
             raise LaneStartError("the process that starts lanes ended", again=True)
 
 
@@ -167,7 +184,9 @@ class Job:
 class Lane(asyncio.Protocol):
     """The connection to one child process."""
 
-    def __init__(self, number: int, pid: int, heard: "Callable[[Lane, Outcome | Ready | None], None]") -> None:
+    def __init__(
+        self, number: int, pid: int, shared: mmap.mmap, heard: "Callable[[Lane, Outcome | Ready | None], None]"
+    ) -> None:
         """Call ``heard`` with each message, and with None when the connection is lost."""
         self.number = number
         self.pid = pid
@@ -175,6 +194,7 @@ class Lane(asyncio.Protocol):
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended_for: str | None = None  # why we killed it
         self._heard = heard
+        self._shared = shared
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
 
@@ -207,7 +227,12 @@ class Lane(asyncio.Protocol):
         assert self._transport is not None
         self.job = job
         job.started = time.perf_counter()
-        self._transport.writelines([REQUEST.pack(len(job.data), flags), job.data])
+        head, size = REQUEST.pack(len(job.data), flags), len(job.data)
+        if size <= SHARED_BYTES:
+            self._shared[:size] = job.data
+            self._transport.write(head)
+        else:
+            self._transport.writelines([head, job.data])
 
     def end(self, reason: str) -> None:
         """Kill the lane; its job is answered when it has ended."""

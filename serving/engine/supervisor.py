@@ -175,9 +175,9 @@ class Lanes:
 
     async def _fork(self, number: int) -> None:
         """Fork a lane, and wait until it is ready."""
-        pid, connection = await self.zygote.fork(self._threads if number == self._wide else 1)
+        pid, connection, shared = await self.zygote.fork(self._threads if number == self._wide else 1)
         _, lane = await asyncio.get_running_loop().create_connection(
-            lambda: Lane(number, pid, self._heard), sock=connection
+            lambda: Lane(number, pid, shared, self._heard), sock=connection
         )
         self._lanes[number] = lane
         await lane.ready

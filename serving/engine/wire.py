@@ -17,6 +17,8 @@ Because = Literal["close_call", "unfamiliar"]
 # Headers. Of a request: length of the body, flags. Of an answer: length of its MessagePack.
 REQUEST: Final = struct.Struct("<II")
 ANSWER: Final = struct.Struct("<I")
+# Bodies up to this size are passed in memory that front process and lane share; larger ones through the socket.
+SHARED_BYTES: Final = 4_194_304
 # What the front process and the zygote exchange, one message at a time, once the model is loaded.
 NUMBER: Final = struct.Struct("<i")
 # The largest message of the zygote.

@@ -6,6 +6,7 @@ supervisor sees how the process ended and starts another.
 """
 
 import binascii
+import mmap
 import resource
 import signal
 import socket
@@ -19,6 +20,7 @@ import numpy as np
 from serving.engine.wire import (
     ANSWER,
     REQUEST,
+    SHARED_BYTES,
     Batch,
     Flags,
     Item,
@@ -57,7 +59,7 @@ class _BatchBody(msgspec.Struct):
     images: list[_BatchItem]
 
 
-def main(model: Model, start: Start, threads: int, connection: socket.socket) -> None:
+def main(model: Model, start: Start, threads: int, connection: socket.socket, shared: mmap.mmap) -> None:
     """Answer requests until the front process closes the socket.
 
     Args:
@@ -65,6 +67,7 @@ def main(model: Model, start: Start, threads: int, connection: socket.socket) ->
         start: limits.
         threads: of a wide session for this lane; 1 for none.
         connection: a stream socket to the front process.
+        shared: where the front process puts bodies of up to `SHARED_BYTES`.
     """
     refused = None
     if threads > 1:
@@ -77,7 +80,7 @@ def main(model: Model, start: Start, threads: int, connection: socket.socket) ->
     _send(connection, Ready(refused))
     while head := connection.recv(REQUEST.size, socket.MSG_WAITALL):
         length, number = REQUEST.unpack(head)
-        data = _receive(connection, length)
+        data = _receive(connection, length, shared)
         if data is None:
             outcome: Outcome = PictureRefused("body_too_large", "receiving it takes more memory than there is")
         else:
@@ -86,11 +89,13 @@ def main(model: Model, start: Start, threads: int, connection: socket.socket) ->
         del data  # or the next one would come beside it
 
 
-def _receive(connection: socket.socket, length: int) -> bytes | None:
+def _receive(connection: socket.socket, length: int, shared: mmap.mmap) -> bytes | None:
     """Read a body; None, with the body passed over, if there is no memory for it."""
     try:
-        return connection.recv(length, socket.MSG_WAITALL) if length else b""
+        return shared[:length] if length <= SHARED_BYTES else connection.recv(length, socket.MSG_WAITALL)
     except MemoryError:
+        if length <= SHARED_BYTES:
+            return None
         while length > 0:
             length -= len(connection.recv(min(length, PASS_OVER_BYTES), socket.MSG_WAITALL))
         return None

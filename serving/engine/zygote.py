@@ -12,18 +12,21 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import mmap
 import os
 import resource
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
-from serving.engine.wire import MAX_MESSAGE, NUMBER, Loaded, LoadRefused, Start
+from serving.engine.wire import MAX_MESSAGE, NUMBER, SHARED_BYTES, Loaded, LoadRefused, Start
 from serving.model.session import Model, ModelRefusedError, load
 
 # When the machine runs out of memory, lanes are killed before the processes that they need.
@@ -34,9 +37,9 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 def main(control: socket.socket, module: str) -> None:
     """Load the model that the first message, a `Start`, names; then serve requests from ``control``.
 
-    A number with the descriptor of a socket forks a lane, which runs ``main`` of ``module`` with that many threads for
-    its wide session, and is answered with the lane's process id. A number without one is a process id, and is answered
-    with that lane's exit code, negative for a signal.
+    A number with descriptors of a socket and of memory for bodies forks a lane, and is answered with its process id;
+    the number is of threads for the lane's wide session, and the lane runs ``main`` of ``module``. A number without
+    descriptors is a process id, and is answered with that lane's exit code, negative for a signal.
 
     Signals that a terminal or systemd sends to every process are for the front process: this one ends with it.
     """
@@ -57,7 +60,7 @@ def main(control: socket.socket, module: str) -> None:
     # Collecting garbage in a lane would otherwise write to, and so copy, every page that has an object.
     gc.freeze()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, NUMBER.size, 1)
+        message, descriptors, _, _ = socket.recv_fds(control, NUMBER.size, 2)
         if not message:
             return
         (number,) = NUMBER.unpack(message)
@@ -67,24 +70,30 @@ def main(control: socket.socket, module: str) -> None:
             continue
         pid = os.fork()
         if pid == 0:
-            code = 1
-            try:
-                control.close()
-                _harden()
-                with contextlib.suppress(OSError):  # a sandbox may not allow it
-                    Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
-                # Kept until the process ends, so that the front process sees it close only then.
-                connection = socket.socket(fileno=descriptors[0])
-                worker.main(model, start, number, connection)
-                code = 0
-            except ConnectionError:  # the front process hung up
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        os.close(descriptors[0])
+            control.close()
+            _lane(partial(worker.main, model, start, number), *descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
         control.send(NUMBER.pack(pid))
+
+
+def _lane(main: Callable[[socket.socket, mmap.mmap], None], connection: int, memory: int) -> NoReturn:
+    """Run a lane in this process, which ends with it."""
+    code = 1
+    try:
+        _harden()
+        with contextlib.suppress(OSError):  # a sandbox may not allow it
+            Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+        # Kept until the process ends, so that the front process sees it close only then.
+        kept = socket.socket(fileno=connection)
+        main(kept, mmap.mmap(memory, SHARED_BYTES))
+        code = 0
+    except ConnectionError:  # the front process hung up
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def _loaded(model: Model) -> Loaded:

@@ -2,6 +2,7 @@
 
 import ctypes
 import itertools
+import mmap
 import os
 import socket
 import sys
@@ -71,6 +72,6 @@ def answer(**fields: object) -> Answer:
     return Answer(**{**made, **fields})  # type: ignore[arg-type]
 
 
-def main(model: Model, start: Start, threads: int, connection: socket.socket) -> None:
+def main(model: Model, start: Start, threads: int, connection: socket.socket, shared: mmap.mmap) -> None:
     worker.classify = decode  # type: ignore[assignment,attr-defined]
-    worker.main(model, start, threads, connection)
+    worker.main(model, start, threads, connection, shared)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import mmap
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from serving.engine.wire import (
     ANSWER,
     PLAIN,
     REQUEST,
+    SHARED_BYTES,
     Answer,
     Batch,
     Flags,
@@ -45,11 +47,15 @@ class Single:
 
     def __init__(self, start: Start) -> None:
         self.connection, theirs = socket.socketpair()
+        memory = os.memfd_create("bodies")
+        os.truncate(memory, SHARED_BYTES)
+        self.shared = mmap.mmap(memory, SHARED_BYTES)
         with theirs:
-            command = [sys.executable, "-m", "tests.serving.engine.single", str(theirs.fileno())]
+            command = [sys.executable, "-m", "tests.serving.engine.single", str(theirs.fileno()), str(memory)]
             self.process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, env=os.environ | measured()
+                command, pass_fds=[theirs.fileno(), memory], stdin=subprocess.PIPE, env=os.environ | measured()
             )
+        os.close(memory)
         assert self.process.stdin is not None
         with self.process.stdin as told:
             told.write(msgspec.msgpack.encode(start))
@@ -61,8 +67,13 @@ class Single:
         return heard
 
     def ask(self, data: bytes, flags: Flags = PLAIN) -> Outcome | Ready:
-        self.connection.sendall(REQUEST.pack(len(data), flags) + data)
+        self.send(data, flags)
         return self.hear()
+
+    def send(self, data: bytes, flags: Flags = PLAIN) -> None:
+        shared = data if len(data) <= SHARED_BYTES else b""
+        self.shared[: len(shared)] = shared
+        self.connection.sendall(REQUEST.pack(len(data), flags) + data[len(shared) :])
 
     def end(self) -> int:
         self.connection.close()
@@ -160,6 +171,6 @@ def test_without_a_limit_of_memory_the_budget_of_processor_time_still_ends_it() 
     single = Single(msgspec.structs.replace(START, max_bytes=None, cpu_seconds=1e-6))
     assert single.hear() == Ready()
     bomb = arithmetic_scans(1_000, 1000)
-    single.connection.sendall(REQUEST.pack(len(bomb), PLAIN) + bomb)
+    single.send(bomb)
     assert single.connection.recv(1) == b""
     assert single.end() == -signal.SIGPROF

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 
 from serving.engine.lane import LaneStartError, Zygote
-from serving.engine.wire import MAX_MESSAGE, NUMBER, Loaded, LoadRefused
+from serving.engine.wire import MAX_MESSAGE, NUMBER, SHARED_BYTES, Loaded, LoadRefused
 from serving.settings import SHIPPED_INT8
 from tests.conftest import measured
 from tests.serving.engine import brief
@@ -55,8 +56,9 @@ def test_a_file_that_cannot_be_read_is_said_to_be_worth_another_try(control: soc
 def test_it_tells_how_a_lane_ended_which_hangs_up_last_of_all(control: socket.socket, way: int, code: int) -> None:
     load(control, str(SHIPPED_INT8))
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        socket.send_fds(control, [NUMBER.pack(way)], [theirs.fileno()])
+    with ours, theirs, tempfile.TemporaryFile() as memory:
+        memory.truncate(SHARED_BYTES)
+        socket.send_fds(control, [NUMBER.pack(way)], [theirs.fileno(), memory.fileno()])
         theirs.close()
         pid = control.recv(NUMBER.size)
         assert ours.recv(1) == b""
