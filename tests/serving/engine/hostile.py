@@ -49,18 +49,18 @@ def decode(model: Model, data: bytes, limits: Limits, flags: Flags, opened: obje
     if what != b"count":
         next(pieces)
     if what in DEEDS:
+        began = time.perf_counter()
         DEEDS[what](float(amount or 0))
-    elif what == b"alone":
+        return answer(decode=time.perf_counter() - began)
+    if what == b"alone":
         return answer(label="cats" if Flags.ALONE in flags else "dogs")
-    elif what == b"echo":
+    if what == b"echo":
         return answer(familiarity=float(amount))
-    elif what == b"count":
+    if what == b"count":
         return answer(familiarity=next(pieces))
-    elif what == b"pid":
+    if what == b"pid":
         return answer(familiarity=os.getpid())
-    else:
-        return classify(model, data, limits, flags)
-    return answer()
+    return classify(model, data, limits, flags)
 
 
 def answer(**fields: object) -> Answer:
