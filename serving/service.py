@@ -13,7 +13,7 @@ from serving.engine.engine import Engine
 from serving.engine.lane import Zygote
 from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, proportional_memory, resident_memory, trim
 from serving.engine.supervisor import Lanes
-from serving.engine.wire import Answer, Batch, Flags, Loaded, Outcome
+from serving.engine.wire import Answer, Batch, Body, Flags, Loaded, Outcome
 from serving.errors import ProblemError
 from serving.ids import Ids
 from serving.messages import Prediction
@@ -44,7 +44,7 @@ class Work:
         assert self.lanes.model is not None
         return self.lanes.model
 
-    async def predict(self, data: bytes | memoryview, flags: Flags, client_id: str | None = None) -> Prediction:
+    async def predict(self, data: Body, flags: Flags, client_id: str | None = None) -> Prediction:
         """Classify one picture in a lane, and record the prediction.
 
         Raises:
@@ -58,7 +58,7 @@ class Work:
         self.service.ledger.record(message, answer, queued)
         return message
 
-    async def explain(self, data: bytes) -> bytes:
+    async def explain(self, data: Body) -> bytes:
         """Draw one picture's evidence over it in a lane; returns a PNG file.
 
         It is timed but not counted as a prediction: most clients have sent the picture to /predict before, and counting
@@ -72,7 +72,7 @@ class Work:
         assert answer.png is not None
         return answer.png
 
-    async def take_apart(self, body: bytes) -> Batch:
+    async def take_apart(self, body: Body) -> Batch:
         """Find the pictures of a batch, in a lane.
 
         Raises:
@@ -82,13 +82,13 @@ class Work:
         assert isinstance(batch, Batch)
         return batch
 
-    async def _answer(self, data: bytes | memoryview, flags: Flags) -> tuple[Answer, float]:
+    async def _answer(self, data: Body, flags: Flags) -> tuple[Answer, float]:
         answer, queued = await self._run(data, flags)
         assert isinstance(answer, Answer)
         self.service.metrics.observe_lane(answer.cpu)
         return answer, queued
 
-    async def _run(self, data: bytes | memoryview, flags: Flags) -> tuple[Outcome, float]:
+    async def _run(self, data: Body, flags: Flags) -> tuple[Outcome, float]:
         return await self.lanes.run(data, flags, self.wanted)
 
 

@@ -8,12 +8,14 @@ misbehaving client any answer is right but a 500; for an honest one only 200.
 import asyncio
 import contextlib
 import functools
+import multiprocessing
 import random
 import resource
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +37,7 @@ PERIOD_SECONDS: Final = 30
 # A misbehaving client does something else after so long.
 DEED_SECONDS: Final = 12
 SLOW_BYTES_PER_SECOND: Final = 250_000  # 2 Mbit/s
-APART_SECONDS: Final = 0.01  # between connections of a crowd: what is left open matters here, not the rate
+APART_SECONDS: Final = 0.005  # between connections of a crowd: what is left open matters here, not the rate
 KEPT_FAILURES: Final = 20
 GET: Final = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -134,6 +136,31 @@ DEEDS: Final[dict[str, Deed]] = {
 }  # fmt: skip
 
 
+def misbehave(
+    port: int, metrics_port: int, photo: bytes, seed: float, seconds: float, names: list[str]
+) -> tuple[Counter[str], Counter[str]]:
+    """Be `HOSTILE` clients that do what ``names`` say, for some seconds; returns the misdeeds, and the answers."""
+    attacker = Attacker(port, metrics_port, photo, random.Random(seed))  # noqa: S311  # an order, no secret
+    deeds: Counter[str] = Counter()
+
+    async def one() -> None:
+        while True:
+            name = attacker.rng.choice(names)
+            deeds[name] += 1
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(DEED_SECONDS):
+                    await DEEDS[name](attacker)
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def all_of_them() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(one() for _ in range(HOSTILE)))
+
+    asyncio.run(all_of_them())
+    return deeds, attacker.answers
+
+
 def siege(minutes: float, programs: Programs, seed: int) -> dict[str, Any]:
     """Serve honest and misbehaving clients for some minutes; returns the report.
 
@@ -166,19 +193,22 @@ class _Siege:
         self.failed = 0
 
     async def run(self, seconds: float) -> dict[str, Any]:
+        """Serve for so long; returns the report, without machine and memory."""
         tasks = [asyncio.create_task(self._honest()) for _ in range(HONEST)]
         tasks += [asyncio.create_task(self._slow()), asyncio.create_task(self._scrape())]
         periods = max(1, round(seconds / PERIOD_SECONDS / 2))
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         try:
             for number in range(1, periods + 1):
                 await asyncio.sleep(PERIOD_SECONDS)
-                await self._attack()
+                await self._attack(pool)
                 with_, without = (self.periods[kind].figures() for kind in (True, False))
                 click.echo(
                     f"{number} of {periods} periods: p99 {with_['p99_ms']:.1f} ms, without misbehaving clients "
                     f"{without['p99_ms']:.1f}; {sum(self.deeds.values())} misdeeds, {self.failed} failures"
                 )
         finally:
+            pool.shutdown(cancel_futures=True)
             for task in tasks:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
@@ -197,29 +227,20 @@ class _Siege:
             "failures": self.failures,
         }
 
-    async def _attack(self) -> None:
-        """Let the misbehaving clients loose for a period."""
+    async def _attack(self, pool: Executor) -> None:
+        """Let the misbehaving clients loose for a period, in a process of their own."""
         self.hostile.set()
-        clients = [asyncio.create_task(self._misbehave()) for _ in range(HOSTILE)]
-        await asyncio.sleep(PERIOD_SECONDS)
+        deeds, answers = await asyncio.get_running_loop().run_in_executor(
+            pool,
+            misbehave,
+            *(self.server.port, self.metrics_port, self.photos["medium"][0], self.rng.random(), PERIOD_SECONDS),
+            list(DEEDS),
+        )
         self.hostile.clear()
-        for client in clients:
-            client.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
-
-    async def _misbehave(self) -> None:
-        attacker = Attacker(self.server.port, self.metrics_port, self.photos["medium"][0], self.rng)
-        while True:
-            name = self.rng.choice(list(DEEDS))
-            self.deeds[name] += 1
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(DEED_SECONDS):
-                    await DEEDS[name](attacker)
-            if attacker.answers.pop("500", 0):
-                self._fail(f"{name}: 500")
-            self.answers += attacker.answers
-            attacker.answers.clear()
-            await asyncio.sleep(PAUSE_SECONDS)
+        self.deeds += deeds
+        self.answers += answers
+        if answers["500"]:
+            self._fail(f"{answers['500']} misdeeds: 500")
 
     async def _honest(self) -> None:
         await asyncio.sleep(PAUSE_SECONDS * self.rng.random())

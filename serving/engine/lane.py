@@ -21,6 +21,7 @@ from serving.engine.wire import (
     NUMBER,
     REQUEST,
     SHARED_BYTES,
+    Body,
     Flags,
     Loaded,
     LoadRefused,
@@ -30,6 +31,8 @@ from serving.engine.wire import (
 )
 
 WORKER: Final = "serving.engine.worker"
+# Of a body that is too large for the shared memory, sent at a time.
+PIECE_BYTES: Final = 131_072
 # A process that forks must have no threads: on import, numpy's OpenBLAS starts some, and onnxruntime one for telemetry.
 SINGLE_THREADED: Final = {"OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
 
@@ -167,7 +170,7 @@ class Job:
 
     __slots__ = ("data", "flags", "future", "started", "submitted", "wanted")
 
-    def __init__(self, data: bytes | memoryview, flags: Flags, wanted: Callable[[], bool]) -> None:
+    def __init__(self, data: Body, flags: Flags, wanted: Callable[[], bool]) -> None:
         """Make it; its waiting time starts now."""
         self.data = data
         self.flags = flags
@@ -195,6 +198,8 @@ class Lane(asyncio.Protocol):
         self.ended_for: str | None = None  # why we killed it
         self._heard = heard
         self._shared = shared
+        self._unsent = memoryview(b"")
+        self._writable = True
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
 
@@ -232,7 +237,21 @@ class Lane(asyncio.Protocol):
             self._shared[:size] = job.data
             self._transport.write(head)
         else:
-            self._transport.writelines([head, job.data])
+            self._transport.write(head)
+            self._unsent = memoryview(job.data)
+            self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """Wait with the rest of a large body until the lane has read what is there."""
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        """Send more of a large body: all of it at once would be copied at once."""
+        assert self._transport is not None
+        self._writable = True
+        while self._unsent and self._writable:
+            self._transport.write(self._unsent[:PIECE_BYTES])
+            self._unsent = self._unsent[PIECE_BYTES:]
 
     def end(self, reason: str) -> None:
         """Kill the lane; its job is answered when it has ended."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from serving.engine.lane import ClientGoneError, Job, Lane, LaneStartError, Zygote
-from serving.engine.wire import Answer, Flags, Loaded, ModelFailed, Outcome, PictureRefused, Ready, Start
+from serving.engine.wire import Answer, Body, Flags, Loaded, ModelFailed, Outcome, PictureRefused, Ready, Start
 from serving.errors import ProblemError
 from serving.telemetry.logs import SERVICE
 
@@ -97,7 +97,7 @@ class Lanes:
             self._keep_up(number)
         return model
 
-    async def run(self, data: bytes | memoryview, flags: Flags, wanted: Callable[[], bool]) -> tuple[Outcome, float]:
+    async def run(self, data: Body, flags: Flags, wanted: Callable[[], bool]) -> tuple[Outcome, float]:
         """Do a piece of work in a lane; returns the outcome, and the seconds spent in the queue.
 
         Args:

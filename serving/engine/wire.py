@@ -36,6 +36,7 @@ class Flags(IntFlag):
 
 
 PLAIN: Final = Flags(0)
+Body = bytes | bytearray | memoryview
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 @contextlib.asynccontextmanager
-async def received(request: Request, max_bytes: int, form: bool = True) -> AsyncIterator[tuple[Work, bytes]]:
+async def received(request: Request, max_bytes: int, form: bool = True) -> AsyncIterator[tuple[Work, bytearray]]:
     """Admit a request and read its body, within the service's limits; the memory is held until the block ends.
 
     Args:
@@ -53,14 +53,14 @@ def _always() -> bool:
     return True
 
 
-async def body(request: Request, max_bytes: int, lease: Lease) -> bytes:
+async def body(request: Request, max_bytes: int, lease: Lease) -> bytearray:
     """Read the whole body; raises the errors of :func:`_read`."""
-    pieces: list[bytes] = []
-    await _read(request, max_bytes, lease, pieces.append)
-    return b"".join(pieces)
+    data = bytearray()  # it grows in place; joining pieces would hold them twice, and stop the event loop
+    await _read(request, max_bytes, lease, data.extend)
+    return data
 
 
-async def _file(request: Request, max_bytes: int, lease: Lease) -> bytes:
+async def _file(request: Request, max_bytes: int, lease: Lease) -> bytearray:
     form = Form(request.headers.get("content-type", ""))
     try:
         await _read(request, max_bytes, lease, form.feed)
@@ -123,7 +123,7 @@ class Form:
         self._files = 0
         self._wanted = False
         self._ended = False
-        self._data: list[bytes] = []
+        self._data = bytearray()
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -161,18 +161,18 @@ class Form:
             if self._padding > MAX_PADDING_BYTES:
                 raise ProblemError("malformed_request", "the form has too much padding after a boundary")
 
-    def finish(self) -> bytes:
+    def finish(self) -> bytearray:
         """Return the file; call after the last piece."""
         if not self._ended:
             raise ProblemError("malformed_request", "the form is incomplete")
         if self._files == 0:
             raise ProblemError("malformed_request", f'the form has no field "{FIELD}"')
-        return b"".join(self._data)
+        return self._data
 
     def close(self) -> None:
         """Free the body now: form and parser are a reference cycle, which the garbage collector may free late."""
         self._parser.callbacks = {}
-        self._data = []
+        self._data = bytearray()
 
     def _on_part_begin(self) -> None:
         self._parts += 1
@@ -197,7 +197,7 @@ class Form:
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._wanted:
-            self._data.append(data[start:end])
+            self._data += memoryview(data)[start:end]
 
     def _on_end(self) -> None:
         self._ended = True

@@ -34,7 +34,7 @@ READ_BACK_BYTES: Final = 32_000_000
 READ_BACK_SECONDS: Final = 5.0
 
 
-def parse(body: bytes) -> FeedbackRequest:
+def parse(body: bytes | bytearray) -> FeedbackRequest:
     """Read the body of a request.
 
     Raises:

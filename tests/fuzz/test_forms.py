@@ -54,7 +54,7 @@ def read(body: bytes, cuts: list[int], content_type: str = TYPE) -> bytes | str:
         try:
             for start, end in pairwise(places):
                 form.feed(body[start:end])
-            return form.finish()
+            return bytes(form.finish())
         finally:
             form.close()
     except ProblemError as error:
