@@ -1,11 +1,6 @@
-"""``params.yaml``, typed: an unknown name or invalid value is an error before anything runs.
-
-python -m training.params fetch.source="a.zip b.zip"      # set a value, keeping the file's comments
-"""
+"""``params.yaml``, typed: an unknown name or invalid value is an error before anything runs."""
 
 import io
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -246,8 +241,3 @@ def assign(path: Path, name: str, value: Any) -> None:
     yaml.dump(document, text)
     write_whole(path, text.getvalue())
     load(path)
-
-
-if __name__ == "__main__":
-    name, _, text = sys.argv[1].partition("=")
-    assign(Path("params.yaml"), name, shlex.split(text) if name == "fetch.source" else YAML(typ="safe").load(text))
