@@ -12,8 +12,9 @@ comma := ,
 # HAProxy is in /usr/sbin, which is not on everybody's path.
 export PATH := $(CURDIR)/$(DEV)/bin:$(PATH):/usr/sbin
 
-# $(call install,VENV,ARGUMENTS): pip, with a short line for each package as it comes.
+# $(call install,VENV,ARGUMENTS): pip, with a short line for each package as it comes, and the size of large ones.
 install = $(1)/bin/pip install --disable-pip-version-check $(2) | awk '/^Collecting/ { print "  " $$2; fflush() } \
+	/Downloading .*\([0-9.]* [GM]B\)/ && (/GB/ || $$(NF - 1) ~ /[0-9][0-9][0-9]/) { print "    " $$(NF - 1), $$NF; fflush() } \
 	/^Installing/ { print "  installing"; fflush() }'
 
 # $(call programs,NAMES): Debian's programs, installed where that is allowed, named where it is not.
@@ -54,13 +55,22 @@ install-dev: $(DEV)/.installed ## everything the tests need, into .venv-dev
 	@$(call programs,chromium haproxy prometheus prometheus-alertmanager wrk) \
 		|| echo "Tests that need them are skipped."
 
-pipeline: install-dev ## train a model: SOURCE="a.zip b.zip" or a folder, else the photographs from Kaggle
-	$(if $(SOURCE),python -m training.params fetch.source="$(SOURCE)")
-	dvc repro
-	@echo "The model: models/model.onnx. Its report: reports/. All runs: mlflow ui --backend-store-uri sqlite:///mlflow.db"
+# Photographs of your own are trained on in a folder that git ignores, with the runs in the same MLflow store.
+OWN := own
+within = $(if $(SOURCE),cd $(OWN) && export MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" &&)
+folder = $(if $(SOURCE),$(OWN)/)
+agawithin = $(if $(SOURCE), SOURCE='$(SOURCE)')
 
-ship: install-dev ## put the trained model into serving/models/ if it beats the one that serves
-	catsdogs promote
+pipeline: $(DEV)/.training ## train a model: SOURCE="a.zip b.zip" or a folder, else the photographs from Kaggle
+	$(if $(SOURCE),@python -m training.own $(OWN) --source "$$SOURCE" --classes "$$CLASSES" --set "$$SET")
+	$(within) dvc repro
+	@echo "The model: $(folder)models/model.int8.onnx, and $(folder)models/model.onnx. Its report: $(folder)reports/report.html."
+	@echo "To serve it: CATSDOGS_MODEL=$(folder)models/model.int8.onnx make serve"
+	@echo "To put it into service if it beats the one that serves: make ship$(again)"
+	@echo "All runs: $(DEV)/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
+
+ship: $(DEV)/.training ## put the trained model into serving/models/ if it beats the one that serves
+	$(within) catsdogs promote
 
 image: ## the image of the service, from this checkout, as cats-dogs-inference
 	docker build -f docker/Dockerfile -t cats-dogs-inference $(if $(PIP_CERT),--secret id=pip_ca$(comma)src=$(PIP_CERT)) \
@@ -110,6 +120,15 @@ $(DEV)/.installed: pyproject.toml
 	@echo "Installing into $(DEV), the first time for some minutes:"
 	$(PYTHON) -m venv $(DEV)
 	@$(call install,$(DEV),--editable '.[dev]')
+	@touch $@ $(DEV)/.training
+
+# A part of what the tests need, for those who train and do not develop.
+$(DEV)/.training: pyproject.toml
+	@echo "Installing what training needs into $(DEV), the first time for some minutes. For Linux torch comes with CUDA:"
+	@echo "about 3 GB to download, 6 GB on disk. Without a GPU, a tenth of that is enough: stop this, choose Pip and CPU on"
+	@echo "https://pytorch.org/get-started/locally and give the address after --index-url as PIP_EXTRA_INDEX_URL=ADDRESS."
+	$(PYTHON) -m venv $(DEV)
+	@$(call install,$(DEV),--editable '.[train]')
 	@touch $@
 
 $(BENCH)/.installed: ops/bench/requirements.txt $(SERVE)/.installed

@@ -57,15 +57,33 @@ def _stage(help_text: str) -> Callable[[Command], click.Command]:
     return lambda function: _command(help_text)(PARAMS(function))
 
 
-@_stage("Copy the photos to data/raw.\n\nSOURCE is 'kaggle', a folder or a zip file; by default params.yaml names it.")
+@_stage(
+    "Copy the photos to data/raw.\n\nSOURCE is a folder, a zip or tar file, a CSV or Parquet table of paths "
+    "and labels, or 'kaggle'; by default params.yaml names it."
+)
 @click.argument("source", nargs=-1)
-def fetch(params_file: Path, source: tuple[str, ...]) -> None:
+@click.option("--classes", help='Names of folders and labels, as "cats=cat,kitten,0 dogs=dog,puppy,1".')
+@click.option("--keep-sides", is_flag=True, help="Keep train, validation and test folders apart in the split.")
+def fetch(params_file: Path, source: tuple[str, ...], classes: str | None, keep_sides: bool) -> None:
     """Run the stage fetch."""
     from training import params
     from training.fetch import fetch as run
 
-    counts = run(source or params.load(params_file).fetch.source, stage.RAW)
-    click.echo(f"{stage.RAW}: {counts['cats']:,} cats, {counts['dogs']:,} dogs")
+    section = params.load(params_file).fetch
+    if classes:
+        section = params.with_classes(section, classes)
+    keep_sides = keep_sides or section.keep_sides
+    fetched = run(source or section.source, stage.RAW, section.labels(), keep_sides=keep_sides)
+    write_json(stage.REPORTS / "fetch.json", fetched.report())
+    for line in fetched.lines():
+        click.echo(line)
+    if keep_sides or len(fetched.sides) > 1:
+        said = ", ".join(f"{count:,} for {side}" for side, count in fetched.sides.items())
+        what = "are kept apart" if keep_sides else "are put together and split anew (fetch.keep_sides keeps them apart)"
+        click.echo(f"the folders' own sides, {said}, {what}")
+    click.echo(f"{stage.RAW}: {fetched.photos['cats']:,} cats, {fetched.photos['dogs']:,} dogs")
+    if warning := stage.imbalance(fetched.photos["cats"], fetched.photos["dogs"]):
+        click.echo(warning)
 
 
 @_stage("Check every file in data/raw; write data/audit.csv: which ones are left out, and why.")
@@ -88,17 +106,19 @@ def split(params_file: Path) -> None:
     """Run the stage split."""
     from shared.contract import CLASSES
     from training import audit, params
-    from training.split import SIDES
+    from training.split import SIDES, given_sides
     from training.split import split as run
 
     section = params.load(params_file).split
-    photos = run(audit.read(stage.AUDIT), stage.SPLIT, section.train, section.val)
+    photos = run(audit.read(stage.AUDIT), stage.SPLIT, section.train, section.val, given_sides(stage.NAMES))
     counts = {
         side: {label: sum((p.side, p.label) == (side, label) for p in photos) for label in CLASSES} for side in SIDES
     }
     write_json(stage.REPORTS / "split.json", counts)
     for side, count in counts.items():
         click.echo(f"{side:>6}: {count['cats']:,} cats, {count['dogs']:,} dogs")
+    if warning := stage.imbalance(*(sum(count[label] for count in counts.values()) for label in CLASSES)):
+        click.echo(warning)
 
 
 @_stage("Decode every photo of the split once, to 224×224 PNG below data/processed_split.")

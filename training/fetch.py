@@ -1,42 +1,126 @@
 """Fetch: copy the photos unchanged to ``data/raw/<source>/{cats,dogs}/``.
 
 catsdogs fetch                              # the Kaggle set, through kagglehub
-catsdogs fetch photos/                      # a folder that has Cat/ and Dog/ somewhere inside
-catsdogs fetch petimages.zip more.zip       # one or several zip files
+catsdogs fetch photos/ more.tar.gz          # folders, zip and tar files, tables of paths and labels
+catsdogs fetch --classes "cats=cat,kitten,0 dogs=dog,puppy,1" photos.zip
+
+``docs/pipeline.md`` has the layouts. ``data/names.csv`` has the name that each photo had in its source, and the side
+that it keeps. What is passed over is counted by its reason.
 """
 
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+import csv
+import hashlib
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 import kagglehub
 
-from shared.contract import CLASSES
-from shared.folders import label_of
+from shared.contract import CLASSES, Label
+from shared.files import write_whole
+from shared.folders import CLASS_FOLDERS
+from shared.pixels import sniff
+from shared.spec import FORMATS
+from training import layouts
+from training.sources import File, PassedOverError, hidden, opened
 from training.stage import StageError, progress, whole_directory
 
 KAGGLE_HANDLE: Final = "bhavikjikadara/dog-and-cat-classification-dataset"
+REASONS: Final = {
+    "hidden": "hidden",
+    "no_class": "in no class folder",
+    "not_a_picture": f"not a picture in an accepted format ({', '.join(FORMATS)})",
+    "password_protected": "password-protected",
+    "broken": "broken or not readable",
+    "too_large": "too large",
+    "missing": "named by a table, but not there",
+    "repeated": "the same file again",
+}
+EXAMPLES: Final = 3  # names shown for each reason
+# A file of such a name is left to the audit, which lists it as corrupt if its bytes are no picture's.
+PICTURE: Final = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|gif|bmp|avif)", re.IGNORECASE)
+# Names that need no quoting in a table and that every file system takes. Others give way to a digest.
+PLAIN: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ._()+@=&~#!-]{0,150}[A-Za-z0-9()_-])?")
+SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,5}")
 
 
-def fetch(sources: Iterable[str], out: Path) -> dict[str, int]:
-    """Copy every file of the class folders of ``sources`` to ``out``; returns files per class.
+@dataclass
+class Fetched:
+    """What the sources gave: photos by class, photos by the side that their folder names, files passed over."""
+
+    photos: Counter[str] = field(default_factory=Counter)
+    sides: Counter[str] = field(default_factory=Counter)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def pass_over(self, name: str, reason: str) -> None:
+        """Count a file that is not taken."""
+        self.passed_over[reason] += 1
+        if len(self.examples[reason]) < EXAMPLES:
+            self.examples[reason].append(ascii(name))
+
+    def report(self) -> dict[str, Any]:
+        """The counts, for ``reports/fetch.json``."""
+        return {
+            "photos": {label: self.photos[label] for label in CLASSES},
+            "sides": {side: self.sides[side] for side in ("train", "val", "test")},
+            "passed_over": {reason: self.passed_over[reason] for reason in REASONS},
+        }
+
+    def lines(self) -> list[str]:
+        """What was passed over, a line for each reason."""
+        return [
+            f"passed over {count:,} {REASONS[reason]}: {', '.join(self.examples[reason])}"
+            + (", …" if count > EXAMPLES else "")
+            for reason, count in self.passed_over.items()
+        ]
+
+
+def fetch(
+    sources: Iterable[str], out: Path, classes: Mapping[str, Label] = CLASS_FOLDERS, *, keep_sides: bool = False
+) -> Fetched:
+    """Copy every photo of ``sources`` that has a label to ``out``, and list them in ``names.csv`` beside it.
+
+    Args:
+        sources: folders, archives and tables, or ``kaggle``.
+        out: the folder to make.
+        classes: the label that a folder of each name, in lower case, gives its photos.
+        keep_sides: whether ``names.csv`` says the side that a photo's folder names, for ``split`` to keep; ``train`` if
+            it names none.
 
     Raises:
-        StageError: a source is missing or unreadable, or a class has no file in any of them.
+        StageError: a source is missing or unreadable, a class has no photo in any of them, or no folder names a side.
     """
-    counts = dict.fromkeys(CLASSES, 0)
+    fetched = Fetched()
+    rows = [("path", "source", "name", "side")]
     with whole_directory(out) as aside:
         for source in sources:
-            path = _kaggle() if source == "kaggle" else Path(source).expanduser()
-            _copy(path, _unused(aside / path.stem), counts)
-        empty = [label for label, count in counts.items() if not count]
-        if empty:
-            raise StageError(
-                f"no files of {' or '.join(empty)} in {', '.join(sources)}: expected a Cat and a Dog folder with files"
-            )
-    return counts
+            path = _kaggle() if source == "kaggle" else Path(source).expanduser().absolute()
+            folder = _folder(aside, path.name)
+            seen: set[tuple[Label, tuple[int, int]]] = set()
+            with opened(path, scratch=aside) as files:
+                for file in progress(files, f"reading {path.name}", unit=" files"):
+                    try:
+                        label, data = _photo(file, layouts.label(file, path.name, classes), seen)
+                        place = _write(folder / label, PurePosixPath(file.name).name, data)
+                    except PassedOverError as error:
+                        fetched.pass_over(file.name, error.reason)
+                        continue
+                    side = layouts.side(file.name, path.name)
+                    fetched.photos[label] += 1
+                    fetched.sides.update([side] if side else [])
+                    kept = (side or "train") if keep_sides else ""
+                    rows.append((place.relative_to(aside).as_posix(), path.name, file.name, kept))
+        _check(fetched, ", ".join(sources), keep_sides=keep_sides)
+        text = io.StringIO()
+        # Quoted, since names may have line ends in them; bytes that are no text are written as escapes.
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(rows)
+        write_whole(out.with_name("names.csv"), text.getvalue().encode(errors="backslashreplace"))
+    return fetched
 
 
 def _kaggle() -> Path:
@@ -51,51 +135,61 @@ def _kaggle() -> Path:
         ) from error
 
 
-def _copy(path: Path, out: Path, counts: dict[str, int]) -> None:
-    if not path.exists():
-        raise StageError(f"{path}: no such file or folder")
-    if path.is_dir():
-        found = [(place, file) for file in sorted(path.rglob("*")) if (place := _place(file.relative_to(path)))]
-        for (label, name), file in progress(found, f"copying {path.name}", unit=" files"):
-            if file.is_file():
-                _write(out / label, name, file.read_bytes(), counts)
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for (label, name), member in progress(list(_members(archive)), f"unpacking {path.name}", unit=" files"):
-                _write(out / label, name, archive.read(member), counts)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise StageError(f"{path}: not a readable zip file ({error})") from error
+def _photo(file: File, label: Label | None, seen: set[tuple[Label, tuple[int, int]]]) -> tuple[Label, bytes]:
+    """The label and the bytes of a photo.
 
-
-def _members(archive: zipfile.ZipFile) -> Iterator[tuple[tuple[str, str], zipfile.ZipInfo]]:
-    for member in archive.infolist():
-        place = None if member.is_dir() else _place(PurePosixPath(member.filename))
-        if place:
-            yield place, member
-
-
-def _place(path: Path | PurePosixPath) -> tuple[str, str] | None:
-    """Class and file name for a path such as ``PetImages/Cat/7.jpg``; None if it is not in a class folder.
-
-    Only the last two parts are used, so a member named ``../../x`` cannot leave the folder.
+    Raises:
+        PassedOverError: the file is not one to learn from.
     """
-    if len(path.parts) < 2 or path.name.startswith(".") or "__MACOSX" in path.parts:
-        return None
-    label = label_of(path.parts[-2])
-    return (label, path.name) if label else None
+    if hidden(file.name):
+        raise PassedOverError("hidden")
+    if file.reason:
+        raise PassedOverError(file.reason)
+    if label is None:
+        raise PassedOverError("no_class")
+    if file.same:
+        if (label, file.same) in seen:
+            raise PassedOverError("repeated")
+        seen.add((label, file.same))
+    data = file.read()
+    if not (sniff(data) or PICTURE.fullmatch(PurePosixPath(file.name).suffix)):
+        raise PassedOverError("not_a_picture")
+    return label, data
 
 
-def _write(folder: Path, name: str, data: bytes, counts: dict[str, int]) -> None:
+def _write(folder: Path, name: str, data: bytes) -> Path:
+    """Write the photo, under its digest if its name is taken or not plain.
+
+    Raises:
+        PassedOverError: it is there under its digest already.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    _unused(folder / name).write_bytes(data)
-    counts[folder.name] += 1
+    path = folder / name
+    if not PLAIN.fullmatch(name) or path.exists():
+        suffix = PurePosixPath(name).suffix
+        path = folder / (hashlib.sha256(data).hexdigest()[:20] + (suffix if SUFFIX.fullmatch(suffix) else ""))
+        if path.exists():
+            raise PassedOverError("repeated")
+    path.write_bytes(data)
+    return path
 
 
-def _unused(path: Path) -> Path:
-    """``path``, or with -2, -3, … before its suffix if that name is taken."""
-    number, candidate = 1, path
-    while candidate.exists():
+def _folder(parent: Path, source: str) -> Path:
+    """A new folder for the source of this name."""
+    plain = PurePosixPath(layouts.stem(source)).stem
+    plain = plain if PLAIN.fullmatch(plain) else "photos"
+    number, folder = 1, parent / plain
+    while folder.exists():
         number += 1
-        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return candidate
+        folder = parent / f"{plain}-{number}"
+    return folder
+
+
+def _check(fetched: Fetched, sources: str, *, keep_sides: bool) -> None:
+    empty = [label for label in CLASSES if not fetched.photos[label]]
+    if empty:
+        wanted = 'a Cat and a Dog folder with files, or other names by --classes "cats=cat,kitten,0 dogs=dog,puppy,1"'
+        problem = f"no files of {' or '.join(empty)} in {sources}: expected {wanted}"
+        raise StageError("; ".join([problem, *fetched.lines()]))
+    if keep_sides and not fetched.sides:
+        raise StageError(f"no train, validation or test folder in {sources}: fetch.keep_sides has nothing to keep")

@@ -1,11 +1,6 @@
-"""``params.yaml``, typed: an unknown name or invalid value is an error before anything runs.
-
-python -m training.params fetch.source="a.zip b.zip"      # set a value, keeping the file's comments
-"""
+"""``params.yaml``, typed: an unknown name or invalid value is an error before anything runs."""
 
 import io
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,6 +8,7 @@ import msgspec
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from shared.contract import CLASSES, Label
 from shared.files import write_whole
 from training.stage import StageError
 
@@ -31,9 +27,39 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fetch(Section, frozen=True):
-    """Where the photographs come from."""
+    """Where the photographs come from, what says which animal they show, and whether they keep the side they are on."""
 
     source: Annotated[list[str], msgspec.Meta(min_length=1)]
+    classes: dict[Label, list[str | int]]
+    keep_sides: bool
+    digest: str = ""  # of what the source holds, so that DVC sees new photos under an old name; `training.own` sets it
+
+    def __post_init__(self) -> None:
+        """Each class has names, and none has another's."""
+        names = [str(name).lower() for label in CLASSES for name in self.classes.get(label, [""])]
+        if "" in names or len(set(names)) < len(names):
+            raise ValueError(f"classes {self.classes}: cats and dogs need names, all different")
+
+    def labels(self) -> dict[str, Label]:
+        """Label by name, in lower case."""
+        return {str(name).lower(): label for label, names in self.classes.items() for name in names}
+
+
+def classes_of(text: str) -> dict[str, list[str]]:
+    """``fetch.classes`` from a form such as ``cats=cat,kitten,0 dogs=dog,puppy,1``."""
+    return {label: names.split(",") for label, _, names in (part.partition("=") for part in text.split())}
+
+
+def with_classes(section: Fetch, text: str) -> Fetch:
+    """The section with the classes of a text that :func:`classes_of` reads.
+
+    Raises:
+        StageError: the text is of another form.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(section) | {"classes": classes_of(text)}, Fetch)
+    except msgspec.ValidationError as error:
+        raise StageError(f'{text!r}: {error}; expected a form such as "cats=cat,kitten,0 dogs=dog,puppy,1"') from error
 
 
 class Audit(Section, frozen=True):
@@ -196,21 +222,22 @@ def load(path: Path) -> Params:
 
 
 def assign(path: Path, name: str, value: Any) -> None:
-    """Set the dotted ``name`` in the file at ``path``, keeping its comments and order."""
+    """Set the dotted ``name`` in the file at ``path``, keeping its comments and order.
+
+    Raises:
+        StageError: there is no such name, or it cannot have this value.
+    """
     yaml = YAML()
     yaml.width = 120
     document = yaml.load(path.read_text())
     *sections, last = name.split(".")
     section = document
     for part in sections:
-        section = section[part]
+        section = section.get(part)
+        if not isinstance(section, dict):
+            raise StageError(f"{path}: no parameter {name!r}")
     section[last] = value
     text = io.StringIO()
     yaml.dump(document, text)
     write_whole(path, text.getvalue())
     load(path)
-
-
-if __name__ == "__main__":
-    name, _, text = sys.argv[1].partition("=")
-    assign(Path("params.yaml"), name, shlex.split(text) if name == "fetch.source" else YAML(typ="safe").load(text))

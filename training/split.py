@@ -5,14 +5,19 @@
 The side depends only on the photo's SHA-256. So a photo is on the same side in every version of the data set, adding
 photos moves none of the old ones, and since the audit keeps one of each set of near-duplicates, no photo has a copy on
 another side. The cost is that 80/10/10 is met only on average.
+
+With ``fetch.keep_sides`` a photo stays on the side that its folder names, train if it names none. A side that no folder
+names is taken from the training side, by content.
 """
 
 import csv
 import hashlib
 import io
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from shared.contract import CLASSES
@@ -21,6 +26,7 @@ from training.audit import AuditRow
 from training.stage import StageError
 
 SIDES: Final = ("train", "val", "test")
+NONE_GIVEN: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,9 @@ class Photo:
     sha256: str
 
 
-def split(rows: list[AuditRow], out: Path, train: float, val: float) -> list[Photo]:
+def split(
+    rows: list[AuditRow], out: Path, train: float, val: float, given: Mapping[str, str] = NONE_GIVEN
+) -> list[Photo]:
     """Assign the kept rows of an audit to sides and write the table ``out``.
 
     Args:
@@ -41,17 +49,30 @@ def split(rows: list[AuditRow], out: Path, train: float, val: float) -> list[Pho
         out: the CSV to write.
         train: share of the photos to train on, 0..1.
         val: share to validate on; the rest is the test set.
+        given: the side of the photos that keep theirs, by path.
 
     Raises:
         StageError: a class has no photo on one of the sides.
     """
-    photos = [
-        Photo(row.path, row.label, side(row.sha256, train, val), row.sha256) for row in rows if row.status == "kept"
-    ]
+    taken = set(given.values())
+    rest = {"train": train, "val": 0 if "val" in taken else val, "test": 0 if "test" in taken else 1 - train - val}
+    of_train = (rest["train"] / sum(rest.values()), rest["val"] / sum(rest.values()))
+
+    def side_of(row: AuditRow) -> str:
+        said = given.get(row.path)
+        if said is None:
+            return side(row.sha256, train, val)
+        return side(row.sha256, *of_train) if said == "train" else said
+
+    photos = [Photo(row.path, row.label, side_of(row), row.sha256) for row in rows if row.status == "kept"]
     count = Counter((photo.side, photo.label) for photo in photos)
     empty = [f"{name}/{label}" for name in SIDES for label in CLASSES if not count[name, label]]
     if empty:
-        raise StageError(f"{len(photos)} photos are too few to split: none left for {', '.join(empty)}")
+        have = " and ".join(f"{sum(photo.label == label for photo in photos):,} {label}" for label in CLASSES)
+        raise StageError(
+            f"{len(photos)} photos are too few to split: none left for {', '.join(empty)}. There are {have}: add "
+            "photos, or change split.train and split.val"
+        )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "label", "side", "sha256"))
@@ -74,6 +95,14 @@ def read(path: Path) -> list[Photo]:
         raise StageError(f"{path}: not found; run `catsdogs split` first")
     with path.open(newline="") as file:
         return [Photo(**row) for row in csv.DictReader(file)]
+
+
+def given_sides(names: Path) -> dict[str, str]:
+    """The sides that photos keep, by path, from the table that ``fetch`` wrote."""
+    if not names.exists():
+        raise StageError(f"{names}: not found; run `catsdogs fetch` first")
+    with names.open(newline="") as file:
+        return {row["path"]: row["side"] for row in csv.DictReader(file) if row["side"]}
 
 
 def split_digest(photos: list[Photo]) -> str:

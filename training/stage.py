@@ -13,6 +13,7 @@ import tqdm
 T = TypeVar("T")
 
 RAW: Final = Path("data/raw")
+NAMES: Final = Path("data/names.csv")
 AUDIT: Final = Path("data/audit.csv")
 SPLIT: Final = Path("data/split.csv")
 PREPARED: Final = Path("data/processed_split")
@@ -26,8 +27,22 @@ SUSPECTS: Final = Path("data/suspects.csv")
 REPORTS: Final = Path("reports")
 
 
+IMBALANCE: Final = 10  # photos of one class for each of the other from which a warning is given
+
+
 class StageError(Exception):
     """A problem the user can fix; shown as one line with exit code 2, and no output is half-written."""
+
+
+def imbalance(cats: int, dogs: int) -> str | None:
+    """A warning if one class has ten times the photos of the other, or more; both have at least one."""
+    fewer, more = sorted([(cats, "cats"), (dogs, "dogs")])
+    if more[0] < IMBALANCE * fewer[0]:
+        return None
+    return (
+        f"warning: {more[0]:,} {more[1]} and only {fewer[0]:,} {fewer[1]}. The model will tend to say {more[1]}, and "
+        f"figures of {fewer[1]} will be coarse: add photos of {fewer[1]}"
+    )
 
 
 @contextmanager

@@ -84,9 +84,20 @@ COMMANDS: Final = {
     "make install-dev": Run("pip install", "make --dry-run --always-make install-dev"),
     "make pipeline": Run("dvc repro", "make --dry-run pipeline", "tests/e2e/test_pipeline.py"),
     "make pipeline SOURCE=photos.zip": Run(
-        'fetch.source="photos.zip"\ndvc repro',
-        "make --dry-run pipeline SOURCE=photos.zip",
-        "tests/training/test_params.py",
+        "python -m training.own own .*dvc repro", "make --dry-run pipeline SOURCE=photos.zip", "tests/e2e/test_own.py"
+    ),
+    'make pipeline SOURCE=photos.zip CLASSES="cats=cat,kitten,0 dogs=dog,puppy,1"': Run(
+        "--classes",
+        'make --dry-run pipeline SOURCE=photos.zip CLASSES="cats=cat,kitten,0 dogs=dog,puppy,1"',
+        "tests/e2e/test_own.py",
+    ),
+    'make pipeline SOURCE=photos.zip SET="fetch.keep_sides=true train.epochs=2"': Run(
+        "--set",
+        'make --dry-run pipeline SOURCE=photos.zip SET="fetch.keep_sides=true train.epochs=2"',
+        "tests/e2e/test_own.py",
+    ),
+    "PIP_EXTRA_INDEX_URL=ADDRESS make pipeline": Run(
+        "pip install", "PIP_EXTRA_INDEX_URL=ADDRESS make --dry-run --always-make pipeline", "tests/e2e/test_pipeline.py"
     ),
     f"{VENV}/mypy": Run("mypy", f"{VENV}/mypy --version"),
     f"{VENV}/mlflow ui --backend-store-uri sqlite:///mlflow.db": Run("--backend-store-uri", f"{VENV}/mlflow ui --help"),
