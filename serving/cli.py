@@ -55,7 +55,7 @@ class Commands(click.Group):
 
 def _entries(group: str) -> list[EntryPoint]:
     pipeline = ["fetch", "audit", "split", "prepare", "suspects", "train", "export", "quantize", "evaluate"]
-    order = [*pipeline, "promote", "rollback", "serve", "predict", "collect", "report"]
+    order = [*pipeline, "promote", "rollback", "restore", "serve", "predict", "collect", "report"]
     # Two installations of the package on one path (an editable one in a checkout) list each command twice.
     unique = {entry.name: entry for entry in entry_points(group=group)}
     return sorted(unique.values(), key=lambda entry: order.index(entry.name) if entry.name in order else len(order))

@@ -139,3 +139,9 @@ def test_the_only_pictures_in_the_repository_are_free_of_rights() -> None:
     pictures = {name for name in listed.stdout.splitlines() if name.lower().endswith(suffixes)}
     # chelsea.png of scikit-image (CC0), a screenshot of the page with her on it, and a plot.
     assert pictures <= {"tests/cat.jpg", ".github/page.png", "reports/confusion.png"}
+
+
+def test_no_stage_of_the_pipeline_depends_on_promotion() -> None:
+    assert {path.name for path in (ROOT / "training").glob("*.py") if "training.promotion" in path.read_text()} == {
+        "cli.py"
+    }

@@ -182,29 +182,53 @@ def evaluate(params_file: Path) -> None:
     run(params.load(params_file).evaluate)
 
 
-@_command(
-    "Put the pipeline's model into serving/models if it beats the champion.\n\n"
+@_stage(
+    "Put the pipeline's model into serving/models if it beats the one there.\n\n"
     "It is registered in MLflow as a version of cats-dogs, with the comparison as its tags. It wins if it is "
-    "significantly better on the same test photos, or not worse and smaller or faster."
+    "significantly better on the same test photos, or smaller or faster, and not worse in anything than any version "
+    "that has served; docs/pipeline.md has the rule.\n\n\b\n"
+    "  catsdogs promote --dry-run    show the comparison and the decision\n"
+    "  catsdogs promote              act on it\n"
+    "  catsdogs promote --again      also if the model was rolled back"
 )
 @click.option("--dry-run", is_flag=True, help="Show what would happen without changing anything.")
-@click.option(
-    "--margin",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.01,
-    show_default=True,
-    help="Largest drop in accuracy, as a share of the photos, allowed for a smaller or faster model.",
-)
-def promote(dry_run: bool, margin: float) -> None:
+@click.option("--again", is_flag=True, help="Let a model that was rolled back try once more.")
+def promote(params_file: Path, dry_run: bool, again: bool) -> None:
     """Run the comparison with the champion."""
-    from training.promote import promote as run
+    from training import params
+    from training.promotion.promote import promote as run
 
-    run(dry_run=dry_run, margin=margin)
+    run(Path(params.load(params_file).evaluate.not_pets), dry_run=dry_run, again=again)
 
 
-@_command("Make the previous champion the champion again, and restore its files in serving/models.")
+@_command(
+    "Make the previous champion the champion again, and restore its files in serving/models.\n\n"
+    "The version that served is not promoted again unless told to.\n\n\b\n"
+    "  catsdogs rollback"
+)
 def rollback() -> None:
     """Undo the last promotion."""
-    from training.promote import rollback as run
+    from training.promotion.restore import rollback as run
 
     run()
+
+
+@_command(
+    "Put a version of the registry into serving/models and make it champion, whatever was decided about it.\n\n"
+    "Its files must be those that were registered, and pass their exam.\n\n\b\n"
+    "  catsdogs restore --list    versions with decision, figures and date\n"
+    "  catsdogs restore 3         the files of cats-dogs/3 serve"
+)
+@click.argument("version", type=click.IntRange(1), required=False)
+@click.option("--list", "listed", is_flag=True, help="Show all versions.")
+def restore(version: int | None, listed: bool) -> None:
+    """Let a version serve, or list them."""
+    from training.promotion.restore import restore as run
+    from training.promotion.restore import table
+
+    if listed:
+        click.echo(table())
+    elif version is None:
+        raise click.UsageError("give a version's number, or --list")
+    else:
+        run(str(version))

@@ -102,9 +102,14 @@ COMMANDS: Final = {
     f"{VENV}/mypy": Run("mypy", f"{VENV}/mypy --version"),
     f"{VENV}/mlflow ui --backend-store-uri sqlite:///mlflow.db": Run("--backend-store-uri", f"{VENV}/mlflow ui --help"),
     f"{VENV}/catsdogs promote --dry-run": Run(
-        "--dry-run", f"{VENV}/catsdogs promote --help", "tests/training/test_promote.py"
+        "--dry-run", f"{VENV}/catsdogs promote --help", "tests/training/promotion/test_promote.py"
     ),
-    f"{VENV}/catsdogs rollback": Run("rollback", f"{VENV}/catsdogs rollback --help", "tests/training/test_promote.py"),
+    f"{VENV}/catsdogs rollback": Run(
+        "rollback", f"{VENV}/catsdogs rollback --help", "tests/training/promotion/test_promote.py"
+    ),
+    f"{VENV}/catsdogs restore --list\n{VENV}/catsdogs restore 3": Run(
+        "--list", f"{VENV}/catsdogs restore --help", "tests/training/promotion/test_promote.py"
+    ),
     f"{VENV}/dvc push": Run("dvc push", f"{VENV}/dvc push --help", "tests/e2e/test_dvc.py"),
     f"{VENV}/dvc pull": Run("dvc pull", f"{VENV}/dvc pull --help", "tests/e2e/test_dvc.py"),
     f"{VENV}/dvc exp run -S train.lr=1e-4 -S train.epochs=3": Run(

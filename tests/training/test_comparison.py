@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, ttest_rel
 
 from shared.intervals import wilson
-from training.comparison import compare, compare_means
+from training.comparison import compare, compare_means, sign_flip_test
 
 
 def rights(both: int, only_first: int, only_second: int, neither: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -76,3 +76,20 @@ def test_the_bootstrap_is_paired_and_repeatable() -> None:
     error = np.std(second - first) / np.sqrt(800)
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
     assert compare_means(first, first) == type(found)(0, 0, 0)
+
+
+def test_flipped_signs_say_the_same_as_a_t_test_where_that_holds() -> None:
+    random = np.random.default_rng(3)
+    first = random.exponential(0.5, 800)
+    for shift in (0.002, 0.004):
+        second = first + random.normal(shift, 0.05, 800)
+        assert sign_flip_test(first, second) == pytest.approx(ttest_rel(first, second).pvalue, abs=0.01)
+
+
+def test_flipped_signs_count_the_mean_and_not_how_many_photos_gain() -> None:
+    first = np.full(1000, 0.1)
+    second = np.where(np.arange(1000) < 990, 0.09, 1.5)  # a little better on most, much worse on ten
+    assert sign_flip_test(first, second) < 0.5
+    assert second.mean() > first.mean()
+    assert sign_flip_test(first, first) == 1
+    assert sign_flip_test(first, first + 0.1) == pytest.approx(1 / 20_001)
