@@ -24,6 +24,7 @@ from mlflow.data.dataset_source_registry import get_dataset_source_from_json
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.exceptions import MlflowException
 
+from shared.addresses import without_secrets
 from training.split import SIDES
 from training.stage import StageError
 
@@ -51,20 +52,23 @@ def store() -> Iterator[mlflow.MlflowClient]:
     for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks and retries; the error below is enough
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    shown = without_secrets(uri)
+    if shown != uri:
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # where each run can be seen, secrets and all
     mlflow.set_tracking_uri(uri)
     try:
         _open(uri)
         yield mlflow.MlflowClient()
     except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
         raise StageError(
-            f"the MLflow store {uri} failed: {_reason(error)}; finished work is kept, so fix that and run it again"
+            f"the MLflow store {shown} failed: {_reason(error)}; finished work is kept, so fix that and run it again"
         ) from error
 
 
 def _reason(error: Exception) -> str:
     """The error in a line; for "API request to … (Caused by …: [Errno 111] Connection refused"))" only its end."""
     line = (str(error) or type(error).__name__).splitlines()[0]
-    return line.rpartition(": ")[2].rstrip("\"')") if line.startswith("API request") else line
+    return without_secrets(line.rpartition(": ")[2].rstrip("\"')") if line.startswith("API request") else line)
 
 
 def _open(uri: str) -> None:
