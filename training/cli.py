@@ -121,7 +121,7 @@ def suspects(params_file: Path) -> None:
     run(stage.PREPARED, params.load(params_file).suspects, stage.SUSPECTS, stage.REPORTS)
 
 
-@_stage("Train the network; resumes an interrupted run with the same parameters and data.")
+@_stage("Train the network; resumes an interrupted run with the same parameters, data, labels and code.")
 @click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted run.")
 def train(params_file: Path, restart: bool) -> None:
     """Run the stage train."""
@@ -129,9 +129,10 @@ def train(params_file: Path, restart: bool) -> None:
     from training import split as splits
     from training.train import train as run
 
-    section = params.load(params_file).train
+    document = params.load(params_file)
     digest = splits.split_digest(splits.read(stage.SPLIT))
-    run(stage.PREPARED, section, stage.TRAINED, stage.CHECKPOINTS, digest, restart=restart)
+    with stage.alone(stage.TRAINING):
+        run(stage.PREPARED, document.train, stage.TRAINED, stage.CHECKPOINTS, digest, restart=restart)
 
 
 @_stage("Fit calibration and thresholds, record the exam, and write models/candidate.onnx.")
