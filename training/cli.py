@@ -125,14 +125,18 @@ def suspects(params_file: Path) -> None:
 @click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted run.")
 def train(params_file: Path, restart: bool) -> None:
     """Run the stage train."""
-    from training import params
+    from training import params, tracking
     from training import split as splits
+    from training.train import read_trained
     from training.train import train as run
 
     document = params.load(params_file)
     digest = splits.split_digest(splits.read(stage.SPLIT))
     with stage.alone(stage.TRAINING):
         run(stage.PREPARED, document.train, stage.TRAINED, stage.CHECKPOINTS, digest, restart=restart)
+        with tracking.run(read_trained(stage.TRAINED)["mlflow_run_id"]):
+            for name in ("fetch", "audit", "split", "suspects"):
+                tracking.log_section(name, getattr(document, name))
 
 
 @_stage("Fit calibration and thresholds, record the exam, and write models/candidate.onnx.")

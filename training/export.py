@@ -65,6 +65,7 @@ def export(params: Export) -> None:
     }
     write_json(stage.REPORTS / "export.json", report)
     with tracking.run(trained["mlflow_run_id"]):
+        tracking.log_section("export", params)
         mlflow.log_metrics({name: value for name, value in report.items() if isinstance(value, float)})
     print(f"{stage.CANDIDATE}: {report['version']}, {report['megabytes']:.1f} MB")
 

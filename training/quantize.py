@@ -84,6 +84,7 @@ def quantize(params: Quantize, answering: Export) -> None:
     write_whole(stage.CANDIDATE_INT8, packaged.data)
     write_json(stage.REPORTS / "quantize.json", packaged.report)
     with tracking.run(calibrated.trained["mlflow_run_id"]):
+        tracking.log_section("quantize", params)
         mlflow.log_metrics({f"int8_{k}": v for k, v in packaged.report.items() if isinstance(v, float)})
     print(f"{stage.CANDIDATE_INT8}: {packaged.report['version']}, {packaged.report['megabytes']:.1f} MB")
 

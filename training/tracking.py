@@ -8,10 +8,12 @@ machine did meanwhile (processor, memory, disk, network; the GPU where nvidia-ml
 import json
 import logging
 import os
+import platform
 import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +22,7 @@ import msgspec
 import pandas as pd  # type: ignore[import-untyped]  # its stubs are another package
 import requests
 import sqlalchemy
+import torch
 from mlflow.data.dataset_source_registry import get_dataset_source_from_json
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.exceptions import MlflowException
@@ -37,6 +40,8 @@ DEFAULTS: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+# Whose versions can change a figure.
+PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "pillow", "scikit-learn", "torch", "torchvision")
 DIGEST_LENGTH: Final = 36  # the longest that MLflow's tables hold
 
 
@@ -146,6 +151,19 @@ def flat(section: msgspec.Struct, prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{name}"] = value
     return result
+
+
+def log_section(stage: str, section: msgspec.Struct) -> None:
+    """Tag the active run with a stage's parameters; not as MLflow's own, which a second run of it could not change."""
+    mlflow.set_tags({name: without_secrets(str(value)) for name, value in flat(section, f"{stage}.").items()})
+
+
+def versions() -> dict[str, str]:
+    """Tags with the versions of Python, CUDA and the main packages."""
+    cuda = torch.version.cuda or "none"
+    return {"version.python": platform.python_version(), "version.cuda": cuda} | {
+        f"version.{package}": metadata.version(package) for package in PACKAGES
+    }
 
 
 def git_commit() -> str:

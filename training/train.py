@@ -91,7 +91,7 @@ def train(
         if not start_file.exists():
             mlflow.log_params(tracking.flat(params) | {"split_digest": split_digest})
             tracking.log_dataset(prepared, split_digest)
-            mlflow.set_tag("git_commit", tracking.git_commit())
+            mlflow.set_tags(tracking.versions() | machine.tags | {"git_commit": tracking.git_commit()})
             write_whole(start_file, _bytes(start | {"mlflow_run_id": run_id, "made_of": made_of}))
         fits = []
         for number, member in enumerate(members, 1):
@@ -197,7 +197,10 @@ def _fit(member: Member, start: Weights, prepared: Path, val_set: Pictures, mach
             logits, truth = predict_logits(fit.averaged, val_set, machine, "validating")
             line = fit.end_epoch(logits, truth)
             fit.save(member.checkpoint)
-            mlflow.log_metrics({name: value for name, value in asdict(line).items() if name != "epoch"}, line.epoch)
+            rates = {"lr": fit.scheduler.get_last_lr()[0], "head_lr": fit.scheduler.get_last_lr()[-1]}
+            mlflow.log_metrics(
+                {name: value for name, value in asdict(line).items() if name != "epoch"} | rates, line.epoch
+            )
             print(
                 f"epoch {line.epoch}: train loss {line.train_loss:.4f}, accuracy {line.train_accuracy:.2%}; "
                 f"validation loss {line.val_loss:.4f}, accuracy {line.val_accuracy:.2%}; {line.seconds:.0f} s"

@@ -183,9 +183,14 @@ def test_the_run_is_in_mlflow_with_its_data(prepared: Path, section: Train, in_f
     parent, member = (client.get_run(part["mlflow_run_id"]) for part in (trained, trained["members"][0]))
     assert parent.data.params["model"] == "simple_cnn"
     assert parent.data.params["augmentation.flip"] == "0.5"
+    assert torch.__version__.startswith(parent.data.tags["version.torch"])
+    assert {"device", "precision", "version.cuda", "version.numpy"} <= parent.data.tags.keys()
     assert parent.data.metrics["val_loss"] == pytest.approx(trained["val_loss"])
     history = client.get_metric_history(member.info.run_id, "val_loss")
     assert [metric.step for metric in history] == [1, 2, 3]
+    rates = [metric.value for metric in client.get_metric_history(member.info.run_id, "lr")]
+    assert rates == sorted(rates, reverse=True)
+    assert len(set(rates)) == 3
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"curves.png", "validation_confusion.png"} <= names
     assert parent.inputs is not None
