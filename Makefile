@@ -101,12 +101,13 @@ bench-train: install-dev ## how fast training is, beside the loop of tutorials; 
 	python -m training.bench --ablate
 	python -m training.scoreboard
 
-lock: ## new versions of what make serve, the image and a deployment install, with their hashes
+lock: ## new versions of what make serve, the image, a deployment and training install, with their hashes
 	$(PYTHON) -m venv $(LOCK)
 	$(call install,$(LOCK),uv)
 	grep -o 'setuptools[^"]*' pyproject.toml | head -1 | $(call LOCKED,build) -
 	grep -oE '(click|httpx|msgspec)>[^"]*' pyproject.toml | $(call LOCKED,deploy) -
 	$(call LOCKED,requirements) pyproject.toml
+	$(call LOCKED,train) --extra train pyproject.toml
 
 # One package comes as source only; what builds it, and this project, is locked too.
 $(SERVE)/.installed: pyproject.toml docker/build.lock docker/requirements.lock

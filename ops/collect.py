@@ -23,6 +23,7 @@ import httpx
 import msgspec
 
 from ops.served import Served
+from shared.addresses import without_secrets
 from shared.contract import CLASSES, Label
 from shared.files import write_whole
 from shared.folders import label_of
@@ -240,22 +241,22 @@ async def _ask(http: httpx.AsyncClient, photo: LabelledPhoto) -> CollectedPhoto:
 
 async def _post(http: httpx.AsyncClient, path: str, **content: object) -> httpx.Response:
     """Post; retry when the service is busy or the connection breaks."""
-    reason = ""
+    reason, shown = "", without_secrets(str(http.base_url))
     for wait in _waits():
         try:
             answer = await http.post(path, **content)  # type: ignore[arg-type]  # files or json
         except httpx.TransportError as error:
-            reason = str(error) or type(error).__name__
+            reason = without_secrets(str(error)) or type(error).__name__
             await asyncio.sleep(wait)
             continue
         if answer.status_code in (401, 403):
-            raise CollectError(f"{http.base_url}: the service requires an API key; pass --key")
+            raise CollectError(f"{shown}: the service requires an API key; pass --key")
         if answer.status_code != 503:
             return answer
         reason = _code(answer)
         after = answer.headers.get("retry-after", "")
         await asyncio.sleep(min(float(after), LONGEST_WAIT) if after.isdecimal() else wait)
-    raise CollectError(f"{http.base_url}: {reason}, {ATTEMPTS} times in a row")
+    raise CollectError(f"{shown}: {reason}, {ATTEMPTS} times in a row")
 
 
 def _waits() -> Iterator[float]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx
 import msgspec
 
+from shared.addresses import without_secrets
 from shared.contract import Reference
 from shared.intervals import Interval
 
@@ -39,15 +40,16 @@ def from_url(url: str, key: str | None) -> Served:
     Raises:
         ServedError: it does not answer, or its answer is not a contract.
     """
+    shown = without_secrets(url)
     try:
         answer = httpx.get(
             httpx.URL(url).join("/model"), headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=10
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ServedError(f"{url}: {error or type(error).__name__}") from error
+        raise ServedError(f"{shown}: {without_secrets(str(error)) or type(error).__name__}") from error
     if answer.status_code != 200:
-        raise ServedError(f"{url}: GET /model answered status {answer.status_code}")
-    return _decode(answer.content, url)
+        raise ServedError(f"{shown}: GET /model answered status {answer.status_code}")
+    return _decode(answer.content, shown)
 
 
 def from_file(path: Path) -> Served:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from ops.changes import DVC
+from shared.addresses import without_secrets
 
 # Where the photographs lie is each user's own affair (`make pipeline SOURCE=…`): the lock names the files the shipped
 # model was made from, params.yaml the public download. What they held is in the lock as well, and is compared.
@@ -43,7 +44,7 @@ def stale() -> list[str]:
     dry = subprocess.run([*DVC, "repro", "--dry", "--allow-missing"], check=False, capture_output=True, text=True)
     found = stages(dry.stdout + dry.stderr)
     if dry.returncode and "failed to reproduce" not in dry.stderr:
-        raise SystemExit(f"dvc repro --dry failed:\n{dry.stdout}{dry.stderr}")
+        raise SystemExit(without_secrets(f"dvc repro --dry failed:\n{dry.stdout}{dry.stderr}"))
     if "fetch" in found:
         asked = subprocess.run([*DVC, "status", "--json", "fetch"], check=True, stdout=subprocess.PIPE, text=True)
         if only_the_place(msgspec.json.decode(asked.stdout).get("fetch", [])):

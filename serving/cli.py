@@ -8,7 +8,8 @@ import asyncio
 import os
 import signal
 import sys
-from importlib.metadata import EntryPoint, entry_points
+import traceback
+from importlib.metadata import EntryPoint, entry_points, packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,17 +41,15 @@ class Commands(click.Group):
         return None
 
     def invoke(self, context: click.Context) -> Any:
-        """Run a command; if a package of its extra is missing, say how to install it."""
+        """Run a command; if a package is missing, say which, and how to install it."""
         try:
             return super().invoke(context)
         except ModuleNotFoundError as error:
             name = context.invoked_subcommand or ""
             extra = next((extra for group, extra in GROUPS.items() if name in [e.name for e in _entries(group)]), None)
-            if extra is None or (error.name or "").split(".")[0] in ROOMS:
+            if extra is None or _package(error.name) in ROOMS:
                 raise
-            raise click.UsageError(
-                f"`catsdogs {name}` needs {error.name}, which comes with: pip install 'cats-dogs[{extra}]'"
-            ) from error
+            raise click.UsageError(_missing(name, extra, error)) from error
 
 
 def _entries(group: str) -> list[EntryPoint]:
@@ -65,9 +64,9 @@ def _load(entry: EntryPoint, extra: str | None) -> click.Command:
     try:
         command: click.Command = entry.load()
     except ModuleNotFoundError as error:
-        if extra is None or (error.name or "").split(".")[0] in ROOMS:
+        if extra is None or _package(error.name) in ROOMS:
             raise
-        message = f"`catsdogs {entry.name}` comes with: pip install 'cats-dogs[{extra}]'"
+        message = _missing(entry.name, extra, error)
 
         def explain(**_: object) -> None:
             raise click.UsageError(message)
@@ -79,6 +78,20 @@ def _load(entry: EntryPoint, extra: str | None) -> click.Command:
             context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
         )
     return command
+
+
+def _package(module: str | None) -> str:
+    return (module or "").partition(".")[0]
+
+
+def _missing(command: str, extra: str, error: ModuleNotFoundError) -> str:
+    """Say what a command lacks: its extra, or a package of that extra whose own installation is incomplete."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    importer = next((_package(name) for name in reversed(frames) if _package(name) != "importlib"), "")
+    if importer in (*ROOMS, ""):
+        return f"`catsdogs {command}` needs {error.name}, which comes with: pip install 'cats-dogs[{extra}]'"
+    named = packages_distributions().get(importer, [importer])[0]
+    return f"`catsdogs {command}`: {named} lacks its module {error.name}: pip install --force-reinstall {named}"
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -141,17 +141,22 @@ def suspects(params_file: Path) -> None:
     run(stage.PREPARED, params.load(params_file).suspects, stage.SUSPECTS, stage.REPORTS)
 
 
-@_stage("Train the network; resumes an interrupted run with the same parameters and data.")
+@_stage("Train the network; resumes an interrupted run with the same parameters, data, labels and code.")
 @click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted run.")
 def train(params_file: Path, restart: bool) -> None:
     """Run the stage train."""
-    from training import params
+    from training import params, tracking
     from training import split as splits
+    from training.train import read_trained
     from training.train import train as run
 
-    section = params.load(params_file).train
+    document = params.load(params_file)
     digest = splits.split_digest(splits.read(stage.SPLIT))
-    run(stage.PREPARED, section, stage.TRAINED, stage.CHECKPOINTS, digest, restart=restart)
+    with stage.alone(stage.TRAINING):
+        run(stage.PREPARED, document.train, stage.TRAINED, stage.CHECKPOINTS, digest, restart=restart)
+        with tracking.run(read_trained(stage.TRAINED)["mlflow_run_id"]):
+            for name in ("fetch", "audit", "split", "suspects"):
+                tracking.log_section(name, getattr(document, name))
 
 
 @_stage("Fit calibration and thresholds, record the exam, and write models/candidate.onnx.")

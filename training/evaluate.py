@@ -93,7 +93,7 @@ def evaluate(params: Evaluate) -> None:
         else None
     )
     _write(params, test, files, evidence, rows, precisions)
-    _track(trained["mlflow_run_id"], files, rows)
+    _track(params, trained["mlflow_run_id"], files, rows)
     for precision, file in files.items():
         print(
             f"{precision}: {file.raw.accuracy.text()} right on {file.raw.pictures:,} test photos, "
@@ -251,7 +251,7 @@ def _predictions(paths: list[Path], file: Measured) -> str:
     return text.getvalue()
 
 
-def _track(run_id: str, files: dict[Precision, Measured], rows: list[ablation.AblationRow]) -> None:
+def _track(params: Evaluate, run_id: str, files: dict[Precision, Measured], rows: list[ablation.AblationRow]) -> None:
     with tracking.run(run_id):
         for precision, file in files.items():
             mlflow.log_metrics(
@@ -265,6 +265,7 @@ def _track(run_id: str, files: dict[Precision, Measured], rows: list[ablation.Ab
         for path in sorted(stage.REPORTS.iterdir()):
             mlflow.log_artifact(str(path), "report")
         mlflow.set_tag("version", files["fp32"].document.version)
+        tracking.log_section("evaluate", params)
         for row in rows:
             if row.mlflow_run_id:
                 with tracking.run(row.mlflow_run_id, nested=True):

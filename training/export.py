@@ -26,7 +26,7 @@ from training.params import Export
 from training.pictures import Pictures, evenly_spaced
 from training.train import features, read_trained
 
-TOLERANCE: Final = 1e-4  # between torch and onnxruntime, on real photos
+TOLERANCE: Final = 1e-4  # between torch and onnxruntime, on real photos, of what each output is computed from
 
 
 def export(params: Export) -> None:
@@ -65,6 +65,7 @@ def export(params: Export) -> None:
     }
     write_json(stage.REPORTS / "export.json", report)
     with tracking.run(trained["mlflow_run_id"]):
+        tracking.log_section("export", params)
         mlflow.log_metrics({name: value for name, value in report.items() if isinstance(value, float)})
     print(f"{stage.CANDIDATE}: {report['version']}, {report['megabytes']:.1f} MB")
 
@@ -88,15 +89,27 @@ def check_parity(graph: Graph, run: exam.Run, pictures: Pixels) -> dict[str, flo
     """Compare the exported file with torch on real photos; returns the largest difference by output.
 
     Raises:
-        StageError: one of them is above ``TOLERANCE``.
+        StageError: one of them is above ``TOLERANCE``, relative to the scale of the evidence, of the log-odds and of
+            familiarity's curve.
     """
     with torch.inference_mode():
         expected = Outputs(*(tensor.numpy() for tensor in graph(torch.from_numpy(pictures))))
     differences = largest_difference(run(pictures), expected)
+    # The two others are sigmoids, whose slope is at most a quarter, of something with a scale of its own.
+    scales = {
+        "probabilities": max(1.0, float(np.abs(expected.evidence).max()) / graph.temperature / 4),
+        "evidence": 1.0,
+        "familiarity": max(1.0, float(graph.familiarity.scale[0]) / 4),
+    }
     # "not <=" rather than ">": a NaN must fail.
-    wrong = [f"{name} by {difference:.2g}" for name, difference in differences.items() if not difference <= TOLERANCE]
+    wrong = [
+        f"{name} by {difference:.2g}"
+        for name, difference in differences.items()
+        if not difference <= TOLERANCE * scales[name]
+    ]
     if wrong:
         raise stage.StageError(
-            f"the exported file's outputs differ from torch's by more than {TOLERANCE:g}: {', '.join(wrong)}"
+            f"the exported file's outputs differ from torch's by more than {TOLERANCE:g} of their scale: "
+            f"{', '.join(wrong)}"
         )
     return differences

@@ -90,9 +90,9 @@ def runner(model: bytes, options: onnxruntime.SessionOptions | None = None) -> C
 
 
 def largest_difference(one: Outputs, other: Outputs) -> dict[str, float]:
-    """Largest absolute difference by output; evidence relative to its own largest value, if that is above 1."""
+    """Largest absolute difference by output; that of the evidence is relative to the other's largest value."""
     differences = {}
     for name, a, b in zip(Outputs._fields, one, other, strict=True):
-        scale = max(1.0, float(np.abs(b).max())) if name == "evidence" else 1.0
+        scale = float(np.abs(b).max()) or 1.0 if name == "evidence" else 1.0
         differences[name] = float(np.abs(a - b).max()) / scale
     return differences

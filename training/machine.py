@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import sys
 from dataclasses import dataclass
 
@@ -17,6 +18,13 @@ class Machine:
     device: torch.device
     autocast: torch.dtype | None
     workers: int
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Device and precision, for the record."""
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor()
+        precision = str(self.autocast or torch.float32).removeprefix("torch.")
+        return {"device": f"{self.device} {name}".strip(), "precision": precision}
 
 
 def choose_machine() -> Machine:

@@ -21,6 +21,8 @@ from training.stage import StageError
 DROPOUT: Final = 0.2
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+HALF: Final = (0.5, 0.5, 0.5)
+LARGEST: Final = 2**31 - 2**24  # bytes of weights: an ONNX file holds 2 GB, and the graph and the exam need some
 
 
 class Classifier(nn.Module):
@@ -140,8 +142,7 @@ def _efficientnet_lite0(pretrained: bool) -> Classifier:
     stem = nn.ModuleList([network._conv_stem, network._bn0])
     # "6 frozen blocks" means the stem and six blocks, so the stem goes with the first of them.
     stages = [nn.ModuleList([stem, network._blocks[0]]), *network._blocks[1:]]
-    half = (0.5, 0.5, 0.5)
-    return Classifier(_Lite0Trunk(network), stages, half, half, pretrained=pretrained)
+    return Classifier(_Lite0Trunk(network), stages, HALF, HALF, pretrained=pretrained)
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Classifier:
@@ -151,12 +152,23 @@ def _from_torchvision(name: str, pretrained: bool) -> Classifier:
         network = get_model(name, weights=weights)
     except OSError as error:
         raise StageError(f"the ImageNet weights of {name} could not be downloaded: {error}") from error
+    size = sum(parameter.nbytes for parameter in network.parameters())
+    if size > LARGEST:
+        raise StageError(
+            f"{name} has {size / 1e9:.1f} GB of weights, and an ONNX file holds 2 GB: choose a smaller one"
+        )
+    # GoogLeNet and Inception expect values normalised by HALF. Their ImageNet weights come with a conversion to it that
+    # a network built without them, as for the export, lacks; so Classifier does it.
+    converts = hasattr(network, "transform_input")
+    if converts:
+        network.transform_input = False
     node, shape = _last_map(network)
     extractor = feature_extraction.create_feature_extractor(network, {node: "map"})
     trunk = _TorchvisionTrunk(extractor, tokens=len(shape) == 3)
     features = getattr(extractor, "features", extractor)
     stages = [child for child in features.children() if any(True for _ in child.parameters())]
-    return Classifier(trunk, stages, pretrained=pretrained)
+    norm = (HALF, HALF) if converts else (IMAGENET_MEAN, IMAGENET_STD)
+    return Classifier(trunk, stages, *norm, pretrained=pretrained)
 
 
 class _TorchvisionTrunk(nn.Module):
@@ -171,7 +183,7 @@ class _TorchvisionTrunk(nn.Module):
             return result
         # A vision transformer: [n, 1 + h*w, channels] with the class token in front.
         side = round((result.shape[1] - 1) ** 0.5)
-        return result[:, 1:].transpose(1, 2).reshape(len(result), -1, side, side)
+        return torch.unflatten(result[:, 1:].transpose(1, 2), 2, (side, side))
 
 
 def _last_map(network: nn.Module) -> tuple[str, torch.Size]:

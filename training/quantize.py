@@ -28,7 +28,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from shared.exam import Run
+from shared.exam import Outputs, Run
 from shared.files import write_json, write_whole
 from shared.pixels import Pixels
 from training import labels, stage, tracking
@@ -38,7 +38,8 @@ from training.packaging import package
 from training.params import Export, Quantize
 from training.pictures import Pictures, evenly_spaced
 
-QUANTIZED: Final = ["Conv", "Add", "Clip", "Relu"]
+LAYERS: Final = ["Conv", "Gemm", "MatMul"]
+QUANTIZED: Final = [*LAYERS, "Add", "Clip", "Relu"]
 CORRECTED_ON: Final = 64  # of the calibration photos
 ZERO_POINT: Final = 128
 SPREAD: Final = 127.5
@@ -83,6 +84,7 @@ def quantize(params: Quantize, answering: Export) -> None:
     write_whole(stage.CANDIDATE_INT8, packaged.data)
     write_json(stage.REPORTS / "quantize.json", packaged.report)
     with tracking.run(calibrated.trained["mlflow_run_id"]):
+        tracking.log_section("quantize", params)
         mlflow.log_metrics({f"int8_{k}": v for k, v in packaged.report.items() if isinstance(v, float)})
     print(f"{stage.CANDIDATE_INT8}: {packaged.report['version']}, {packaged.report['megabytes']:.1f} MB")
 
@@ -99,15 +101,6 @@ def whole_numbers(
         in_float: layers to leave in float, by the names of their weights.
     """
     model = centred(model)
-    last = next(node for node in model.graph.node if node.op_type == "ReduceMean").input[0]
-    kept = [
-        node
-        for node in model.graph.node
-        if node.op_type == "Conv" and (last in node.input or any(name in in_float for name in node.input))
-    ]
-    # With its activation, so that the output of a float layer is rounded after the clipping to 0..6, not before.
-    made = {name for node in kept for name in node.output}
-    left_out = [node.name for node in model.graph.node if node in kept or made.intersection(node.input)]
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, source)
@@ -121,16 +114,52 @@ def whole_numbers(
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=left_out,
+            nodes_to_exclude=_left_in_float(model, in_float),
             calibrate_method=CalibrationMethod.MinMax if percentile == 100 else CalibrationMethod.Percentile,
             extra_options={"CalibPercentile": percentile, "TensorQuantOverrides": CENTRED_RANGE},
         )
         quantized = onnx.load(result)
     _correct_biases(model, quantized, [photos[index] for index in evenly_spaced(len(photos), CORRECTED_ON)])
     _feed_bytes(quantized)
-    pooled = [next(node for node in model.graph.node if node.op_type == "ReduceMean").output[0]]
+    pooled = [_pool(model).output[0]]
     _move_back(quantized, _channel_means(model, pooled, photos)[0] - _channel_means(quantized, pooled, photos)[0])
     return quantized
+
+
+def _pool(model: onnx.ModelProto) -> onnx.NodeProto:
+    """The node that takes the mean over places: the last before the head. A trunk may have others."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    node: onnx.NodeProto = made_by[Outputs._fields[0]]
+    while node.op_type != "ReduceMean":
+        node = made_by[node.input[0]]
+    return node
+
+
+def _left_in_float(model: onnx.ModelProto, wanted: tuple[str, ...]) -> list[str]:
+    """Names of the nodes that stay in float: all after the trunk, attention's products, and what ``wanted`` says."""
+    weights = {entry.name for entry in model.graph.initializer}
+    trunk, needed = [], {_pool(model).input[0]}
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            trunk.append(node)
+            needed.update(node.input)
+    layers = [node for node in trunk if node.op_type in LAYERS]
+    kept = {
+        node.output[0]
+        for node in layers
+        if not weights.intersection(node.input) or set(wanted).intersection(node.input)
+    }
+    products = {node.output[0] for node in layers if node.op_type == "MatMul"}
+    inside = {node.name for node in trunk}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.name not in inside
+        # With its activation, so that the output of a float layer is rounded after the clipping to 0..6, not before.
+        or kept.intersection((*node.input, *node.output))
+        # The bias of a product: one scale for all of its channels would be too coarse.
+        or (node.op_type == "Add" and products.intersection(node.input) and weights.intersection(node.input))
+    ]
 
 
 def _channel_means(model: onnx.ModelProto, names: list[str], photos: list[Pixels]) -> list[npt.NDArray[np.float64]]:
@@ -183,7 +212,7 @@ def _move_back(model: onnx.ModelProto, shift: npt.NDArray[np.float64]) -> None:
         shift: what to add to the pooled features, float64 [channels].
     """
     graph = model.graph
-    pool = next(node for node in graph.node if node.op_type == "ReduceMean")
+    pool = _pool(model)
     entries = {entry.name: entry for entry in graph.initializer}
 
     def array(name: str) -> npt.NDArray[np.float64]:

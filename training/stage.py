@@ -1,5 +1,6 @@
 """What every pipeline stage shares: its error, its progress bar, directories written whole, and the paths."""
 
+import fcntl
 import os
 import shutil
 import sys
@@ -18,6 +19,7 @@ AUDIT: Final = Path("data/audit.csv")
 SPLIT: Final = Path("data/split.csv")
 PREPARED: Final = Path("data/processed_split")
 CHECKPOINTS: Final = Path("data/checkpoints")
+TRAINING: Final = Path("data/training.lock")
 TRAINED: Final = Path("models/trained")
 CANDIDATE: Final = Path("models/candidate.onnx")
 CANDIDATE_INT8: Final = Path("models/candidate.int8.onnx")
@@ -43,6 +45,27 @@ def imbalance(cats: int, dogs: int) -> str | None:
         f"warning: {more[0]:,} {more[1]} and only {fewer[0]:,} {fewer[1]}. The model will tend to say {more[1]}, and "
         f"figures of {fewer[1]} will be coarse: add photos of {fewer[1]}"
     )
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Train in the block as the only process that holds the file ``lock``, which stays.
+
+    Raises:
+        StageError: another process is, which the message names.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        try:
+            # Not flock: loader processes would inherit it, and outlive a run that was killed by seconds.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise StageError(f"process {file.read()} is already training here; wait for it, or end it") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 @contextmanager

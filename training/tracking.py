@@ -8,10 +8,12 @@ machine did meanwhile (processor, memory, disk, network; the GPU where nvidia-ml
 import json
 import logging
 import os
+import platform
 import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +22,12 @@ import msgspec
 import pandas as pd  # type: ignore[import-untyped]  # its stubs are another package
 import requests
 import sqlalchemy
+import torch
 from mlflow.data.dataset_source_registry import get_dataset_source_from_json
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.exceptions import MlflowException
 
+from shared.addresses import without_secrets
 from training.split import SIDES
 from training.stage import StageError
 
@@ -36,6 +40,8 @@ DEFAULTS: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+# Whose versions can change a figure.
+PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "pillow", "scikit-learn", "torch", "torchvision")
 DIGEST_LENGTH: Final = 36  # the longest that MLflow's tables hold
 
 
@@ -51,20 +57,23 @@ def store() -> Iterator[mlflow.MlflowClient]:
     for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks and retries; the error below is enough
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    shown = without_secrets(uri)
+    if shown != uri:
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # where each run can be seen, secrets and all
     mlflow.set_tracking_uri(uri)
     try:
         _open(uri)
         yield mlflow.MlflowClient()
     except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
         raise StageError(
-            f"the MLflow store {uri} failed: {_reason(error)}; finished work is kept, so fix that and run it again"
+            f"the MLflow store {shown} failed: {_reason(error)}; finished work is kept, so fix that and run it again"
         ) from error
 
 
 def _reason(error: Exception) -> str:
     """The error in a line; for "API request to … (Caused by …: [Errno 111] Connection refused"))" only its end."""
     line = (str(error) or type(error).__name__).splitlines()[0]
-    return line.rpartition(": ")[2].rstrip("\"')") if line.startswith("API request") else line
+    return without_secrets(line.rpartition(": ")[2].rstrip("\"')") if line.startswith("API request") else line)
 
 
 def _open(uri: str) -> None:
@@ -142,6 +151,19 @@ def flat(section: msgspec.Struct, prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{name}"] = value
     return result
+
+
+def log_section(stage: str, section: msgspec.Struct) -> None:
+    """Tag the active run with a stage's parameters; not as MLflow's own, which a second run of it could not change."""
+    mlflow.set_tags({name: without_secrets(str(value)) for name, value in flat(section, f"{stage}.").items()})
+
+
+def versions() -> dict[str, str]:
+    """Tags with the versions of Python, CUDA and the main packages."""
+    cuda = torch.version.cuda or "none"
+    return {"version.python": platform.python_version(), "version.cuda": cuda} | {
+        f"version.{package}": metadata.version(package) for package in PACKAGES
+    }
 
 
 def git_commit() -> str:

@@ -1,6 +1,6 @@
 """Train: fit the network on the training side, once or several times from one start, and average the best.
 
-    catsdogs train                    # resumes an interrupted run with the same parameters and data
+    catsdogs train                    # resumes an interrupted run with the same parameters, data, labels and code
     catsdogs train --restart          # starts over
 
 Writes ``models/trained/``: ``weights.pt``, ``trained.json`` (what later stages read), ``history.csv``,
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from shared.files import write_json, write_whole
 from shared.intervals import wilson
+from shared.spec import DIGEST
 from training import labels, models, pictures, plots, tracking
 from training.augmentation import augmentation, degrade
 from training.fit import Fit, Weights, greedy_soup
@@ -34,6 +35,10 @@ from training.pictures import Pictures, evenly_spaced
 from training.stage import StageError, progress, whole_directory
 
 PROBE_FOLDS: Final = 5
+# What decides the weights; not the progress bars, plots and records of a run.
+CODE: Final = [
+    Path(__file__).with_name(f"{name}.py") for name in ("train", "fit", "models", "augmentation", "pictures", "labels")
+]
 AT_ONCE: Final = 32  # batch size for inference; with 64, validation and not training was the peak of memory
 
 
@@ -67,20 +72,27 @@ def train(
     val_set = Pictures(prepared / "val", decided=labels.decisions())
     recipes = [(FIRST, msgspec.structs.replace(params, soup=()))]
     recipes += [(variation.name, params.varied(variation)) for variation in params.soup]
-    members = [Member(name, recipe, checkpoints / f"{_key(recipe, split_digest)}.pt") for name, recipe in recipes]
+    fixed = {"data": split_digest + DIGEST, "labels": _digest(labels.DECISIONS), "code": _digest(*CODE)}
+    members = [Member(name, recipe, checkpoints / f"{_key(recipe, fixed)}.pt") for name, recipe in recipes]
     start_file = checkpoints / f"{members[0].checkpoint.stem}.start.pt"
     saved = [start_file, *(member.checkpoint for member in members)]
     if restart:
         for file in saved:
             file.unlink(missing_ok=True)
 
+    made_of = fixed | {"parameters": _key(members[0].recipe, {})}
+    if not start_file.exists() and not restart:
+        for other in checkpoints.glob("*.start.pt"):
+            earlier = torch.load(other, weights_only=True).get("made_of", {})
+            changed = [what for what, digest in made_of.items() if earlier.get(what) != digest]
+            print(f"starting anew: the interrupted run of {other} had other {', '.join(changed)}")
     start = start_weights(start_file, params, Pictures(prepared / "train"), machine)
     with tracking.run(start["mlflow_run_id"], params.model) as run_id:
         if not start_file.exists():
             mlflow.log_params(tracking.flat(params) | {"split_digest": split_digest})
             tracking.log_dataset(prepared, split_digest)
-            mlflow.set_tag("git_commit", tracking.git_commit())
-            write_whole(start_file, _bytes(start | {"mlflow_run_id": run_id}))
+            mlflow.set_tags(tracking.versions() | machine.tags | {"git_commit": tracking.git_commit()})
+            write_whole(start_file, _bytes(start | {"mlflow_run_id": run_id, "made_of": made_of}))
         fits = []
         for number, member in enumerate(members, 1):
             print(f"member {number} of {len(members)}: {member.name}")
@@ -125,9 +137,13 @@ def read_trained(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _key(recipe: Train, split_digest: str) -> str:
-    """Name of a run's checkpoint: the same for the same parameters and data, and for no others."""
-    return hashlib.sha256(msgspec.json.encode(recipe) + split_digest.encode()).hexdigest()[:16]
+def _key(recipe: Train, fixed: dict[str, str]) -> str:
+    """Name of a run's checkpoint: the same for the same parameters, data, labels and code, and for no others."""
+    return hashlib.sha256(msgspec.json.encode((recipe, fixed))).hexdigest()[:16]
+
+
+def _digest(*files: Path) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _bytes(content: dict[str, Any]) -> bytes:
@@ -181,7 +197,10 @@ def _fit(member: Member, start: Weights, prepared: Path, val_set: Pictures, mach
             logits, truth = predict_logits(fit.averaged, val_set, machine, "validating")
             line = fit.end_epoch(logits, truth)
             fit.save(member.checkpoint)
-            mlflow.log_metrics({name: value for name, value in asdict(line).items() if name != "epoch"}, line.epoch)
+            rates = {"lr": fit.scheduler.get_last_lr()[0], "head_lr": fit.scheduler.get_last_lr()[-1]}
+            mlflow.log_metrics(
+                {name: value for name, value in asdict(line).items() if name != "epoch"} | rates, line.epoch
+            )
             print(
                 f"epoch {line.epoch}: train loss {line.train_loss:.4f}, accuracy {line.train_accuracy:.2%}; "
                 f"validation loss {line.val_loss:.4f}, accuracy {line.val_accuracy:.2%}; {line.seconds:.0f} s"

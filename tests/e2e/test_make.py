@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,11 @@ def test_the_service_is_locked_with_hashes_and_without_uvloop() -> None:
     assert {"starlette", "onnxruntime", "uvicorn"} <= set(pinned)
     assert "uvloop" not in pinned
     assert "--require-hashes --no-deps" in make("--dry-run", "--always-make", "serve")
+
+
+def test_training_is_locked_with_hashes() -> None:
+    lock = (ROOT / "docker/train.lock").read_text()
+    pinned = set(re.findall(r"^([\w-]+)==\S+ .*\\\n    --hash=sha256:", lock, re.MULTILINE))
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
+    assert {re.split(r"[>=]", name)[0].replace(".", "-") for name in wanted} <= {n.replace(".", "-") for n in pinned}
+    assert lock.count("==") >= len(pinned)

@@ -231,5 +231,6 @@ async def test_a_service_that_stays_busy_or_wants_a_key_ends_it_with_words(tmp_p
     ):
         with ExitStack() as opened, fake(answer) as (url, _):
             photos = collecting.find_photos(draw_photos(tmp_path / words, 1), opened)[:1]
-            with pytest.raises(CollectError, match=words):
-                await collecting.collect(photos, url, "key")
+            with pytest.raises(CollectError, match=words) as raised:
+                await collecting.collect(photos, url.replace("://", "://ann:s3cret@"), "key")
+            assert str(raised.value).startswith("http://***@127.0.0.1:")

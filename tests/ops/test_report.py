@@ -222,11 +222,13 @@ def test_what_cannot_be_read_is_one_line_and_exit_2(tmp_path: Path) -> None:
         ([tmp_path, "--contract", tmp_path / "bad.json"], "not a contract"),
         ([tmp_path, "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
         ([tmp_path, "--url", "nonsense"], "nonsense"),
+        ([tmp_path, "--url", "http://ann:s3cret@127.0.0.1:9"], "http://***@127.0.0.1:9"),
         ([tmp_path, "--html", tmp_path / "bad.json" / "page.html"], "File exists"),
     ):
         done = CliRunner().invoke(command, [str(argument) for argument in arguments])
         assert done.exit_code == 2, words
         assert words in done.output
+        assert "s3cret" not in done.output
     assert not list(tmp_path.glob(".*"))
 
 

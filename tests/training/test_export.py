@@ -1,3 +1,4 @@
+import copy
 import io
 from pathlib import Path
 
@@ -74,8 +75,9 @@ def test_the_file_answers_like_torch_for_any_batch(graph: Graph, exported: onnx.
 
 def test_a_file_that_differs_is_refused(graph: Graph, exported: onnx.ModelProto) -> None:
     run = runner(exported.SerializeToString())
+    far = 2e-4 * max(1.0, float(graph.familiarity.scale[0]) / 4)
     with pytest.raises(StageError, match=r"differ from torch's by more than .*: familiarity"):
-        check_parity(graph, lambda batch: (o := run(batch))._replace(familiarity=o.familiarity + 2e-4), pictures(2))
+        check_parity(graph, lambda batch: (o := run(batch))._replace(familiarity=o.familiarity + far), pictures(2))
     with pytest.raises(StageError, match=r"differ from torch's by more than .*: probabilities"):
         check_parity(
             graph, lambda batch: (o := run(batch))._replace(probabilities=o.probabilities * np.nan), pictures(2)
@@ -94,7 +96,23 @@ def test_evidence_is_compared_relative_to_its_size() -> None:
         return Outputs(np.zeros((1, 2), "f"), np.full((1, 7, 7), evidence, "f"), np.zeros(1, "f"))
 
     assert largest_difference(outputs(101.0), outputs(100.0))["evidence"] == pytest.approx(0.01)
-    assert largest_difference(outputs(0.2), outputs(0.1))["evidence"] == pytest.approx(0.1)
+    assert largest_difference(outputs(2e-6), outputs(1e-6))["evidence"] == pytest.approx(1)
+    assert largest_difference(outputs(0.1), outputs(0))["evidence"] == pytest.approx(0.1)
+
+
+def test_a_sigmoid_s_rounding_is_measured_by_its_slope(graph: Graph, exported: onnx.ModelProto) -> None:
+    steep = copy.deepcopy(graph)
+    steep.familiarity.scale[0] = 1000
+    run = runner(exported.SerializeToString())
+
+    def close(batch: Pixels) -> Outputs:
+        with torch.inference_mode():
+            familiarity = steep(torch.from_numpy(batch))[2].numpy()
+        return run(batch)._replace(familiarity=familiarity + 0.02)
+
+    check_parity(steep, close, pictures(2))
+    with pytest.raises(StageError, match="familiarity"):
+        check_parity(steep, lambda batch: (o := close(batch))._replace(familiarity=o.familiarity + 0.02), pictures(2))
 
 
 def test_the_golden_pictures_cover_every_format_and_are_small() -> None:

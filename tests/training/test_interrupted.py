@@ -3,6 +3,7 @@
 import os
 import resource
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from tests.training.conftest import write_params
 from tests.training.test_train import digest, weights
 
@@ -262,3 +264,40 @@ def test_a_dead_mlflow_server_is_said_and_a_later_run_goes_on(
         assert stage.finish() == 0, stage.errors.read_text()
     assert "".join(stage.printed).count("epoch 1: ") == 1  # only the second member's: the first was finished
     assert digest(weights(run_of_two / "models")) == expected
+
+
+def test_a_second_run_in_the_same_folder_names_the_first_and_leaves_it_alone(run_of_two: Path) -> None:
+    with Stage(run_of_two, "train") as first:
+        first.until_it_prints("member 1 of 2")
+        first.process.send_signal(signal.SIGSTOP)  # so that it is there however long the second takes to start
+        with Stage(run_of_two, "train") as second:
+            assert second.finish() == 2
+        assert f"process {first.process.pid} is already " in second.error()
+        first.kill()
+    train(run_of_two)  # the lock of a process that is gone holds nobody up
+
+
+def test_a_run_with_other_labels_or_code_starts_anew_and_says_why(
+    run_of_two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = run_of_two / "copy"
+    for room in ("shared", "training", "serving"):
+        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__", "models"))
+    monkeypatch.setenv("PYTHONPATH", str(copy))
+
+    def interrupted() -> str:
+        with Stage(run_of_two, "train") as stage:
+            stage.until_it_prints("member 1 of 2")
+            stage.kill()
+        (line,) = [line for line in stage.printed if line.startswith(("resumed: start", "starting anew"))] or [""]
+        for file in (run_of_two / "data/checkpoints").glob("*.start.pt"):
+            file.rename(file.with_name("earlier.start.pt"))
+        return line
+
+    assert interrupted() == ""
+    with (copy / "training/labels.csv").open("a") as file:
+        file.write(f"{'0' * 64},cats,keep,seen again\n")
+    assert interrupted().rstrip().endswith("had other labels")
+    with (copy / "training/fit.py").open("a") as file:
+        file.write("# changed\n")
+    assert interrupted().rstrip().endswith("had other code")

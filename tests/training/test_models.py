@@ -71,3 +71,15 @@ def test_from_scratch_everything_learns() -> None:
 def test_an_unknown_name_says_what_there_is() -> None:
     with pytest.raises(StageError, match="efficientnet_lite0"):
         models.build("resnet5000", pretrained=False)
+
+
+def test_inception_sees_what_its_imagenet_weights_were_trained_on() -> None:
+    model = models.build("googlenet", pretrained=False)
+    grey = torch.full((1, 3, SIZE, SIZE), 255, dtype=torch.uint8)
+    assert torch.equal((grey.float() - model.mean) / model.std, torch.ones(1, 3, SIZE, SIZE))
+
+
+def test_a_network_too_large_for_one_file_is_refused_before_it_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "LARGEST", 40_000_000)
+    with pytest.raises(StageError, match=r"resnet18 has 0\.0 GB of weights"):
+        models.build("resnet18", pretrained=False)

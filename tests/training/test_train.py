@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -21,7 +23,7 @@ from training.stage import StageError
 from training.train import read_trained
 
 
-def fit(prepared: Path, section: Train, folder: Path, **options: bool) -> dict[str, torch.Tensor]:
+def fit(prepared: Path, section: Train, folder: Path, **options: Any) -> dict[str, torch.Tensor]:
     train.train(prepared, section, folder / "trained", folder / "checkpoints", "digest", **options)
     return weights(folder)
 
@@ -73,13 +75,18 @@ def test_what_else_draws_random_numbers_changes_nothing(prepared: Path, section:
     assert digest(fit(prepared, section, in_folder / "two")) == digest(one)
 
 
-def test_restart_forgets_the_interrupted_run(prepared: Path, section: Train, in_folder: Path) -> None:
+def test_restart_forgets_the_interrupted_run(
+    prepared: Path, section: Train, in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     section = msgspec.structs.replace(section, epochs=1)
     whole = fit(prepared, section, in_folder / "whole")
-    identity = hashlib.sha256(msgspec.json.encode(section) + b"digest").hexdigest()
-    (in_folder / "again/checkpoints").mkdir(parents=True)
-    for suffix in (".pt", ".start.pt"):
-        (in_folder / f"again/checkpoints/{identity[:16]}{suffix}").write_bytes(b"the remains of something else")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("training.plots.learning_curves", Mock(side_effect=KeyboardInterrupt))
+        fit(prepared, section, in_folder / "again")
+    checkpoints = list((in_folder / "again/checkpoints").iterdir())
+    assert len(checkpoints) == 2
+    for path in checkpoints:
+        path.write_bytes(b"the remains of something else")
     assert digest(fit(prepared, section, in_folder / "again", restart=True)) == digest(whole)
 
 
@@ -176,9 +183,14 @@ def test_the_run_is_in_mlflow_with_its_data(prepared: Path, section: Train, in_f
     parent, member = (client.get_run(part["mlflow_run_id"]) for part in (trained, trained["members"][0]))
     assert parent.data.params["model"] == "simple_cnn"
     assert parent.data.params["augmentation.flip"] == "0.5"
+    assert torch.__version__.startswith(parent.data.tags["version.torch"])
+    assert {"device", "precision", "version.cuda", "version.numpy"} <= parent.data.tags.keys()
     assert parent.data.metrics["val_loss"] == pytest.approx(trained["val_loss"])
     history = client.get_metric_history(member.info.run_id, "val_loss")
     assert [metric.step for metric in history] == [1, 2, 3]
+    rates = [metric.value for metric in client.get_metric_history(member.info.run_id, "lr")]
+    assert rates == sorted(rates, reverse=True)
+    assert len(set(rates)) == 3
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"curves.png", "validation_confusion.png"} <= names
     assert parent.inputs is not None
@@ -234,3 +246,15 @@ def test_a_pretrained_network_starts_from_a_probe_that_knows_the_animals(
     printed = capsys.readouterr().out
     assert "head: starts from a linear probe, " in printed
     assert json.loads((in_folder / "trained/trained.json").read_text())["val_accuracy"] >= 5 / 6
+
+
+def test_a_password_in_the_store_s_address_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:s3cret@127.0.0.1:9/?token=s3cret")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "")
+    with (
+        pytest.raises(StageError, match=r"the MLflow store http://\*\*\*@127.0.0.1:9/\?\*\*\* failed") as raised,
+        tracking.run(),
+    ):
+        pass
+    assert "s3cret" not in str(raised.value)

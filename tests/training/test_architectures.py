@@ -1,0 +1,98 @@
+"""Every kind of network that ``train.model`` can name goes the whole way from weights to finished files."""
+
+from pathlib import Path
+
+import msgspec
+import onnx
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import list_models
+
+from shared import contract
+from shared.files import write_json
+from tests.conftest import ROOT
+from training import models, params, stage
+from training.evaluate import evaluate
+from training.export import export
+from training.pictures import Pictures
+from training.quantize import quantize
+
+# One of each family, the smallest: the others are the same layers, more of them or wider.
+FAMILIES = {
+    "alexnet": "alexnet",
+    "convnext": "convnext_tiny",
+    "densenet": "densenet121",
+    "efficientnet_b": "efficientnet_b0",
+    "efficientnet_v2": "efficientnet_v2_s",
+    "googlenet": "googlenet",
+    "inception": "inception_v3",
+    "maxvit": "maxvit_t",
+    "mnasnet": "mnasnet0_5",
+    "mobilenet_v2": "mobilenet_v2",
+    "mobilenet_v3": "mobilenet_v3_small",
+    "regnet_x": "regnet_x_400mf",
+    "regnet_y": "regnet_y_400mf",
+    "resnet": "resnet18",
+    "resnext": "resnext50_32x4d",
+    "shufflenet": "shufflenet_v2_x0_5",
+    "squeezenet": "squeezenet1_1",
+    "swin_v2": "swin_v2_t",
+    "swin_": "swin_t",
+    "vgg": "vgg11_bn",
+    "vit_b_16": "vit_b_16",  # 14 × 14 places, which the evidence takes together four by four
+    "vit": "vit_b_32",
+    "wide_resnet": "wide_resnet50_2",
+}
+
+
+def test_every_classifier_of_torchvision_is_of_a_family_that_is_tested() -> None:
+    assert [name for name in list_models(module=torchvision.models) if not name.startswith(tuple(FAMILIES))] == []
+
+
+def untrained(name: str) -> None:
+    """Leave what ``train`` would, with random weights and the batch statistics that they give on the pictures."""
+    torch.manual_seed(0)
+    model = models.build(name, pretrained=False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain mean of all batches
+    model.train()
+    data = Pictures(stage.PREPARED / "train")
+    with torch.no_grad():
+        for start in range(0, 48, 16):
+            model(torch.stack([data[index][0] for index in range(start, start + 16)]))
+        # Random layers make much of noise; the evidence must not, or no exam can be set.
+        places = model.eval().feature_map(torch.stack([data[index][0] for index in range(16)]))
+        model.head.weight *= 1e-3 / torch.einsum("nchw,kc->nkhw", places, model.head.weight).abs().max()
+    (stage.TRAINED / "members").mkdir(parents=True)
+    for file in ("weights.pt", "members/0.pt", "members/1.pt"):
+        torch.save(model.state_dict(), stage.TRAINED / file)
+    member = {"name": params.FIRST, "kept": True, "mlflow_run_id": None, "val_loss": 0.7, "seconds": 1.0}
+    write_json(
+        stage.TRAINED / "trained.json",
+        {"model": name, "members": [member], "split_digest": "none", "mlflow_run_id": "none"},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["simple_cnn", "efficientnet_lite0", *FAMILIES.values()])
+def test_a_network_with_random_weights_is_exported_quantized_and_evaluated(name: str, work: Path) -> None:
+    untrained(name)
+    document = params.load(ROOT / "params.yaml")
+    exporting = msgspec.structs.replace(
+        document.export, parity_pictures=3, familiarity_pictures=60, familiarity_dimensions=2
+    )
+    export(exporting)
+    quantize(msgspec.structs.replace(document.quantize, pictures=3), exporting)
+    evaluate(msgspec.structs.replace(document.evaluate, worst=2, timed=2, covered=2))
+
+    whole, small = (onnx.load(path) for path in (stage.MODEL, stage.MODEL_INT8))
+    for model, precision in ((whole, "fp32"), (small, "int8")):
+        written = contract.loads({entry.key: entry.value for entry in model.metadata_props})
+        assert (written.architecture, written.precision) == (name, precision)
+        assert written.test is not None
+    weights = [entry for entry in small.graph.initializer if len(entry.dims) in (2, 4)]
+    in_bytes = sum(len(entry.raw_data) for entry in weights if entry.data_type == onnx.TensorProto.INT8)
+    assert in_bytes > 0.9 * sum(entry.ByteSize() for entry in weights)
