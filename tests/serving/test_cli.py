@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serving import cli
-from tests.conftest import blobs, encoded
+from tests.conftest import ROOT, blobs, encoded
 
 
 def catsdogs(*arguments: str) -> Result:
@@ -76,9 +76,9 @@ def test_an_unknown_command() -> None:
 
 
 def test_a_stage_s_error_is_one_line_and_exit_code_2(in_folder: Path) -> None:
-    result = catsdogs("fetch", "nowhere.zip")
+    result = catsdogs("fetch", "--params", str(ROOT / "params.yaml"), "nowhere.zip")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1] == "Error: nowhere.zip: no such file or folder"
+    assert result.stderr.splitlines()[-1] == f"Error: {in_folder / 'nowhere.zip'}: no such file or folder"
     assert not any(path.is_file() for path in in_folder.rglob("*"))
     assert "params.yaml: No such file" in catsdogs("audit").stderr
 

@@ -242,7 +242,7 @@ def _exams(rival: Files, candidate: Files) -> tuple[list[str], list[str]]:
         if counts[1] < counts[0]:
             fewer.append(f"the {precision} exam has {counts[1]} questions, the rival's {counts[0]}")
         before, after = (tolerances(one) for one in (theirs, ours))
-        grown = [name for name in before.keys() & after.keys() if after[name] > before[name]]
+        grown = [name for name in sorted(before.keys() & after.keys()) if after[name] > before[name]]
         if grown:
             worst = max(grown, key=lambda name: after[name] - before[name])
             wider.append(
