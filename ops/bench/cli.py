@@ -4,8 +4,9 @@ import json
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -152,12 +153,7 @@ def soak(count: int, service: Path, seed: int, out: Path) -> None:
         document = soaking.soak(count, Programs(service.absolute(), service.absolute()), seed)
     except BenchError as error:
         raise click.UsageError(str(error)) from error
-    document = machine.rounded(document)
-    machine.write_json(out, document)
-    click.echo(f"\n{table.soak(document)}")
-    for failure in document["failures"]:
-        click.echo(failure, err=True)
-    sys.exit(1 if document["failures"] else 0)
+    _finish(document, out, table.soak)
 
 
 @main.command()
@@ -177,12 +173,17 @@ def siege(minutes: float, service: Path, seed: int, out: Path) -> None:
         document = besieging.siege(minutes, Programs(service.absolute(), service.absolute()), seed)
     except BenchError as error:
         raise click.UsageError(str(error)) from error
+    _finish(document, out, table.siege)
+
+
+def _finish(document: dict[str, Any], out: Path, tabulate: Callable[[dict[str, Any]], str]) -> NoReturn:
+    """Write and print a report; the exit code is 1 if it has failures."""
     document = machine.rounded(document)
     machine.write_json(out, document)
-    click.echo(f"\n{table.siege(document)}")
+    click.echo(f"\n{tabulate(document)}")
     for failure in document["failures"]:
         click.echo(failure, err=True)
-    sys.exit(1 if document["failed"] else 0)
+    sys.exit(1 if document["failures"] else 0)
 
 
 @main.command()

@@ -34,7 +34,7 @@ HOSTILE: Final = 5
 # Between the requests of an honest client: together about a third of what two lanes can do.
 PAUSE_SECONDS: Final = 0.5
 PERIOD_SECONDS: Final = 30
-# A misbehaving client does something else after so long.
+# The longest that one misdeed lasts.
 DEED_SECONDS: Final = 12
 SLOW_BYTES_PER_SECOND: Final = 250_000  # 2 Mbit/s
 APART_SECONDS: Final = 0.005  # between connections of a crowd: what is left open matters here, not the rate
@@ -193,7 +193,7 @@ class _Siege:
         self.failed = 0
 
     async def run(self, seconds: float) -> dict[str, Any]:
-        """Serve for so long; returns the report, without machine and memory."""
+        """Run for ``seconds``; returns the report, without machine and memory."""
         tasks = [asyncio.create_task(self._honest()) for _ in range(HONEST)]
         tasks += [asyncio.create_task(self._slow()), asyncio.create_task(self._scrape())]
         periods = max(1, round(seconds / PERIOD_SECONDS / 2))

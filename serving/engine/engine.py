@@ -75,12 +75,12 @@ class Engine:
 
     @property
     def dead(self) -> bool:
-        """No lane has been ready for so long that the process should be replaced."""
+        """No lane has been ready for `DEAD_SECONDS`: the process should be replaced."""
         return self._down_for(DEAD_SECONDS)
 
     @property
     def lost(self) -> bool:
-        """No lane has been ready for so long that the process had better end: some supervisors ask no health."""
+        """No lane has been ready for `LOST_SECONDS`: the process should end, since some supervisors ask no health."""
         return self._down_for(LOST_SECONDS)
 
     def _down_for(self, seconds: float) -> bool:

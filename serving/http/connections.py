@@ -126,7 +126,7 @@ class Connection(HttpToolsProtocol):
     sent its input and read its answer.
     """
 
-    transport: ClientTransport  # type: ignore[assignment]
+    transport: ClientTransport  # type: ignore[assignment]  # uvicorn's is asyncio's own
 
     def __init__(
         self,
