@@ -10,7 +10,7 @@ from shared import spec
 from shared.intervals import Interval
 
 METADATA_KEY: Final = "cats_dogs_contract"
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 CLASSES: Final = ("cats", "dogs")
 
 Label = Literal["cats", "dogs"]
@@ -33,6 +33,21 @@ class Unsure(msgspec.Struct, frozen=True):
 
     close_call: float
     unfamiliar: float
+
+
+class SecondLook(msgspec.Struct, frozen=True):
+    """When to look again, and at what; see :mod:`shared.second_look`.
+
+    The first answer stands where the larger probability is at least ``sure`` and the familiarity at least ``familiar``.
+    ``side`` is what the closer network sees, in pixels, and ``crops`` the shares of the picture's sides that it looks
+    at, 1 being the whole picture. Its log-odds are divided by ``temperature`` in the graph.
+    """
+
+    sure: float
+    familiar: float
+    side: Annotated[int, Meta(ge=32, le=1024)]
+    crops: Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(min_length=1, max_length=8)]
+    temperature: float
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -90,6 +105,7 @@ class Question(msgspec.Struct, frozen=True):
     probabilities: tuple[float, ...]
     evidence: tuple[float, ...]  # 49 values, row by row
     familiarity: float
+    closer: tuple[float, float]  # the second look's probability of dogs, and its familiarity
     tolerance: float | None = None
 
 
@@ -123,6 +139,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, str] = CLASSES
     pixels: str = spec.DIGEST
     temperature: float
+    second_look: SecondLook
     unsure: Unsure
     provenance: Provenance
     reference: Reference

@@ -142,8 +142,9 @@ def suspects(params_file: Path) -> None:
 
 
 @_stage("Train the network; resumes an interrupted run with the same parameters, data, labels and code.")
+@click.option("--closer", is_flag=True, help="Train the network of the second look, into models/closer.")
 @click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted run.")
-def train(params_file: Path, restart: bool) -> None:
+def train(params_file: Path, closer: bool, restart: bool) -> None:
     """Run the stage train."""
     from training import params, tracking
     from training import split as splits
@@ -151,10 +152,13 @@ def train(params_file: Path, restart: bool) -> None:
     from training.train import train as run
 
     document = params.load(params_file)
-    digest = splits.split_digest(splits.read(stage.SPLIT))
+    recipe, out = (document.closer_recipe(), stage.CLOSER) if closer else (document.train, stage.TRAINED)
+    if recipe is None:
+        click.echo("closer: none in params.yaml, so the first network looks again")
+        return
     with stage.alone(stage.TRAINING):
-        run(stage.PREPARED, document.train, stage.TRAINED, stage.CHECKPOINTS, digest, restart=restart)
-        with tracking.run(read_trained(stage.TRAINED)["mlflow_run_id"]):
+        run(stage.PREPARED, recipe, out, stage.CHECKPOINTS, splits.read(stage.SPLIT), restart=restart)
+        with tracking.run(read_trained(out)["mlflow_run_id"]):
             for name in ("fetch", "audit", "split", "suspects"):
                 tracking.log_section(name, getattr(document, name))
 

@@ -125,21 +125,22 @@ def _figures(content: Content) -> dict[str, str]:
     }
     if (split := _read("split.json")) is not None:
         drawn["split"] = plots.bars(split, "Photos by side")
-    if (histories := _histories()) is not None:
+    if histories := _histories():
         drawn["curves"] = plots.learning_curves(histories)
     return {name: _svg(figure) for name, figure in drawn.items()}
 
 
-def _histories() -> dict[str, list[SimpleNamespace]] | None:
-    path = stage.TRAINED / "history.csv"
-    if not path.exists():
-        return None
-    histories: dict[str, list[SimpleNamespace]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            name = row.pop("member")
-            numbers = {column: float(value) for column, value in row.items()}
-            histories.setdefault(name, []).append(SimpleNamespace(**numbers | {"epoch": int(row["epoch"])}))
+def _histories() -> dict[str, list[SimpleNamespace]]:
+    histories = {}
+    for name, folder in (("first look", stage.TRAINED), ("second look", stage.CLOSER)):
+        if (folder / "history.csv").exists():
+            with (folder / "history.csv").open(newline="") as file:
+                histories[name] = [
+                    SimpleNamespace(
+                        **{column: float(value) for column, value in row.items()} | {"epoch": int(row["epoch"])}
+                    )
+                    for row in csv.DictReader(file)
+                ]
     return histories
 
 

@@ -52,14 +52,14 @@ def test_the_soup_s_members_differ_from_the_section_only_where_they_say(copy: Pa
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ("{epoch: 2}", "soup: odd: no parameter 'epoch'"),
-        ("{augmentation.blur: 2}", "soup: odd: no parameter 'augmentation.blur'"),
-        ("{colours.hue: 0.1}", "soup: odd: no parameter 'colours.hue'"),
-        ("{lr.head: 0.1}", "soup: odd: no parameter 'lr.head'"),
-        ("{augmentation.flip.chance: 0.1}", "soup: odd: no parameter 'augmentation.flip.chance'"),
-        ("{epochs: 0}", "soup: odd: Expected `int` >= 1"),
-        ("{augmentation.jpeg: [30, 101]}", r"soup: odd: Expected `int` <= 100.*jpeg"),
-        ("{audited: perhaps}", "soup: odd: Expected `bool`"),
+        ("{epoch: 2}", "odd: no parameter 'epoch'"),
+        ("{augmentation.blur: 2}", "odd: no parameter 'augmentation.blur'"),
+        ("{colours.hue: 0.1}", "odd: no parameter 'colours.hue'"),
+        ("{lr.head: 0.1}", "odd: no parameter 'lr.head'"),
+        ("{augmentation.flip.chance: 0.1}", "odd: no parameter 'augmentation.flip.chance'"),
+        ("{epochs: 0}", "odd: Expected `int` >= 1"),
+        ("{augmentation.jpeg: [30, 101]}", r"odd: Expected `int` <= 100.*jpeg"),
+        ("{audited: perhaps}", "odd: Expected `bool`"),
     ],
 )
 def test_an_impossible_member_is_said_before_the_first_has_taken_its_hours(

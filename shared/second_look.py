@@ -1,0 +1,97 @@
+"""The second look: what the network is not sure of, it looks at again, closer, with a larger network.
+
+The first look is at the whole picture. Where it is sure, and finds the picture familiar, its answer stands. Otherwise a
+second network looks at the whole picture and at crops around the centre of the first look's evidence, cut from the
+decoded picture, where there is more detail. The mean of its log-odds is the answer.
+
+The service, ``catsdogs predict``, the calibration, the evaluation and the exam all call :func:`look`, so that an answer
+means the same everywhere.
+"""
+
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.contract import SecondLook
+from shared.pixels import SIZE, WHOLE, Box, Pixels
+
+# Names in the graph: of the inputs, and of the second look's output (those of the first are the fields of `Outputs`).
+INPUT: Final = "image"
+CLOSER_INPUT: Final = "closer"
+CLOSER_OUTPUT: Final = "log_odds"
+STRONG: Final = 0.3  # of the largest evidence, from which a place counts for the centre
+
+Floats = npt.NDArray[np.float32]
+
+
+class Outputs(NamedTuple):
+    """What a model answers for n pictures."""
+
+    probabilities: Floats  # [n, 2], in the order of the contract's classes
+    evidence: Floats  # [n, 7, 7], positive for dogs
+    familiarity: Floats  # [n], 0..1
+
+
+class Photo(Protocol):
+    """A decoded picture; see :class:`shared.pixels.Photo`."""
+
+    def square(self, size: int = SIZE, box: Box = WHOLE) -> Pixels:
+        """The part in ``box``, uint8 [size, size, 3]."""
+
+
+class Network(Protocol):
+    """The two networks of a model file."""
+
+    def first(self, pictures: Pixels) -> Outputs:
+        """Answer for uint8 [n, 224, 224, 3]."""
+
+    def closer(self, pictures: Pixels) -> Floats:
+        """Log-odds of dogs and of being familiar, float32 [n, 2], for uint8 [n, side, side, 3]."""
+
+
+class Look(NamedTuple):
+    """The answer for one picture, with the shapes of :class:`Outputs` for n = 1; ``again``: it was looked at twice."""
+
+    outputs: Outputs
+    picture: Pixels  # uint8 [224, 224, 3], what the first look saw
+    again: bool
+
+
+def look(photo: Photo, network: Network, when: SecondLook) -> Look:
+    """Look at a picture, and again where the first answer is not sure or the picture not familiar."""
+    picture = photo.square()
+    outputs = network.first(picture[np.newaxis])
+    if outputs.probabilities.max() >= when.sure and outputs.familiarity[0] >= when.familiar:
+        return Look(outputs, picture, again=False)
+    return Look(closer(photo, outputs, network, when), picture, again=True)
+
+
+def closer(photo: Photo, outputs: Outputs, network: Network, how: SecondLook) -> Outputs:
+    """The second look's answer, whatever the first one's; the evidence is the first one's."""
+    odds = network.closer(views(photo, outputs.evidence[0], how))
+    dogs, familiar = 1 / (1 + np.exp(-odds.mean(0, dtype=np.float64)))
+    return Outputs(np.array([[1 - dogs, dogs]], np.float32), outputs.evidence, np.array([familiar], np.float32))
+
+
+def views(photo: Photo, evidence: npt.NDArray[np.floating[Any]], how: SecondLook) -> Pixels:
+    """What the second look sees, uint8 [len(crops), side, side, 3]: crops around the centre of ``evidence`` [7, 7]."""
+    middle = centre(evidence)
+    return np.stack([photo.square(how.side, box(middle, share)) for share in how.crops])
+
+
+def centre(evidence: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """Centre of mass of the strong evidence for either animal: across and down, 0..1."""
+    strength = np.abs(evidence)
+    strength = np.where(strength > STRONG * strength.max(), strength, 0)
+    total = strength.sum()
+    if not total > 0:
+        return 0.5, 0.5
+    places = (np.arange(len(strength)) + 0.5) / len(strength)
+    return float(strength.sum(0) @ places / total), float(strength.sum(1) @ places / total)
+
+
+def box(middle: tuple[float, float], share: float) -> Box:
+    """The part of a picture that has ``share`` of each side, around ``middle`` as far as the edges allow."""
+    left, top = (min(max(place - share / 2, 0.0), 1 - share) for place in middle)
+    return left, top, left + share, top + share
