@@ -59,7 +59,7 @@ def _stage(help_text: str) -> Callable[[Command], click.Command]:
 
 @_stage(
     "Copy the photos to data/raw.\n\nSOURCE is a folder, a zip or tar file, a CSV or Parquet table of paths "
-    "and labels, or 'kaggle'; by default params.yaml names it."
+    "and labels, or a collection to download: 'kaggle' or 'oxford-iiit-pet'; by default params.yaml names them."
 )
 @click.argument("source", nargs=-1)
 @click.option("--classes", help='Names of folders and labels, as "cats=cat,kitten,0 dogs=dog,puppy,1".')
@@ -74,7 +74,10 @@ def fetch(params_file: Path, source: tuple[str, ...], classes: str | None, keep_
         section = params.with_classes(section, classes)
     keep_sides = keep_sides or section.keep_sides
     fetched = run(source or section.source, stage.RAW, section.labels(), keep_sides=keep_sides)
-    write_json(stage.REPORTS / "fetch.json", fetched.report())
+    report = fetched.report()
+    write_json(stage.REPORTS / "fetch.json", report)
+    for name, one in report["collections"].items():
+        click.echo(f"{name}: {one['cats']:,} cats, {one['dogs']:,} dogs; licence: {one['licence']}")
     for line in fetched.lines():
         click.echo(line)
     if keep_sides or len(fetched.sides) > 1:
@@ -106,18 +109,16 @@ def split(params_file: Path) -> None:
     """Run the stage split."""
     from shared.contract import CLASSES
     from training import audit, params
-    from training.split import SIDES, given_sides
+    from training.split import SIDES, given_sides, summary
     from training.split import split as run
 
     section = params.load(params_file).split
     photos = run(audit.read(stage.AUDIT), stage.SPLIT, section.train, section.val, given_sides(stage.NAMES))
-    counts = {
-        side: {label: sum((p.side, p.label) == (side, label) for p in photos) for label in CLASSES} for side in SIDES
-    }
-    write_json(stage.REPORTS / "split.json", counts)
-    for side, count in counts.items():
-        click.echo(f"{side:>6}: {count['cats']:,} cats, {count['dogs']:,} dogs")
-    if warning := stage.imbalance(*(sum(count[label] for count in counts.values()) for label in CLASSES)):
+    found = summary(photos)
+    write_json(stage.REPORTS / "split.json", found)
+    for side in SIDES:
+        click.echo(f"{side:>6}: {found[side]['cats']:,} cats, {found[side]['dogs']:,} dogs")
+    if warning := stage.imbalance(*(sum(found[side][label] for side in SIDES) for label in CLASSES)):
         click.echo(warning)
 
 

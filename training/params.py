@@ -24,19 +24,31 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the file; an unknown name in it is an error."""
 
 
+class Collection(Section, frozen=True, omit_defaults=True):
+    """Photographs from one source, the name that they are filed under, and where they come from on which terms."""
+
+    source: str
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,60}[A-Za-z0-9])?\Z")] = ""
+    licence: str = ""
+    origin: str = ""
+
+
 class Fetch(Section, frozen=True):
     """Where the photographs come from, what says which animal they show, and whether they keep the side they are on."""
 
-    source: Annotated[list[str], msgspec.Meta(min_length=1)]
+    source: Annotated[list[str | Collection], msgspec.Meta(min_length=1)]
     classes: dict[Label, list[str | int]]
     keep_sides: bool
     digest: str = ""  # of what the source holds, so that DVC sees new photos under an old name; `training.own` sets it
 
     def __post_init__(self) -> None:
-        """Each class has names, and none has another's."""
+        """Each class has names, none has another's, and no two collections have the same."""
         names = [str(name).lower() for label in CLASSES for name in self.classes.get(label, [""])]
         if "" in names or len(set(names)) < len(names):
             raise ValueError(f"classes {self.classes}: cats and dogs need names, all different")
+        stated = [entry.name.lower() for entry in self.source if isinstance(entry, Collection) and entry.name]
+        if len(set(stated)) < len(stated):
+            raise ValueError(f"source: two collections have the same name: {', '.join(stated)}")
 
     def labels(self) -> dict[str, Label]:
         """Label by name, in lower case."""

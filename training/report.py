@@ -20,12 +20,13 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 import shared
-from shared.contract import Contract
+from shared.contract import CLASSES, Contract
 from shared.exam import Outputs
 from shared.intervals import Interval, percent
 from shared.metrics import reliability_bins
 from training import measure, plots, stage
 from training.comparison import Comparison
+from training.split import SIDES
 
 TEMPLATES: Final = jinja2.Environment(
     loader=jinja2.FileSystemLoader([Path(__file__).with_name("templates"), Path(shared.__file__).parent]),
@@ -71,7 +72,8 @@ def _common(content: Content) -> dict[str, Any]:
         "ablation": content.ablation,
         "precisions": content.precisions.describe("the fp32 file", "the int8 file") if content.precisions else None,
         "audit": _read("audit.json"),
-        "split": _read("split.json"),
+        "split": _split(),
+        "collections": collections(),
         "suspects": _read("suspects.json"),
         "export": _read("export.json"),
         "quantize": _read("quantize.json"),
@@ -89,6 +91,25 @@ def _read(name: str) -> dict[str, Any] | None:
     except OSError:
         return None
     return document
+
+
+def _split() -> dict[str, Any] | None:
+    """Photos by side and class."""
+    found = _read("split.json")
+    return {side: found[side] for side in SIDES} if found else None
+
+
+def collections() -> list[dict[str, Any]]:
+    """A row for each collection: name, licence, origin, and its photos fetched, kept by the audit, and on each side."""
+    fetched, split = _read("fetch.json") or {}, _read("split.json") or {}
+    rows = []
+    for name, found in fetched.get("collections", {}).items():
+        none = dict.fromkeys(CLASSES, 0)
+        sides = split.get("collections", {}).get(name, dict.fromkeys(SIDES, none))
+        kept = {label: sum(count[label] for count in sides.values()) for label in CLASSES}
+        counts = {"fetched": {label: found[label] for label in CLASSES}, "kept": kept, **sides}
+        rows.append({"name": name, "licence": found["licence"], "origin": found["origin"], "photos": counts})
+    return rows
 
 
 def _figures(content: Content) -> dict[str, str]:
@@ -123,7 +144,7 @@ def _figures(content: Content) -> dict[str, str]:
             {name: (figures["milliseconds"], figures["megabytes"]) for name, figures in content.metrics.items()}
         ),
     }
-    if (split := _read("split.json")) is not None:
+    if (split := _split()) is not None:
         drawn["split"] = plots.bars(split, "Photos by side")
     if histories := _histories():
         drawn["curves"] = plots.learning_curves(histories)

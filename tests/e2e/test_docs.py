@@ -184,7 +184,7 @@ def test_every_command_is_in_the_table_and_the_table_has_no_other() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_block_says_what_it_is(name: str) -> None:
-    assert {language for language, _ in FENCE.findall(PAGES[name])} <= {"bash", "json", "text"}
+    assert {language for language, _ in FENCE.findall(PAGES[name])} <= {"bash", "json", "text", "yaml"}
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if not any(word in command for word in ELSEWHERE)])

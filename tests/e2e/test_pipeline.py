@@ -76,7 +76,7 @@ def test_every_stage_leaves_its_outputs(finished: Path) -> None:
     assert audit["duplicate"] == {"cats": 1, "dogs": 0}
     assert audit["cross_class"] == {"cats": 1, "dogs": 1}
     split = report(finished, "split.json")
-    assert sum(count for side in split.values() for count in side.values()) == 119
+    assert sum(count for side in ("train", "val", "test") for count in split[side].values()) == 119
     assert len(list((finished / "data/processed_split").glob("*/*/*.png"))) == 119
     for name in ("confusion.png", "worst.png", "predictions.csv", "ablation.json", "suspects.json", "model-card.md"):
         assert (finished / "reports" / name).stat().st_size > 0
@@ -95,6 +95,14 @@ def test_the_reports_are_whole_pages_and_only_the_one_that_stays_has_photos(fini
             assert section in page
     assert '<img src="data:image/png' in inside
     assert "<img" not in public
+
+
+def test_the_report_and_the_card_list_the_collections_with_their_terms(finished: Path) -> None:
+    split = report(finished, "split.json")
+    sides = " | ".join(f"{split[side]['cats']} / {split[side]['dogs']}" for side in ("train", "val", "test"))
+    row = f"| photos | not stated | not stated | 62 / 61 | 59 / 60 | {sides} |"
+    assert row in (finished / "reports/model-card.md").read_text()
+    assert "<tr><td>photos</td><td>not stated</td>" in (finished / "reports/report.html").read_text()
 
 
 def test_both_precisions_ship_with_contracts_of_their_own(finished: Path) -> None:

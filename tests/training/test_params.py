@@ -5,6 +5,7 @@ import pytest
 
 from tests.conftest import ROOT
 from training import params
+from training.fetch import named
 from training.stage import StageError
 
 
@@ -19,6 +20,16 @@ def test_the_repository_s_own_file_is_valid() -> None:
     assert params.load(ROOT / "params.yaml").train.model == "efficientnet_lite0"
 
 
+def test_the_collections_of_the_page_are_valid(copy: Path) -> None:
+    block = (ROOT / "docs/pipeline.md").read_text().split("```yaml\nfetch:\n")[1].split("```")[0]
+    copy.write_text(copy.read_text().replace("  source: [kaggle]\n", block, 1))
+    assert [collection.name for collection in named(params.load(copy).fetch.source)] == [
+        "petimages",
+        "oxford-iiit-pet",
+        "stanford-dogs",
+    ]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
@@ -28,6 +39,9 @@ def test_the_repository_s_own_file_is_valid() -> None:
         ("train: 0.8", "train: 0.95", "no photos for the test set"),
         ("near_duplicate: 0.97", "near_duplicate: 1.0", "near_duplicate"),
         ("source: [kaggle]", "source: []", "source"),
+        ("source: [kaggle]", "source: [{source: a, name: ../up}]", "source"),
+        ("source: [kaggle]", "source: [{source: a, license: CC0}]", "license"),
+        ("source: [kaggle]", "source: [{source: a, name: x}, {source: b, name: X}]", "same name: x, x"),
         ("folds: 5", "folds: 1", "folds"),
         ("swapped: 0.2", "swapped: 20", "swapped"),
         ("fetch:", "fetch: [", "params.yaml"),

@@ -32,7 +32,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder data/ after prepare, with photos of the test side only."""
     data = tmp_path_factory.mktemp("test side") / "data"
-    rows = ["path,label,side,sha256"]
+    rows = ["path,label,collection,side,sha256"]
     for photo in range(2 * EACH):
         label = "cats" if photo < EACH else "dogs"
         picture = np.full((SIZE, SIZE, 3), (photo // 2, 90, BLUE), np.uint8)
@@ -40,7 +40,7 @@ def test_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = data / "processed_split" / "test" / label / f"{photo:020}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path, compress_level=1)
-        rows.append(f"{photo}.jpg,{label},test,{photo:064x}")
+        rows.append(f"{photo}.jpg,{label},drawn,test,{photo:064x}")
     (data / "split.csv").write_text("\n".join(rows) + "\n")
     return data
 
