@@ -22,7 +22,6 @@ from training.models import Classifier
 EVIDENCE_SIZE: Final = 7
 SUREST: Final = 10.0  # log-odds, a probability of 0.99995: no validation set is large enough to claim more
 TEMPERATURE: Final = "temperature"
-UNCALIBRATED: Final = 100.0  # as large as this, no log-odds reach the bound before the temperature is fitted
 HALVED: Final = ".float16"
 PREFIX: Final = "closer/"
 
@@ -47,7 +46,7 @@ class Graph(nn.Module):
         weight, bias = classifier.head.weight.detach(), classifier.head.bias.detach()
         self.register_buffer("weight", (weight[1] - weight[0])[None].clone())
         self.register_buffer("bias", (bias[1] - bias[0])[None].clone())
-        self.register_buffer(TEMPERATURE, torch.tensor(UNCALIBRATED))
+        self.register_buffer(TEMPERATURE, torch.tensor(1.0))
         self.eval()
 
     def odds(self, pooled: Tensor) -> Tensor:
@@ -143,7 +142,7 @@ def parts(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 
 
 def halved(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store the weights in float16: half the bytes. onnxruntime widens them once, on loading; it computes in float32."""
+    """Store the weights in float16: half the bytes. onnxruntime widens them once, on loading."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     casts = []
     for entry in model.graph.initializer:

@@ -22,7 +22,7 @@ from shared.metrics import Floats
 from shared.second_look import Network, closer
 from training import audit, calibration, labels, sanity, stage, tracking
 from training.golden import golden_pictures
-from training.graph import UNCALIBRATED, Runner, with_temperatures
+from training.graph import Runner, with_temperatures
 from training.params import Export
 from training.photographs import Photographs
 from training.stage import StageError, progress
@@ -35,6 +35,7 @@ LEAST_TOLERANCE: Final = 0.01
 LARGEST_TOLERANCE: Final = 0.2
 # Of 14. An int8 network trained on few photos has stable answers to 11, the one that ships to 13.
 LEAST_QUESTIONS: Final = 8
+UNCALIBRATED: Final = 100.0  # so large a temperature that no log-odds reach their bound before it is fitted
 DIGITS: Final = 8  # of the weights' digest, in a version
 
 
@@ -94,13 +95,14 @@ def package(
         StageError: too few golden pictures have answers that differ from noise, or pictures that show nothing are
             answered.
     """
-    found = _validate(Runner(model.SerializeToString()), params, trained.side, precision)
+    hot = with_temperatures(model, UNCALIBRATED, UNCALIBRATED)
+    found = _validate(Runner(hot.SerializeToString()), params, trained.side, precision)
     fitted = _calibrate(found, params, trained.side)
     if fitted.promised > params.answered_error:
         print(
-            f"promise: at most {fitted.promised:.1%} of all pictures answered wrongly; {params.answered_error:.1%} takes "
-            f"{calibration.photos_needed(params.answered_error):,} validation photos, and there are "
-            f"{len(found.labels):,}"
+            f"promise: at most {fitted.promised:.1%} of all pictures answered wrongly. "
+            f"{params.answered_error:.1%} takes {calibration.photos_needed(params.answered_error):,} validation photos; "
+            f"there are {len(found.labels):,}"
         )
     model = with_temperatures(model, fitted.temperature, fitted.second_look.temperature)
     network = Runner(model.SerializeToString())

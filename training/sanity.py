@@ -53,9 +53,9 @@ def unsure(network: Network, when: SecondLook, found: Unsure, familiarity: Float
         if share > MOST_UNFAMILIAR:
             answer = ("cats", "dogs")[int(outputs.probabilities[0].argmax())]
             raise StageError(
-                f"a picture that shows nothing ({name}) is called {answer} {outputs.probabilities.max():.3f}, and looks "
-                f"more familiar than {share:.0%} of the validation photos: the network has not learned what animals "
-                "look like; train on more photos, or give photos of other things (export.others)"
+                f"a picture that shows nothing ({name}) is called {answer} {outputs.probabilities.max():.3f}, and "
+                f"looks more familiar than {share:.0%} of the validation photos: the network has not learned what "
+                "animals look like; train on more photos, or give photos of other things (export.others)"
             )
         print(f"unfamiliar: below {found.unfamiliar:.3f}, so that a picture that shows nothing ({name}) is unsure")
     return found
