@@ -99,10 +99,10 @@ def package(
     found = _validate(Runner(hot.SerializeToString()), params, trained.side, precision)
     fitted = _calibrate(found, params, trained.side)
     if fitted.promised > params.answered_error:
+        needed = calibration.photos_needed(params.answered_error)
         print(
-            f"promise: at most {fitted.promised:.1%} of all pictures answered wrongly. "
-            f"{params.answered_error:.1%} takes {calibration.photos_needed(params.answered_error):,} validation photos; "
-            f"there are {len(found.labels):,}"
+            f"promise: at most {fitted.promised:.1%} of all pictures answered wrongly; for {params.answered_error:.1%} "
+            f"it takes {needed:,} validation photos, and there are {len(found.labels):,}"
         )
     model = with_temperatures(model, fitted.temperature, fitted.second_look.temperature)
     network = Runner(model.SerializeToString())
