@@ -19,7 +19,7 @@ from shared.pixels import SIZE, Pixels
 from shared.second_look import CLOSER_OUTPUT, Outputs
 from training import ood, sanity, stage, tracking
 from training.familiarity import Learned, Residual
-from training.graph import Closer, First, Runner, halved, merged, parts, to_onnx, widened
+from training.graph import Closer, First, Runner, halved, merged, parts, to_onnx, widened, with_temperatures
 from training.machine import Machine, choose_machine
 from training.models import Classifier
 from training.packaging import Trained, package
@@ -44,7 +44,9 @@ def export(params: Export) -> None:
     first = First(*_with_familiarity(stage.TRAINED, SIZE, others, params, machine))
     closer = Closer(*_with_familiarity(closer_folder(), trained.side, others, params, machine))
     whole = merged(to_onnx(first, SIZE, params.opset), to_onnx(closer, trained.side, params.opset))
-    network = Runner(whole.SerializeToString())
+    for graph in (first, closer):
+        graph.temperature.fill_(1)
+    network = Runner(with_temperatures(whole, 1, 1).SerializeToString())
     differences = check_parity((first, closer), network, trained.side, params.parity_pictures)
     packaged = package(halved(whole), "fp32", trained, params, {})
     write_whole(stage.CANDIDATE, packaged.data)

@@ -22,6 +22,8 @@ from training.models import Classifier
 EVIDENCE_SIZE: Final = 7
 SUREST: Final = 10.0  # log-odds, a probability of 0.99995: no validation set is large enough to claim more
 TEMPERATURE: Final = "temperature"
+# So large that no log-odds reach their bound; and not 1, which the exporter would leave out.
+UNCALIBRATED: Final = 100.0
 HALVED: Final = ".float16"
 PREFIX: Final = "closer/"
 
@@ -46,7 +48,7 @@ class Graph(nn.Module):
         weight, bias = classifier.head.weight.detach(), classifier.head.bias.detach()
         self.register_buffer("weight", (weight[1] - weight[0])[None].clone())
         self.register_buffer("bias", (bias[1] - bias[0])[None].clone())
-        self.register_buffer(TEMPERATURE, torch.tensor(1.0))
+        self.register_buffer(TEMPERATURE, torch.tensor(UNCALIBRATED))
         self.eval()
 
     def odds(self, pooled: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from shared.metrics import Floats
 from shared.second_look import Network, closer
 from training import audit, calibration, labels, sanity, stage, tracking
 from training.golden import golden_pictures
-from training.graph import Runner, with_temperatures
+from training.graph import UNCALIBRATED, Runner, with_temperatures
 from training.params import Export
 from training.photographs import Photographs
 from training.stage import StageError, progress
@@ -35,7 +35,6 @@ LEAST_TOLERANCE: Final = 0.01
 LARGEST_TOLERANCE: Final = 0.2
 # Of 14. An int8 network trained on few photos has stable answers to 11, the one that ships to 13.
 LEAST_QUESTIONS: Final = 8
-UNCALIBRATED: Final = 100.0  # so large a temperature that no log-odds reach their bound before it is fitted
 DIGITS: Final = 8  # of the weights' digest, in a version
 
 

@@ -81,7 +81,7 @@ def _read(path: Path) -> Photo:
 
 
 def _tensor(picture: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
