@@ -174,9 +174,10 @@ def widened(model: onnx.ModelProto) -> onnx.ModelProto:
 def with_temperatures(model: onnx.ModelProto, first: float, closer: float) -> onnx.ModelProto:
     """A copy of the file, of :func:`merged`, with other temperatures."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
-    entries = {entry.name: entry for entry in model.graph.initializer}
-    for name, value in ((TEMPERATURE, first), (PREFIX + TEMPERATURE, closer)):
-        entries[name].CopyFrom(numpy_helper.from_array(np.array(value, np.float32), name))
+    for entry in model.graph.initializer:
+        if entry.name.endswith(TEMPERATURE):
+            value = closer if entry.name.startswith(PREFIX) else first
+            entry.CopyFrom(numpy_helper.from_array(np.array(value, np.float32), entry.name))
     return model
 
 
