@@ -22,7 +22,8 @@ MAX_FRAMES: Final = 16
 MAX_FRAME_PIXELS: Final = 4_000_000
 # A frame whose values differ by no more is of one colour; a lossy encoder leaves a level or two.
 FLAT: Final = 8
-MAX_PIXELS: Final = 50_000_000
+# Beyond any telephone's 200 megapixels. What a picture of so many may take of memory and time is limited apart from it.
+MAX_PIXELS: Final = 250_000_000
 # What JPEG and GIF can say. Pillow keeps a pointer and a block of memory for each row: 1 × 50,000,000 took 1.7 GB.
 MAX_SIDE: Final = 65_535
 

@@ -160,6 +160,7 @@ COSTLY: Final[dict[str, Callable[[], bytes]]] = {
 BOMBS: Final[dict[str, Callable[[], bytes]]] = {
     "PNG, 50,000 × 50,000": lambda: png(50_000, 50_000, 1, 0, b""),
     "PNG, 50 megapixels of one bit": lambda: encoded(_flat(mode="1"), "PNG"),
+    "PNG, 250 megapixels of grey": lambda: encoded(_flat(15_811), "PNG", compress_level=1),
     "PNG, 50 megapixels of RGBA": lambda: png(SIDE, SIDE, 8, 6, zlib.compress(bytes((1 + SIDE * 4) * SIDE))),
     "PNG, 50 megapixels of 16-bit grey": lambda: png(SIDE, SIDE, 16, 0, zlib.compress(bytes((1 + SIDE * 2) * SIDE))),
     "PNG, 50 megapixels, transparent palette": lambda: encoded(_flat(mode="P"), "PNG", transparency=0),

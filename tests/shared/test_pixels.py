@@ -101,7 +101,7 @@ def test_whatever_byte_is_damaged_the_answer_is_a_picture_or_a_refusal(name: str
 
 
 def test_a_small_file_of_many_pixels_is_refused_from_its_header() -> None:
-    data = encoded(Image.new("1", (9000, 9000)), "PNG", optimize=True)
+    data = encoded(Image.new("1", (16_000, 16_000)), "PNG", optimize=True)
     assert len(data) < 80_000
     tracemalloc.start()
     assert code_of(data) == "image_too_large"
@@ -403,6 +403,12 @@ def test_a_bmp_of_bit_fields_that_are_not_read_is_not_called_corrupt() -> None:
     with pytest.raises(RefusedImageError, match=r"this kind of BMP cannot be decoded.*convert it") as refused:
         pixels(plain)
     assert refused.value.code == "unsupported_format"
+
+
+@pytest.mark.parametrize("size", [(8160, 6144), (8192, 6144), (12000, 9000)])
+def test_a_phone_s_largest_jpeg_takes_little_memory(size: tuple[int, int]) -> None:
+    data = encoded(blobs(1).resize(size), "JPEG", quality=30)
+    assert mean_difference(pixels(data, Limits(max_bytes=8_000_000)), reference(blobs(1))) < 8
 
 
 def test_a_heif_is_refused_with_a_reason_where_its_decoder_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
