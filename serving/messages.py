@@ -18,7 +18,8 @@ class PictureForm(msgspec.Struct, frozen=True):
     file: Annotated[
         str,
         Meta(
-            description="A JPEG, PNG, WebP, GIF, BMP or AVIF file; its name and Content-Type do not matter.",
+            description="A JPEG, PNG, WebP, GIF, BMP, AVIF or (with the extra `heif`) HEIF file; "
+            "its name and Content-Type do not matter.",
             extra_json_schema={"contentMediaType": "application/octet-stream"},
         ),
     ]

@@ -44,7 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=0, description="Most memory that decoding a picture may take; 0 for what a container's limit leaves."),
     ] = 0
     max_cpu_seconds: Annotated[
-        float, Meta(gt=0, description="Processor seconds that a picture may take, beside 0.1 for each megapixel.")
+        float,
+        Meta(gt=0, description="Processor seconds that a picture may take, beside 0.1 for each megapixel up to 50."),
     ] = 0.5
     max_memory_bytes: Annotated[
         int, Meta(ge=1, description="Most bytes of request bodies in memory; further senders wait.")

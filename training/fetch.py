@@ -42,7 +42,7 @@ REASONS: Final = {
 NOT_STATED: Final = "not stated"
 EXAMPLES: Final = 3  # names shown for each reason
 # A file of such a name is left to the audit, which lists it as corrupt if its bytes are no picture's.
-PICTURE: Final = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|gif|bmp|avif)", re.IGNORECASE)
+PICTURE: Final = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|gif|bmp|avif|heic|heif)", re.IGNORECASE)
 # Names that need no quoting in a table and that every file system takes. Others give way to a digest.
 PLAIN: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ._()+@=&~#!-]{0,150}[A-Za-z0-9()_-])?")
 SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,5}")

@@ -31,9 +31,9 @@ EASE_ABOVE: Final = 0.6
 BODY_COPIES: Final = 2
 # Enough for a phone's photo.
 LEAST_BODY_BYTES: Final = 10_000_000
-# Enough for 12 megapixels of JPEG as a camera writes it.
+# Enough for 108 megapixels of JPEG as a camera writes it: decoded at an eighth of its size.
 LEAST_DECODE_BYTES: Final = 8_000_000
-# Enough for 50 megapixels in any format.
+# Enough for 50 megapixels in any format, and for 108 of most.
 MOST_DECODE_BYTES: Final = 1_500_000_000
 
 

@@ -35,8 +35,10 @@ from serving.model.classify import classify
 from serving.model.session import Model, ModelFailedError, ModelRefusedError
 from shared.pixels import Limits, RefusedImageError
 
-# Added to `Start.cpu_seconds`. Decoding 50 megapixels took 4 (BMP) to 35 (WebP) ns a pixel on two cores.
+# Added to `Start.cpu_seconds`. Decoding 50 megapixels took 4 (BMP) to 35 (WebP) ns a pixel on two cores; a JPEG of 108
+# that is decoded small takes 3.
 CPU_SECONDS_PER_PIXEL: Final = 1e-7
+MOST_CPU_SECONDS: Final = 5.0
 # Up to this size, an ordinary photo, the base is enough, which saves a system call.
 PIXELS_WITHIN_BASE: Final = 1_000_000
 # Finding the pictures in 64 MB of batch took 0.05 s on two cores.
@@ -109,7 +111,7 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
 
     def opened(pixels: int) -> None:
         if pixels > PIXELS_WITHIN_BASE:
-            signal.setitimer(signal.ITIMER_PROF, seconds + pixels * CPU_SECONDS_PER_PIXEL)
+            signal.setitimer(signal.ITIMER_PROF, seconds + min(pixels * CPU_SECONDS_PER_PIXEL, MOST_CPU_SECONDS))
 
     try:
         if Flags.BATCH in flags:

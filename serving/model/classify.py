@@ -8,7 +8,7 @@ import numpy as np
 from serving.engine.wire import PLAIN, Answer, Flags
 from serving.model import evidence
 from serving.model.session import Model
-from shared.pixels import Limits, pixels
+from shared.pixels import Limits, decode
 
 
 def classify(
@@ -21,14 +21,15 @@ def classify(
         data: the picture file.
         limits: what decoding it may cost.
         flags: ``EXPLAIN``, ``DRAW`` and ``ALONE``.
-        opened: see :func:`shared.pixels.pixels`.
+        opened: see :func:`shared.pixels.decode`.
 
     Raises:
         RefusedImageError: the file is not a picture that can be decoded within ``limits``.
         ModelFailedError: the model gave no answer.
     """
     started = time.perf_counter()
-    picture = pixels(data, limits, opened)
+    photo = decode(data, limits, opened)
+    picture = photo.square()
     decoded = time.perf_counter()
     outputs = model.run(picture[np.newaxis], alone=Flags.ALONE in flags)
     inferred = time.perf_counter()
@@ -37,7 +38,7 @@ def classify(
     verdict = model.contract.judge(outputs.probabilities[0].tolist(), float(outputs.familiarity[0]))
     png = None
     if Flags.DRAW in flags:
-        png = evidence.draw(picture, outputs.evidence[0], evidence.drawn_size(*evidence.upright_size(data)))
+        png = evidence.draw(picture, outputs.evidence[0], evidence.drawn_size(*photo.size))
     return Answer(
         label=verdict.label,
         verdict=verdict.verdict,

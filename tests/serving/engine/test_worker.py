@@ -4,6 +4,7 @@ import io
 import json
 import mmap
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -165,6 +166,17 @@ def test_a_picture_is_refused_with_its_code(lane: Single, data: bytes, code: str
     refused = lane.ask(data)
     assert isinstance(refused, PictureRefused)
     assert refused.code == code
+
+
+@pytest.mark.slow
+def test_above_50_megapixels_a_picture_gets_no_more_processor_time() -> None:
+    single = Single(msgspec.structs.replace(START, max_pixels=250_000_000, max_bytes=None, cpu_seconds=0.5))
+    assert single.hear() == Ready()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    single.send(arithmetic_scans(1_000, 9000))
+    assert single.connection.recv(1) == b""
+    assert single.end() == -signal.SIGPROF
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 7.5  # 8.6 for 81 megapixels
 
 
 def test_without_a_limit_of_memory_the_budget_of_processor_time_still_ends_it() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from serving.messages import MAX_BATCH
 from serving.settings import Settings
+from shared.pixels import heif_reader
 from tests.conftest import blobs, encoded
 from tests.serving.conftest import PHOTO, Running, Start
 from tests.waiting import until
@@ -56,6 +57,12 @@ def test_evidence_on_request_speaks_for_the_answer(server: Running) -> None:
     temperature = server.http.get("/model").json()["temperature"]
     odds = body["probabilities"]["dogs"] / body["probabilities"]["cats"]
     assert mean / temperature == pytest.approx(math.log(odds), abs=1e-3)
+
+
+def test_a_heif_is_decoded_in_a_lane(server: Running) -> None:
+    assert heif_reader()
+    heif, png = (server.predict(encoded(blobs(1), name)).json() for name in ("HEIF", "PNG"))
+    assert heif["probabilities"]["cats"] == pytest.approx(png["probabilities"]["cats"], abs=0.1)
 
 
 def test_any_file_name_and_content_type_will_do(server: Running) -> None:
