@@ -116,7 +116,9 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 def merged(first: onnx.ModelProto, closer: onnx.ModelProto) -> onnx.ModelProto:
     """Put the two graphs into one file; what both hold alike, as when one network does both, is there once."""
     both = onnx.ModelProto.FromString(first.SerializeToString())
-    second = onnx.compose.add_prefix(closer, PREFIX, rename_inputs=False, rename_outputs=False)
+    second = onnx.ModelProto.FromString(closer.SerializeToString())
+    del second.graph.value_info[:]  # which may name the input and the output, and would have them renamed
+    second = onnx.compose.add_prefix(second, PREFIX, rename_inputs=False, rename_outputs=False)
     there = {(tuple(entry.dims), entry.raw_data): entry.name for entry in both.graph.initializer if entry.raw_data}
     same = {
         entry.name: there[tuple(entry.dims), entry.raw_data]
@@ -128,7 +130,6 @@ def merged(first: onnx.ModelProto, closer: onnx.ModelProto) -> onnx.ModelProto:
             node.input[place] = same.get(name, name)
     both.graph.node.extend(second.graph.node)
     both.graph.initializer.extend(entry for entry in second.graph.initializer if entry.name not in same)
-    both.graph.value_info.extend(second.graph.value_info)
     both.graph.input.extend(second.graph.input)
     both.graph.output.extend(second.graph.output)
     return both
