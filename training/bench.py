@@ -217,7 +217,7 @@ def link_sets(folder: Path, photos: list[Photo], train: int, sizes: Iterable[int
             label = labels.audited(name, photo.label, decided if side == "val" else {})
             if label is None:
                 continue
-            prepared = stage.PREPARED / photo.side / photo.label / f"{name}.png"
+            prepared = stage.PREPARED / photo.side / photo.label / f"{name}.webp"
             raw = stage.RAW / photo.path
             for source, link in (
                 (prepared, folder / "prepared" / side / label / prepared.name),
