@@ -116,9 +116,9 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 def merged(first: onnx.ModelProto, closer: onnx.ModelProto) -> onnx.ModelProto:
     """Put the two graphs into one file; what both hold alike, as when one network does both, is there once."""
     both: onnx.ModelProto = onnx.ModelProto.FromString(first.SerializeToString())
-    closer = onnx.ModelProto.FromString(closer.SerializeToString())
-    del closer.graph.value_info[:]  # by which `add_prefix` would rename inputs too
-    second = onnx.compose.add_prefix(closer, PREFIX, rename_inputs=False, rename_outputs=False)
+    second = onnx.ModelProto.FromString(closer.SerializeToString())
+    del second.graph.value_info[:]  # which may name the input and the output, and would have them renamed
+    second = onnx.compose.add_prefix(second, PREFIX, rename_inputs=False, rename_outputs=False)
     there = {_value(entry): entry.name for entry in both.graph.initializer if entry.raw_data}
     same = {
         entry.name: there[_value(entry)]
