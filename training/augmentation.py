@@ -170,13 +170,3 @@ class RandomSharpness(torch.nn.Module):
         factor = _between(self.low, self.high)
         result: Tensor = v2.functional.adjust_sharpness(picture, factor)
         return result
-
-
-def degrade(picture: Tensor, side: int = SIZE) -> Tensor:
-    """Make a small, badly compressed photo of a picture: 80 pixels a side, JPEG quality 30.
-
-    Takes uint8 [3, h, w]; returns [3, side, side].
-    """
-    small = v2.functional.jpeg(v2.functional.resize(picture, [80, 80], antialias=True), 30)
-    result: Tensor = v2.functional.resize(small, [side, side], antialias=True)
-    return result

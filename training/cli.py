@@ -122,7 +122,7 @@ def split(params_file: Path) -> None:
         click.echo(warning)
 
 
-@_stage("Decode every photo of the split once, to 224×224 PNG below data/processed_split.")
+@_stage("Decode every photo of the split once, to a square below data/processed_split.")
 def prepare(params_file: Path) -> None:
     """Run the stage prepare."""
     from training import params
@@ -156,6 +156,8 @@ def train(params_file: Path, closer: bool, restart: bool) -> None:
     recipe, out = (document.closer_recipe(), stage.CLOSER) if closer else (document.train, stage.TRAINED)
     if recipe is None:
         click.echo("closer: none in params.yaml, so the first network looks again")
+        with stage.whole_directory(out):
+            pass  # an empty one, since DVC wants the outputs of a stage to be there
         return
     with stage.alone(stage.TRAINING):
         run(stage.PREPARED, recipe, out, stage.CHECKPOINTS, splits.read(stage.SPLIT), restart=restart)
@@ -189,7 +191,8 @@ def evaluate(params_file: Path) -> None:
     from training import params
     from training.evaluate import evaluate as run
 
-    run(params.load(params_file).evaluate)
+    document = params.load(params_file)
+    run(document.evaluate, document.export.others)
 
 
 @_stage(
@@ -208,7 +211,7 @@ def promote(params_file: Path, dry_run: bool, again: bool) -> None:
     from training import params
     from training.promotion.promote import promote as run
 
-    run(Path(params.load(params_file).evaluate.not_pets), dry_run=dry_run, again=again)
+    run(params.load(params_file).export.others, dry_run=dry_run, again=again)
 
 
 @_command(

@@ -105,7 +105,8 @@ class Block(nn.Module):
         result: Tensor = self._bn2(self._project_conv(inner))
         if not self.adds:
             return result
-        return image + stochastic_depth(result, self.dropped, "row", self.training)
+        added: Tensor = image + stochastic_depth(result, self.dropped, "row", self.training)
+        return added
 
 
 class EfficientNetLite(nn.Module):
@@ -156,6 +157,18 @@ def efficientnet_lite(name: str, *, pretrained: bool) -> EfficientNetLite:
         weights = torch.load(_weights(variant), weights_only=True)
         network.load_state_dict({key: value for key, value in weights.items() if not key.startswith("_fc.")})
     return network
+
+
+def imagenet_head(name: str) -> nn.Linear:
+    """The head that the variant called ``name`` was trained with: features [n, 1280] to logits of ImageNet's classes.
+
+    Raises:
+        StageError: as :func:`efficientnet_lite`.
+    """
+    weights = torch.load(_weights(VARIANTS[name]), weights_only=True)
+    head = nn.Linear(FEATURES, len(weights["_fc.bias"]))
+    head.load_state_dict({part: weights[f"_fc.{part}"] for part in ("weight", "bias")})
+    return head
 
 
 def _weights(variant: Variant) -> Path:

@@ -60,7 +60,7 @@ def export(params: Export) -> None:
 
 def closer_folder() -> Path:
     """Folder of the network of the second look: that of the first if no other was trained."""
-    return stage.CLOSER if stage.CLOSER.exists() else stage.TRAINED
+    return stage.CLOSER if (stage.CLOSER / "trained.json").exists() else stage.TRAINED
 
 
 def read_networks() -> Trained:

@@ -59,7 +59,8 @@ class Residual(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """Map pooled features to log-odds."""
         steepness, far = self.scale
-        return steepness * (far - self.residual(pooled))
+        odds: Tensor = steepness * (far - self.residual(pooled))
+        return odds
 
 
 class Learned(nn.Module):

@@ -115,15 +115,15 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def merged(first: onnx.ModelProto, closer: onnx.ModelProto) -> onnx.ModelProto:
     """Put the two graphs into one file; what both hold alike, as when one network does both, is there once."""
-    both = onnx.ModelProto.FromString(first.SerializeToString())
+    both: onnx.ModelProto = onnx.ModelProto.FromString(first.SerializeToString())
     second = onnx.ModelProto.FromString(closer.SerializeToString())
     del second.graph.value_info[:]  # which may name the input and the output, and would have them renamed
     second = onnx.compose.add_prefix(second, PREFIX, rename_inputs=False, rename_outputs=False)
-    there = {(tuple(entry.dims), entry.raw_data): entry.name for entry in both.graph.initializer if entry.raw_data}
+    there = {_value(entry): entry.name for entry in both.graph.initializer if entry.raw_data}
     same = {
-        entry.name: there[tuple(entry.dims), entry.raw_data]
+        entry.name: there[_value(entry)]
         for entry in second.graph.initializer
-        if entry.dims and entry.raw_data and (tuple(entry.dims), entry.raw_data) in there
+        if entry.dims and entry.raw_data and _value(entry) in there
     }
     for node in second.graph.node:
         for place, name in enumerate(node.input):
@@ -133,6 +133,10 @@ def merged(first: onnx.ModelProto, closer: onnx.ModelProto) -> onnx.ModelProto:
     both.graph.input.extend(second.graph.input)
     both.graph.output.extend(second.graph.output)
     return both
+
+
+def _value(entry: TensorProto) -> tuple[int, tuple[int, ...], bytes]:
+    return entry.data_type, tuple(entry.dims), entry.raw_data
 
 
 def parts(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
@@ -208,10 +212,9 @@ class Runner:
         return found
 
 
-def largest_difference(one: Outputs, other: Outputs) -> dict[str, float]:
-    """Largest absolute difference by output; that of the evidence is relative to the other's largest value."""
-    differences = {}
-    for name, a, b in zip(Outputs._fields, one, other, strict=True):
-        scale = float(np.abs(b).max()) or 1.0 if name == "evidence" else 1.0
-        differences[name] = float(np.abs(a - b).max()) / scale
-    return differences
+def single_threaded(model: bytes) -> Runner:
+    """Run the file as a lane of the service does, on one thread, which depends least on what the other cores do."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return Runner(model, options)

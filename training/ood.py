@@ -17,6 +17,7 @@ from shared.intervals import Interval, wilson
 from shared.pixels import Photo, RefusedImageError, decode
 from shared.second_look import Outputs
 from training.measure import auroc, reasons
+from training.photographs import Photos
 from training.split import side
 from training.stage import StageError, progress
 
@@ -98,13 +99,24 @@ def to_learn_from(photos: list[OtherPhoto]) -> list[OtherPhoto]:
     return [photo for photo in photos if photo.learned]
 
 
-def to_measure(photos: list[OtherPhoto]) -> dict[str, list[OtherPhoto]]:
+def to_measure(photos: list[OtherPhoto]) -> dict[str, Photos]:
     """The photos that nothing was fitted on, by group."""
     groups: dict[str, list[OtherPhoto]] = {name: [] for name in (*GROUPS, OTHER)}
     for photo in photos:
         if not photo.learned:
             groups[group(photo.name)].append(photo)
-    return {name: some for name, some in groups.items() if some}
+    return {name: _Group(some) for name, some in groups.items() if some}
+
+
+class _Group:
+    def __init__(self, photos: list[OtherPhoto]) -> None:
+        self._photos = photos
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(self, index: int) -> Photo:
+        return self._photos[index].photo()
 
 
 def _is_photo(data: bytes) -> bool:

@@ -43,7 +43,7 @@ def prepare(folder: Path, source: str, values: dict[str, Any]) -> None:
         if path not in known and not Path(path).exists():
             raise StageError(f"{path}: no such file or folder")
     digests = [sources.digest(Path(path)) for path in paths if path not in known]
-    not_pets = params.load(PARAMS).evaluate.not_pets
+    others = params.load(PARAMS).export.others
     folder.mkdir(exist_ok=True)
     for name in LINKED:
         if not (folder / name).is_symlink():
@@ -53,7 +53,7 @@ def prepare(folder: Path, source: str, values: dict[str, Any]) -> None:
     for name, value in {
         "fetch.source": paths,
         "fetch.digest": hashlib.sha256("".join(digests).encode()).hexdigest(),
-        "evaluate.not_pets": str(Path(not_pets).absolute()),
+        "export.others": [str(Path(other).absolute()) for other in others],
         **values,
     }.items():
         params.assign(folder / PARAMS, name, value)

@@ -199,9 +199,9 @@ class Evaluate(Section, frozen=True):
     """The report."""
 
     worst: Count
-    not_pets: str
     timed: AtLeastOne
     covered: AtLeastOne
+    corrupted: AtLeastOne
 
 
 class Params(Section, frozen=True):

@@ -4,14 +4,41 @@ What a network learns from is prepared; what is measured and fitted after traini
 would answer for them.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
 
-from shared.contract import CLASSES
+import numpy as np
+
+from shared import hardware
+from shared.contract import CLASSES, SecondLook
+from shared.metrics import Bools
 from shared.pixels import Photo, RefusedImageError, decode
+from shared.second_look import Network, Outputs, look
 from training import stage
 from training.labels import ID_LENGTH, Decision, audited
 from training.split import read
-from training.stage import StageError
+from training.stage import StageError, progress
+
+T = TypeVar("T")
+
+
+class Photos(Protocol):
+    """Photos that are decoded when they are asked for."""
+
+    def __len__(self) -> int:
+        """Count them."""
+
+    def __getitem__(self, index: int, /) -> Photo:
+        """Decode one."""
+
+
+class Answered(NamedTuple):
+    """A file's answers to n photos, and which of them it looked at again, bool [n]."""
+
+    outputs: Outputs
+    again: Bools
 
 
 class Photographs:
@@ -57,3 +84,27 @@ def read_photo(path: Path) -> Photo:
         return decode(path.read_bytes())
     except (OSError, RefusedImageError) as error:
         raise StageError(f"{path}: {error}; run `catsdogs fetch` again") from error
+
+
+def answers(network: Network, photos: Photos, when: SecondLook, what: str) -> Answered:
+    """Answer for each photo as the service would.
+
+    Args:
+        network: computes on one thread, as photos are shared among the cores.
+        photos: any number but none.
+        when: to look again.
+        what: to show with the progress.
+    """
+    looks = in_parallel(lambda index: look(photos[index], network, when), len(photos), what)
+    return Answered(joined([each.outputs for each in looks]), np.array([each.again for each in looks]))
+
+
+def joined(rows: list[Outputs]) -> Outputs:
+    """Answers to photos one after the other as those to all."""
+    return Outputs(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
+
+
+def in_parallel(function: Callable[[int], T], count: int, what: str) -> list[T]:
+    """What ``function`` gives for 0..count-1, on all cores; decoding and computing leave Python's lock."""
+    with ThreadPoolExecutor(hardware.cores()) as pool:
+        return list(progress(pool.map(function, range(count)), what, count))

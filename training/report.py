@@ -21,11 +21,12 @@ from matplotlib.figure import Figure
 
 import shared
 from shared.contract import CLASSES, Contract
-from shared.exam import Outputs
 from shared.intervals import Interval, percent
 from shared.metrics import reliability_bins
-from training import measure, plots, stage
+from shared.second_look import Outputs
+from training import ablation, measure, plots, robustness, stage
 from training.comparison import Comparison
+from training.corruptions import CORRUPTIONS, SEVERITIES
 from training.split import SIDES
 
 TEMPLATES: Final = jinja2.Environment(
@@ -39,7 +40,10 @@ TEMPLATES: Final = jinja2.Environment(
 
 @dataclass(frozen=True)
 class Content:
-    """What both documents are made of. Figures, outputs and contracts are by precision, fp32 first."""
+    """What both documents are made of.
+
+    Figures, outputs and contracts are by precision, fp32 first; ``labels`` are those that the photos came with.
+    """
 
     metrics: dict[str, dict[str, Any]]
     outputs: dict[str, Outputs]
@@ -77,11 +81,36 @@ def _common(content: Content) -> dict[str, Any]:
         "suspects": _read("suspects.json"),
         "export": _read("export.json"),
         "quantize": _read("quantize.json"),
+        "calibrations": (fitted := _calibrations(content)),
+        "promised": {name: found["promised_wrong"] for name, found in fitted.items()},
+        "kinds": list(CORRUPTIONS),
+        "severities": range(1, SEVERITIES + 1),
+        "judged": robustness.JUDGED,
+        "most_wrong": robustness.MOST_WRONG,
+        "worst_cells": {name: _worst_cells(metrics) for name, metrics in content.metrics.items()},
+        "heat": _heat,
         "made": f"{datetime.now(UTC):%d %B %Y}",
         "percent": percent,
         "bounds": lambda interval, digits=2: Interval(**interval).bounds(digits),
         "share": lambda interval, digits=2: Interval(**interval).text(digits),
     }
+
+
+def _calibrations(content: Content) -> dict[str, dict[str, Any]]:
+    """What was fitted on the validation photos, by file; without those whose stage left no report."""
+    reports = {"fp32": _read("export.json"), "int8": _read("quantize.json")}
+    return {name: found for name in content.metrics if (found := reports[name])}
+
+
+def _worst_cells(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cells of the severity that is judged, those with most wrong answers first."""
+    cells = [cell for cell in metrics["robustness"].values() if cell["severity"] == robustness.JUDGED]
+    return sorted(cells, key=lambda cell: -cell["wrong_when_answered"]["value"])
+
+
+def _heat(share: float) -> str:
+    """Background of a cell with this share of wrong answers: from clear to red at ten times what is asked for."""
+    return f"rgb(200 60 40 / {min(1.0, share / (10 * robustness.MOST_WRONG)):.2f})"
 
 
 def _read(name: str) -> dict[str, Any] | None:
@@ -138,10 +167,10 @@ def _figures(content: Content) -> dict[str, str]:
         "ablation": plots.intervals(
             {name: Interval(**row["accuracy"]) for name, row in rows.items()},
             "right on the test photos, % (audited labels, 95 % intervals)",
-            baseline=content.ablation[1]["name"],
+            baseline=ablation.FIRST,
         ),
         "cost": plots.file_costs(
-            {name: (figures["milliseconds"], figures["megabytes"]) for name, figures in content.metrics.items()}
+            {name: (figures["milliseconds_mean"], figures["megabytes"]) for name, figures in content.metrics.items()}
         ),
     }
     if (split := _split()) is not None:

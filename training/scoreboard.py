@@ -61,7 +61,7 @@ def report(document: dict[str, Any]) -> str:
     lines += [
         f"The whole epoch took {seconds[0]:.0f} s and {seconds[1]:.0f} s. Before it, ours spent "
         f"{once['decoding']:.0f} s on decoding and {once['probe']:.0f} s on the probe that its head starts from, once "
-        "for all epochs and members.",
+        "for all epochs.",
         "",
     ]
     if "ablation" in document:

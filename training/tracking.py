@@ -131,7 +131,7 @@ def log_dataset(prepared: Path, split_digest: str) -> None:
             tag ``split_digest`` for all of them.
     """
     for side in SIDES:
-        photos = [(path.stem, path.parent.name) for path in sorted((prepared / side).glob("*/*.png"))]
+        photos = [(path.stem, path.parent.name) for path in sorted((prepared / side).glob("*/*.webp"))]
         dataset = from_pandas(
             pd.DataFrame(photos, columns=["sha256", "label"]),
             source=get_dataset_source_from_json(json.dumps({"uri": str(prepared / side)}), "local"),

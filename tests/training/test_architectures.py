@@ -70,14 +70,11 @@ def untrained(name: str) -> None:
         # Random layers make much of noise; the evidence must not, or no exam can be set.
         places = model.eval().feature_map(torch.stack([data[index][0] for index in range(16)]))
         model.head.weight *= 1e-3 / torch.einsum("nchw,kc->nkhw", places, model.head.weight).abs().max()
-    (stage.TRAINED / "members").mkdir(parents=True)
-    for file in ("weights.pt", "members/0.pt", "members/1.pt"):
+    stage.TRAINED.mkdir(parents=True)
+    for file in ("weights.pt", "start.pt"):
         torch.save(model.state_dict(), stage.TRAINED / file)
-    member = {"name": params.FIRST, "kept": True, "mlflow_run_id": None, "val_loss": 0.7, "seconds": 1.0}
-    write_json(
-        stage.TRAINED / "trained.json",
-        {"model": name, "members": [member], "split_digest": "none", "mlflow_run_id": "none"},
-    )
+    trained = {"model": name, "side": 224, "split_digest": "none", "mlflow_run_id": "none"}
+    write_json(stage.TRAINED / "trained.json", trained)
 
 
 @pytest.mark.slow
@@ -92,7 +89,7 @@ def test_a_network_with_random_weights_is_exported_quantized_and_evaluated(name:
     )
     export(exporting)
     quantize(msgspec.structs.replace(document.quantize, pictures=3), exporting)
-    evaluate(msgspec.structs.replace(document.evaluate, worst=2, timed=2, covered=2))
+    evaluate(msgspec.structs.replace(document.evaluate, worst=2, timed=2, covered=2, corrupted=1), exporting.others)
 
     whole, small = (onnx.load(path) for path in (stage.MODEL, stage.MODEL_INT8))
     for model, precision in ((whole, "fp32"), (small, "int8")):

@@ -43,7 +43,7 @@ def ready(in_folder: Path) -> Path:
 
 @pytest.fixture
 def recipe(ready: Path) -> Train:
-    return msgspec.structs.replace(params.load(Path("params.yaml")).train, soup=(), epochs=1)
+    return msgspec.structs.replace(params.load(Path("params.yaml")).train, epochs=1)
 
 
 def numbers(part: Any) -> list[float]:

@@ -16,12 +16,13 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from shared import contract, exam
-from shared.contract import Contract, Histogram, Precision, Provenance, Reference, Unsure
+from shared.contract import Contract, Histogram, Precision, Provenance, Reference, SecondLook, Unsure
 from shared.files import write_json, write_whole
 from shared.pixels import SIZE
+from shared.second_look import Network
 from tests.conftest import blobs, encoded
 from training import cli, split, stage
-from training.graph import runner
+from training.graph import Runner
 from training.promotion import registry
 from training.promotion.files import NAME
 from training.promotion.served import SERVED
@@ -39,6 +40,8 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
     work: int = 0  # convolutions
     stranger: float = 130.0  # blue from which a picture is unfamiliar
     close_call: float = 0.503
+    sure: float = 0.0  # probability from which the first look's answer stands
+    wrong_again: int = 0  # cats that the second look has wrong
     questions: int = 2
     tolerance: float = 0.05
 
@@ -55,6 +58,8 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
             "seven": np.array([1, 7, 7], np.int64),
             "padding": np.random.default_rng(0).random(self.padding // 4, np.float32),
             "no": np.array(0, np.float32),
+            "threshold again": np.array((EACH - 0.5 - self.wrong_again) / 2, np.float32),
+            "twice": np.array(2 * self.steepness, np.float32),
         }
         if self.work:
             constants["kernel"] = np.full((3, 3, 3, 3), 1e-9, np.float32)
@@ -86,17 +91,32 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
             helper.make_node("Sigmoid", ["pet-like"], ["familiarity"]),
             helper.make_node("Unsqueeze", ["columns", "column"], ["places"]),
             helper.make_node("Expand", ["places", "seven"], ["evidence"]),
+            helper.make_node("Cast", ["closer"], ["closer float"], to=TensorProto.FLOAT),
+            helper.make_node("Gather", ["closer float", "red"], ["closer reds"], axis=3),
+            helper.make_node("Gather", ["closer float", "blue"], ["closer blues"], axis=3),
+            helper.make_node("ReduceMean", ["closer reds", "axes"], ["closer mean"], keepdims=0),
+            helper.make_node("ReduceMean", ["closer blues", "axes"], ["closer blue"], keepdims=0),
+            helper.make_node("Sub", ["closer mean", "threshold again"], ["closer above"]),
+            helper.make_node("Mul", ["closer above", "twice"], ["odds"]),
+            helper.make_node("Sub", ["stranger", "closer blue"], ["closer pet-like"]),
+            helper.make_node("Unsqueeze", ["odds", "column"], ["odds column"]),
+            helper.make_node("Unsqueeze", ["closer pet-like", "column"], ["pet-like column"]),
+            helper.make_node("Concat", ["odds column", "pet-like column"], ["log_odds"], axis=1),
         ]
         outputs: dict[str, list[str | int | None]] = {
             "probabilities": ["n", 2],
             "evidence": ["n", 7, 7],
             "familiarity": ["n"],
+            "log_odds": ["m", 2],
         }
         return helper.make_model(
             helper.make_graph(
                 nodes,
                 "redness",
-                [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", SIZE, SIZE, 3])],
+                [
+                    helper.make_tensor_value_info(name, TensorProto.UINT8, [count, SIZE, SIZE, 3])
+                    for name, count in (("image", "n"), ("closer", "m"))
+                ],
                 [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
                 [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
             ),
@@ -104,7 +124,7 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
             ir_version=10,
         )
 
-    def contract(self, run: exam.Run, precision: Precision, **provenance: str) -> Contract:
+    def contract(self, network: Network, precision: Precision, **provenance: str) -> Contract:
         """What the model says about itself."""
         histogram = Histogram(edges=(0.0, 1.0), counts=(1,))
         given = {
@@ -115,21 +135,23 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
             "created": "2026-11-23T00:00:00+00:00",
         }
         pictures = {f"blobs {seed}.png": encoded(blobs(seed), "PNG") for seed in range(self.questions)}
+        how = SecondLook(sure=self.sure, familiar=0.0, side=SIZE, crops=(1.0,), temperature=1.0)
         return Contract(
             version=f"2026.11.23-redness-{precision}",
             architecture="redness",
             precision=precision,
             temperature=1.0,
+            second_look=how,
             unsure=Unsure(close_call=self.close_call, unfamiliar=0.5),
             provenance=Provenance(**given | provenance),
             reference=Reference(confidence=histogram, brightness=histogram, familiarity=histogram),
-            exam=exam.write(pictures, run, dict.fromkeys(pictures, self.tolerance)),
+            exam=exam.write(pictures, network, how, dict.fromkeys(pictures, self.tolerance)),
         )
 
     def file(self, precision: Precision = "fp32", **provenance: str) -> bytes:
         """The finished file, as evaluate writes it."""
         model = self.graph()
-        text = contract.dumps(self.contract(runner(model.SerializeToString()), precision, **provenance))
+        text = contract.dumps(self.contract(Runner(model.SerializeToString()), precision, **provenance))
         helper.set_model_props(model, {contract.METADATA_KEY: text})
         data: bytes = model.SerializeToString()
         return data
