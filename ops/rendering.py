@@ -73,8 +73,10 @@ def _lines(report: Report) -> Iterator[str]:
         yield NO_PREDICTIONS
         return
     assert report.unsure is not None
+    assert report.looked_again is not None
     because = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in report.unsure_because.items())
     yield f"unsure            {report.unsure.text()}{f': {because}' if because else ''}"
+    yield f"looked at again   {report.looked_again.text()}"
     yield ""
     yield from _quality(report.quality) if report.quality else [NO_FEEDBACK]
     yield ""

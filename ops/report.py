@@ -96,6 +96,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: dict[str, int]
     unsure: Interval | None
     unsure_because: dict[str, int]
+    looked_again: Interval | None
     quality: LiveQuality | None
     models: dict[str, ModelShare]
     latency: dict[str, Latency]
@@ -154,6 +155,7 @@ def make_report(paths: Iterable[Path], served: Served | None) -> Report:
     # Smallest and largest rather than first and last: a clock may have been set back.
     times = [line.time for line in predictions]
     unsure = sum(line.verdict == "unsure" for line in predictions)
+    again = sum(line.again for line in predictions)
     return Report(
         files=len(files),
         predictions=len(predictions),
@@ -165,6 +167,7 @@ def make_report(paths: Iterable[Path], served: Served | None) -> Report:
         verdicts={verdict: sum(line.verdict == verdict for line in predictions) for verdict in (*CLASSES, "unsure")},
         unsure=wilson(unsure, len(predictions)) if predictions else None,
         unsure_because=dict(Counter(line.unsure_because for line in predictions if line.unsure_because)),
+        looked_again=wilson(again, len(predictions)) if predictions else None,
         quality=live_quality(content) if content.truth else None,
         models=_models(content),
         latency=_latency(predictions) if predictions else {},

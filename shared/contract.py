@@ -162,6 +162,10 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         return Verdict(label, label, None)
 
 
+class _Schema(msgspec.Struct):
+    schema: int
+
+
 def dumps(contract: Contract) -> str:
     """Write the JSON document that goes into the file's metadata under ``METADATA_KEY``."""
     return msgspec.json.encode(contract).decode()
@@ -177,11 +181,13 @@ def loads(metadata: dict[str, str]) -> Contract:
     if text is None:
         raise ContractError("the file carries no contract: it was not made by `catsdogs export`")
     try:
+        # First, since a contract of another schema may have other fields.
+        schema = msgspec.json.decode(text, type=_Schema).schema
+        if schema != SCHEMA:
+            raise ContractError(f"its contract has schema {schema}; this service reads {SCHEMA}")
         contract = msgspec.json.decode(text, type=Contract)
     except msgspec.MsgspecError as error:
         raise ContractError(f"its contract cannot be read: {error}") from error
-    if contract.schema != SCHEMA:
-        raise ContractError(f"its contract has schema {contract.schema}; this service reads {SCHEMA}")
     if contract.classes != CLASSES:
         raise ContractError(f"it tells {contract.classes} apart, not {CLASSES}")
     if contract.pixels != spec.DIGEST:

@@ -23,7 +23,11 @@ class JournalError(Exception):
 
 
 class PredictionLine(msgspec.Struct, frozen=True, kw_only=True, tag="prediction", tag_field="type"):
-    """One answer. ``time`` is UTC, ``brightness`` the mean pixel value in 0..1, ``bytes`` the size of the file."""
+    """One answer.
+
+    ``time`` is UTC, ``brightness`` the mean pixel value in 0..1, ``bytes`` the size of the file. ``again``: the picture
+    was looked at twice, which lines of 0.1 do not say, since it never was.
+    """
 
     time: datetime
     id: str
@@ -38,6 +42,7 @@ class PredictionLine(msgspec.Struct, frozen=True, kw_only=True, tag="prediction"
     queue_ms: float
     decode_ms: float
     infer_ms: float
+    again: bool = False
 
 
 class FeedbackLine(msgspec.Struct, frozen=True, kw_only=True, tag="feedback", tag_field="type"):

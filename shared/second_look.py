@@ -62,9 +62,14 @@ def look(photo: Photo, network: Network, when: SecondLook) -> Look:
     """Look at a picture, and again where the first answer is not sure or the picture not familiar."""
     picture = photo.square()
     outputs = network.first(picture[np.newaxis])
-    if outputs.probabilities.max() >= when.sure and outputs.familiarity[0] >= when.familiar:
+    if stands(outputs, when):
         return Look(outputs, picture, again=False)
     return Look(closer(photo, outputs, network, when), picture, again=True)
+
+
+def stands(outputs: Outputs, when: SecondLook) -> bool:
+    """Whether the first answer for one picture needs no second look."""
+    return bool(outputs.probabilities.max() >= when.sure and outputs.familiarity[0] >= when.familiar)
 
 
 def closer(photo: Photo, outputs: Outputs, network: Network, how: SecondLook) -> Outputs:

@@ -79,6 +79,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     cats: float
     dogs: float
     familiarity: float
+    again: bool  # it was looked at twice
     brightness: float  # mean pixel value, 0..1
     size: int  # of the picture file, in bytes
     evidence: list[list[float]] | None

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from serving.engine.memory import trim
 from serving.engine.wire import (
     ANSWER,
     REQUEST,
@@ -75,6 +76,7 @@ def main(model: Model, start: Start, threads: int, connection: socket.socket, sh
     if threads > 1:
         try:
             model.widen(threads)
+            trim()  # 12 MB likewise
         except ModelRefusedError as error:
             refused = str(error)
     limits = Limits(start.max_pixels, start.max_bytes)

@@ -4,18 +4,18 @@ An int8 file may give other results on another kind of processor. If it fails it
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from shared import contract, exam
 from shared.contract import Contract, ContractError, Precision
-from shared.exam import Outputs
-from shared.pixels import Pixels
-
-INPUT = "image"
+from shared.pixels import SIZE, Photo, Pixels
+from shared.second_look import CLOSER_INPUT, CLOSER_OUTPUT, INPUT, Look, Outputs, look
 
 
 class ModelRefusedError(Exception):
@@ -40,8 +40,49 @@ class ModelFailedError(Exception):
     """onnxruntime failed on a picture, although the model passed its exam."""
 
 
+class Network:
+    """Both networks of a file in one session; a :class:`shared.second_look.Network`."""
+
+    def __init__(self, session: Any, version: str, side: int) -> None:
+        """Take the session, its model's version, and what the second look sees, in pixels."""
+        self._session = session
+        self._version = version
+        # An input has to be given even if nothing is computed from it.
+        self._nothing = {
+            INPUT: np.empty((0, SIZE, SIZE, 3), np.uint8),
+            CLOSER_INPUT: np.empty((0, side, side, 3), np.uint8),
+        }
+        self._only_what_is_asked = onnxruntime.RunOptions()
+        self._only_what_is_asked.only_execute_path_to_fetches = True
+
+    def first(self, pictures: Pixels) -> Outputs:
+        """Run the first look's network on uint8 [n, 224, 224, 3].
+
+        Raises:
+            ModelFailedError: onnxruntime raised an error.
+        """
+        return Outputs(*self._run(Outputs._fields, INPUT, pictures))
+
+    def closer(self, pictures: Pixels) -> npt.NDArray[np.float32]:
+        """Run the second look's network on uint8 [n, side, side, 3]; returns float32 [n, 2].
+
+        Raises:
+            ModelFailedError: onnxruntime raised an error.
+        """
+        return self._run([CLOSER_OUTPUT], CLOSER_INPUT, pictures)[0]
+
+    def _run(self, outputs: Sequence[str], name: str, pictures: Pixels) -> list[npt.NDArray[np.float32]]:
+        inputs = self._nothing | {name: np.ascontiguousarray(pictures)}
+        try:
+            answers: list[npt.NDArray[np.float32]] = self._session.run(outputs, inputs, self._only_what_is_asked)
+        # onnxruntime's error classes have no common base.
+        except Exception as error:
+            raise ModelFailedError(f"the model {self._version} cannot be run") from error
+        return answers
+
+
 class Model:
-    """The onnxruntime sessions and the contract of one file.
+    """The networks and the contract of one file.
 
     ``fallback`` says why this file serves instead of the one asked for; None if it is that one.
     """
@@ -61,12 +102,12 @@ class Model:
         self.fallback = fallback
         self.digest = hashlib.sha256(data).hexdigest()
         self._data = data
-        self._session = self._wide = _session(data, file, 1)
+        session = _session(data, file, 1)
         try:
-            self.contract: Contract = contract.loads(self._session.get_modelmeta().custom_metadata_map)
+            self.contract: Contract = contract.loads(session.get_modelmeta().custom_metadata_map)
         except ContractError as error:
             raise ModelRefusedError(f"{file}: {error}") from error
-        self._sit_exam(self._session)
+        self.network = self._wide = self._examined(session)
 
     def widen(self, threads: int) -> None:
         """Add a session with ``threads`` threads, for a picture that has the machine to itself.
@@ -74,33 +115,26 @@ class Model:
         Raises:
             ModelRefusedError: it fails the exam; the first session answers in its place.
         """
-        wide = _session(self._data, self.file, threads)
-        self._sit_exam(wide)
-        self._wide = wide
+        self._wide = self._examined(_session(self._data, self.file, threads))
 
-    def run(self, batch: Pixels, *, alone: bool = False) -> Outputs:
-        """Run the network on uint8 [n, 224, 224, 3]; ``alone``: in the wide session, if there is one.
+    def look(self, photo: Photo, *, alone: bool = False) -> Look:
+        """Look at a picture, and again if need be; ``alone``: in the wide session, if there is one.
 
         Raises:
             ModelFailedError: onnxruntime raised an error.
         """
-        return self._run(self._wide if alone else self._session, batch)
+        return look(photo, self._wide if alone else self.network, self.contract.second_look)
 
-    def _run(self, session: Any, batch: Pixels) -> Outputs:
+    def _examined(self, session: Any) -> Network:
+        network = Network(session, self.contract.version, self.contract.second_look.side)
         try:
-            return Outputs(*session.run(Outputs._fields, {INPUT: np.ascontiguousarray(batch)}))
-        # onnxruntime's error classes have no common base.
-        except Exception as error:
-            raise ModelFailedError(f"the model {self.contract.version} cannot be run") from error
-
-    def _sit_exam(self, session: Any) -> None:
-        try:
-            failures = exam.sit(self.contract.exam, lambda batch: self._run(session, batch))
+            failures = exam.sit(self.contract.exam, network, self.contract.second_look)
         except ModelFailedError as error:
-            raise ModelRefusedError(str(error)) from error
+            raise ModelRefusedError(f"{error}: {error.__cause__}") from error
         if failures:
             reason = f"the model {self.contract.version} fails its exam: {'; '.join(failures)}"
             raise ExamFailedError(reason, self.contract.precision)
+        return network
 
 
 def _session(data: bytes, file: str, threads: int) -> Any:

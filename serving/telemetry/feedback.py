@@ -147,6 +147,7 @@ class FeedbackStore:
                 queue_ms=round(queued * 1000, 3),
                 decode_ms=round(answer.decode * 1000, 3),
                 infer_ms=round(answer.infer * 1000, 3),
+                again=answer.again,
             )
             self._journal.append(line)
 

@@ -75,11 +75,14 @@ class Metrics:
         )
         self.stages = Histogram(
             "catsdogs_prediction_stage_seconds",
-            "Time a picture spent in the queue, in decoding, in the network and, if asked for, in drawing.",
+            "Time a picture spent in the queue, in decoding, in one or two looks and, if asked for, in drawing.",
             registry=self._registry,
             buckets=SECONDS,
         )
         self.predictions = Counter("catsdogs_predictions_total", "Pictures answered.", registry=self._registry)
+        self.second_looks = Counter(
+            "catsdogs_second_looks_total", "Pictures answered that were looked at again.", registry=self._registry
+        )
         self.confidence = Histogram(
             "catsdogs_prediction_confidence", "The larger probability.", registry=self._registry, buckets=CONFIDENCE
         )
@@ -120,6 +123,7 @@ class Metrics:
             self._gauges["memory_limit_bytes"].set({}, limit)
 
         # Start at 0: Prometheus sees no increase in a series that appears with its first event.
+        self.second_looks.set({}, 0)
         for code in CODES:
             self.rejected.set({"code": code}, 0)
         for reason in RESTART_REASONS:
@@ -176,6 +180,8 @@ class Metrics:
         if self._drift:
             self._drift.add(answer.confidence, answer.brightness, answer.familiarity)
         self.predictions.inc({"label": answer.label, "verdict": answer.verdict})
+        if answer.again:
+            self.second_looks.inc({})
         self.confidence.observe({}, answer.confidence)
         self.familiarity.observe({}, answer.familiarity)
 

@@ -102,6 +102,12 @@ def test_accuracy_is_counted_with_its_interval_over_all_and_where_answered(folde
     assert made.quality.confusion[0][1] == sum((s.label, w.label) == ("dogs", "cats") for s, w in pairs)
 
 
+def test_the_share_looked_at_again_has_its_interval(tmp_path: Path) -> None:
+    file = write(tmp_path / "j", *answers(30, again=True), *answers(10, seed=2))
+    assert make_report([file], None).looked_again == wilson(30, 40)
+    assert "looked at again   75.00%" in run(file)
+
+
 def test_calibration_is_what_the_evaluation_would_say(folder: Path) -> None:
     made = make_report([folder], None)
     assert made.quality is not None

@@ -21,6 +21,7 @@ METRICS = {
     "http_request_duration_seconds": "histogram",
     "catsdogs_prediction_stage_seconds": "histogram",
     "catsdogs_predictions_total": "counter",
+    "catsdogs_second_looks_total": "counter",
     "catsdogs_prediction_confidence": "histogram",
     "catsdogs_prediction_familiarity": "histogram",
     "catsdogs_rejected_total": "counter",

@@ -36,7 +36,7 @@ def test_another_file_in_its_place_serves_after_a_reload(start: Start, tmp_path:
     assert precision(server) == "int8"
     server.reload()
     until(lambda: precision(server) == "fp32")
-    assert server.predict().json()["model"].endswith("fp32")
+    assert "fp32" in server.predict().json()["model"]
     told = [line for line in server.http.get("/metrics").text.splitlines() if line.startswith("catsdogs_model_info{")]
     assert len(told) == 1
     assert 'precision="fp32"' in told[0]
@@ -111,7 +111,7 @@ def test_a_batch_that_began_with_one_model_ends_with_it(start: Start, tmp_path: 
         assert not batch.done()
         answer = batch.result()
     assert {result["model"] for result in answer["results"]} == {answer["model"]}
-    assert answer["model"].endswith("int8")
+    assert "int8" in answer["model"]
 
 
 def looping(path: Path) -> None:
