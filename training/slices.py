@@ -60,7 +60,7 @@ def _aspect(photo: Photo, _: Pixels) -> float:
 
 # What a photo is measured by, and how a value is written.
 QUANTITIES: Final[dict[str, tuple[Quantity, Callable[[float], str]]]] = {
-    "shorter side": (_size, "{:.0f} pixels".format),
+    "shorter side in pixels": (_size, "{:.0f}".format),
     "brightness": (_brightness, percent),
     "sharpness": (_sharpness, "{:.1f}".format),
     "width to height": (_aspect, "{:.2f}".format),
@@ -115,7 +115,7 @@ def breeds(pictures: list[Pixels], labels: Ints) -> npt.NDArray[np.str_]:
 
 
 def slices(groups: dict[tuple[str, str], Bools], right: Bools, answered: Bools) -> list[Slice]:
-    """Measure the slices, those with the smallest share of right answers first.
+    """Measure the slices, those with the smallest share of right answers first, then those with most unsure.
 
     Args:
         groups: of :func:`groups`.
@@ -133,4 +133,4 @@ def slices(groups: dict[tuple[str, str], Bools], right: Bools, answered: Bools) 
         )
         for (by, name), inside in groups.items()
     ]
-    return sorted(rows, key=lambda row: (row.accuracy.value, -row.wrong_when_answered.value, row.by, row.name))
+    return sorted(rows, key=lambda row: (row.accuracy.value, -row.wrong_when_answered.value, -row.unsure.value))

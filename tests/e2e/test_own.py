@@ -16,7 +16,7 @@ from training.stage import StageError
 
 SMALL = (
     "fetch.keep_sides=true suspects.pretrained=false "
-    "train.model=simple_cnn train.epochs=2 train.head_lr=3e-3 train.soup=[]"
+    "train.model=simple_cnn train.epochs=2 train.head_lr=3e-3 closer=null evaluate.corrupted=2"
 )
 
 

@@ -19,7 +19,7 @@ def test_photos_are_parted_by_what_can_be_measured_and_by_collection(
     photos = Photographs("train")
     found = slices.groups(photos)
     assert {by for by, _ in found} == {
-        "shorter side",
+        "shorter side in pixels",
         "brightness",
         "sharpness",
         "width to height",
@@ -27,7 +27,7 @@ def test_photos_are_parted_by_what_can_be_measured_and_by_collection(
         "breed",
     }
     assert list(found["collection", "photos"]) == [True] * len(photos)
-    assert found["shorter side", "150 pixels to 150 pixels"].all()  # all have the same size: one slice, not four
+    assert found["shorter side in pixels", "150 to 150"].all()  # all have the same size: one slice, not four
     parts = [inside for (by, _), inside in found.items() if by == "brightness"]
     assert len(parts) == 4
     assert (np.sum(parts, 0) == 1).all()
