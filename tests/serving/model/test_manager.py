@@ -101,7 +101,7 @@ def test_a_model_that_fails_on_a_picture_costs_that_request_and_sits_its_exam_ag
 def test_a_batch_that_began_with_one_model_ends_with_it(start: Start, tmp_path: Path) -> None:
     path = place(SHIPPED_INT8, tmp_path / "model.onnx")
     server = start(worker="tests.serving.engine.hostile", model=str(path), lanes=1)
-    images = [{"data": base64.b64encode(b"sleep 0.1").decode()} for _ in range(20)]
+    images = [{"data": base64.b64encode(b"sleep 0.15").decode()} for _ in range(40)]
     with ThreadPoolExecutor(1) as pool:
         batch = pool.submit(lambda: server.http.post("/predict/batch", json={"images": images}).json())
         until(lambda: server.metric("catsdogs_lanes_busy") == 1)
