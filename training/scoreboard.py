@@ -12,14 +12,13 @@ from typing import Any, Final
 
 from shared.files import write_whole
 from shared.intervals import Interval
-from training.promotion.files import NAME, PRECISIONS
-from training.promotion.served import SERVED
 from training.robustness import JUDGED
 from training.stage import REPORTS
 
 PAGE: Final = Path("docs/benchmarks.md")
 HEADING: Final = "## How fast it trains\n"
 README: Final = Path("README.md")
+SHIPPED: Final = [Path(f"serving/models/cats-dogs.{precision}.json") for precision in ("int8", "fp32")]
 MODEL_HEADINGS: Final = {PAGE: "## The model\n", README: "## How good it is\n"}
 # The rows that README.md has.
 SHORT: Final = (
@@ -136,7 +135,7 @@ def into_page(page: str, heading: str, new: str) -> str:
 
 
 if __name__ == "__main__":
-    shipped = [json.loads((SERVED / f"{NAME}.{precision}.json").read_text()) for precision in PRECISIONS]
+    shipped = [json.loads(path.read_text()) for path in SHIPPED]
     for path, title in MODEL_HEADINGS.items():
         write_whole(path, into_page(path.read_text(), title, model_table(path, *shipped)))
     found = json.loads((REPORTS / "bench-train.json").read_text())
