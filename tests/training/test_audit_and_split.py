@@ -3,15 +3,16 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from shared.pixels import pixels
+from shared.pixels import decode
 from tests.conftest import blobs, encoded
 from training import audit as auditing
 from training import split as splitting
 from training.audit import audit, dataset_digest, summary
-from training.prepare import prepare
+from training.prepare import SIDE, prepare
 from training.split import SIDES, side, split
 from training.stage import StageError
 
@@ -203,10 +204,13 @@ def test_too_few_photos_to_split(raw: Path, tmp_path: Path) -> None:
 def test_prepared_pictures_are_what_the_service_would_see(raw: Path, tmp_path: Path) -> None:
     photos = split(audit(raw, tmp_path / "audit.csv", SIMILARITY), tmp_path / "split.csv", 0.6, 0.2)
     prepare(photos, raw, tmp_path / "prepared")
-    assert len(list((tmp_path / "prepared").glob("*/*/*.png"))) == 60
+    assert len(list((tmp_path / "prepared").glob("*/*/*.webp"))) == 60
     for photo in photos[::7]:
-        prepared = tmp_path / "prepared" / photo.side / photo.label / f"{photo.sha256[:20]}.png"
-        assert (pixels(prepared.read_bytes()) == pixels((raw / photo.path).read_bytes())).all()
+        prepared = tmp_path / "prepared" / photo.side / photo.label / f"{photo.sha256[:20]}.webp"
+        decoded = decode((raw / photo.path).read_bytes())
+        with Image.open(prepared) as picture:
+            assert picture.size[0] == picture.size[1] == min(SIDE, max(decoded.size))
+            assert (np.asarray(picture) == decoded.square(picture.size[0])).all()
 
 
 def test_a_photo_that_vanished_leaves_the_old_pictures_alone(raw: Path, tmp_path: Path) -> None:
@@ -215,4 +219,4 @@ def test_a_photo_that_vanished_leaves_the_old_pictures_alone(raw: Path, tmp_path
     (raw / photos[0].path).unlink()
     with pytest.raises(StageError, match="run `catsdogs audit` again"):
         prepare(photos, raw, tmp_path / "prepared")
-    assert len(list((tmp_path / "prepared").glob("*/*/*.png"))) == 60
+    assert len(list((tmp_path / "prepared").glob("*/*/*.webp"))) == 60
