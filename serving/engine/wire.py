@@ -108,11 +108,12 @@ class ModelFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
-    """One picture of a batch: the client's id for it, and where its JSON string is in the body."""
+    """One picture of a batch: the client's id for it, and where its JSON string is in the body, or why it has none."""
 
     id: str | None
     start: int
     end: int
+    refused: str | None = None
 
 
 class Batch(msgspec.Struct, frozen=True, tag=True):

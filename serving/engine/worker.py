@@ -6,6 +6,7 @@ supervisor sees how the process ended and starts another.
 """
 
 import binascii
+import codecs
 import mmap
 import resource
 import signal
@@ -43,8 +44,10 @@ PIXELS_WITHIN_BASE: Final = 1_000_000
 CPU_SECONDS_PER_BYTE: Final = 1e-8
 # Address space beside decoding: the request, the network's arrays, what malloc keeps.
 SLACK_BYTES: Final = 150_000_000
-# More braces than any batch needs.
+# More braces and commas than any batch needs; base64 has none.
 MAX_OBJECTS: Final = 1_000
+MAX_VALUES: Final = 100_000
+MAX_ID: Final = 200
 # Read at a time of a body that there is no memory for.
 PASS_OVER_BYTES: Final = 65_536
 _TO_PLAIN_BASE64: Final = bytes.maketrans(b"-_", b"+/")
@@ -56,7 +59,7 @@ class _BatchItem(msgspec.Struct):
 
 
 class _BatchBody(msgspec.Struct):
-    images: list[_BatchItem]
+    images: list[msgspec.Raw]
 
 
 def main(model: Model, start: Start, threads: int, connection: socket.socket, shared: mmap.mmap) -> None:
@@ -133,19 +136,28 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
 
 def _batch(data: bytes) -> Batch:
     """Find each picture of a batch, so that lanes can decode their base64 in parallel."""
-    if data.count(b"{") > MAX_OBJECTS:  # decoding five million would take 700 MB
+    # Decoding five million would take 700 MB.
+    if data.count(b"{") > MAX_OBJECTS or data.count(b",") > MAX_VALUES:
         raise ValueError(f"a batch has at most {MAX_BATCH} pictures")
-    body = msgspec.json.decode(data, type=_BatchBody)
+    body = msgspec.json.decode(
+        memoryview(data)[len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0 :], type=_BatchBody
+    )
     if len(body.images) > MAX_BATCH:
         raise ValueError(f"a batch has at most {MAX_BATCH} pictures, not {len(body.images):,}")
     base = _address(data)
-    items = []
-    for number, item in enumerate(body.images):
-        if item.id is not None and len(item.id) > 200:
-            raise ValueError(f"the id of picture {number} is longer than 200 characters")
-        start = _address(item.data) - base
-        items.append(Item(item.id, start, start + memoryview(item.data).nbytes))
-    return Batch(items)
+    return Batch([_item(image, base) for image in body.images])
+
+
+def _item(image: msgspec.Raw, base: int) -> Item:
+    """Find one picture of a batch, or say what is wrong with it; ``base`` is the batch's address."""
+    try:
+        item = msgspec.json.decode(image, type=_BatchItem)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return Item(None, 0, 0, str(error))
+    if item.id is not None and len(item.id) > MAX_ID:
+        return Item(None, 0, 0, f"the id is longer than {MAX_ID} characters")
+    start = _address(item.data) - base
+    return Item(item.id, start, start + memoryview(item.data).nbytes)
 
 
 def _base64(text: str) -> bytes:
