@@ -16,6 +16,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "body_too_large": (413, "The body is too large"),
     "image_too_large": (413, "The picture has too many pixels"),
     "unsupported_format": (415, "The file is not a picture in an accepted format"),
+    "unsupported_encoding": (415, "The body is compressed in a way that the service does not know"),
     "misdirected_request": (421, "The service does not answer to this host name"),
     "undecodable_image": (422, "The picture cannot be decoded"),
     "too_costly": (422, "The picture takes too much work to decode"),

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +28,16 @@ HEARTBEAT_SECONDS: Final = 1.0
 BEATS_TO_MEMORY: Final = 5
 # How long the port stays closed while the first model loads; then /health answers, with or without a model.
 DOOR_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of several: where its bytes are, how to answer it, the client's id, or why it is refused already."""
+
+    data: Body
+    flags: Flags
+    client_id: str | None = None
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +82,30 @@ class Work:
         assert answer.png is not None
         return answer.png
 
-    async def take_apart(self, body: Body) -> Batch:
-        """Find the pictures of a batch, in a lane.
+    async def predict_all(self, pictures: Sequence[Picture]) -> list[Prediction | ProblemError]:
+        """Classify several pictures, a few at a time; returns predictions and errors in their order."""
+        return await asyncio.gather(*map(self._predict_one, pictures))
+
+    async def _predict_one(self, picture: Picture) -> Prediction | ProblemError:
+        async with self.service.batch_turns:
+            try:
+                if picture.refused is not None:
+                    raise ProblemError("malformed_request", picture.refused)
+                return await self.predict(picture.data, picture.flags, picture.client_id)
+            except ProblemError as error:
+                self.service.metrics.rejected.inc({"code": error.code})
+                return error
+
+    async def take_apart(self, body: bytearray, flags: Flags) -> list[Picture]:
+        """Find the pictures of a batch in JSON, in a lane; ``flags`` say how to answer them.
 
         Raises:
             ProblemError: it is not a batch.
         """
         batch, _ = await self._run(body, Flags.BATCH)
         assert isinstance(batch, Batch)
-        return batch
+        view, flags = memoryview(body), flags | Flags.BASE64
+        return [Picture(view[item.start : item.end], flags, item.id, item.refused) for item in batch.items]
 
     async def _answer(self, data: Body, flags: Flags) -> tuple[Answer, float]:
         answer, queued = await self._run(data, flags)

@@ -13,17 +13,17 @@ from starlette.routing import Route
 
 from serving.http import examples, routes
 from serving.http.routes import JSON
-from serving.messages import FeedbackRequest, FeedbackResponse, Health, PictureForm, Ready
+from serving.messages import FeedbackRequest, FeedbackResponse, Health, PictureForm, PicturesForm, Ready
 
 # By media type: an example of the body, or its type if no example can be shown, or None if no type describes it.
 Body = Mapping[str, object]
 
-UPLOAD: Final[Body] = {"multipart/form-data": PictureForm}
+UPLOAD: Final[Body] = {"multipart/form-data": PictureForm, "image/*": None, "application/octet-stream": None}
 EXPLAIN: Final = {"explain": "Add the evidence map to each prediction."}
 
 # Problems of an endpoint that needs a model; reads a body; queues for a lane; has one picture decoded.
 SERVED: Final = ("draining", "not_ready")
-READ: Final = ("malformed_request", "slow_request", "body_too_large", *SERVED)
+READ: Final = ("malformed_request", "slow_request", "body_too_large", "unsupported_encoding", *SERVED)
 QUEUED: Final = (*READ, "overloaded", "deadline_exceeded")
 DECODED: Final = (*QUEUED, "image_too_large", "unsupported_format", "undecodable_image", "too_costly")
 
@@ -57,7 +57,7 @@ ENDPOINTS: Final = (
         "POST",
         "/predict",
         routes.predict,
-        "Classify one picture, sent as `file` in a multipart form",
+        "Classify one picture, sent as the field `file` of a multipart form or as the body",
         flags=EXPLAIN,
         takes=UPLOAD,
         gives={JSON: examples.PREDICTION},
@@ -65,19 +65,21 @@ ENDPOINTS: Final = (
         commands=(
             "curl -F file=@tests/cat.jpg localhost:8000/predict",
             'curl -F file=@tests/cat.jpg "localhost:8000/predict?explain=true"',
+            "curl -H 'Content-Type: image/jpeg' --data-binary @tests/cat.jpg localhost:8000/predict",
         ),
     ),
     Endpoint(
         "POST",
         "/predict/batch",
         routes.predict_batch,
-        "Classify up to 64 pictures, sent as base64 in JSON",
+        "Classify up to 64 pictures, sent as fields `file` of a multipart form or as base64 in JSON",
         description="Results are in the order of the pictures. A bad picture has an error as its result.",
         flags=EXPLAIN,
-        takes={JSON: examples.BATCH},
+        takes={JSON: examples.BATCH, "multipart/form-data": PicturesForm},
         gives={JSON: examples.RESULTS},
         problems=QUEUED,
         commands=(
+            "curl -F file=@tests/cat.jpg -F file=@tests/cat.jpg localhost:8000/predict/batch",
             """printf '{"images": [{"id": "chelsea", "data": "%s"}]}' "$(base64 -w0 tests/cat.jpg)" |
   curl -d @- localhost:8000/predict/batch""",
         ),

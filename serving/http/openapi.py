@@ -24,7 +24,9 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS, *, keys: bool = False) -
     types: set[Any] = {Problem, Prediction, BatchError}  # BatchResponse refers to the latter two by name
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
-        types |= {_type(shown) for body in (endpoint.takes, endpoint.gives) for shown in body.values()}
+        types |= {
+            _type(shown) for body in (endpoint.takes, endpoint.gives) for shown in body.values() if shown is not None
+        }
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
     _, schemas = msgspec.json.schema_components(sorted(types, key=str), ref_template=SCHEMAS + "{name}")
     security: list[dict[str, list[str]]] = [{name: []} for name in KEYS]

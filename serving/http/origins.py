@@ -21,7 +21,7 @@ ANY: Final = b"*"
 SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-API-Key, X-Request-Id",
+    "Access-Control-Allow-Headers": "Authorization, Content-Encoding, Content-Type, X-API-Key, X-Request-Id",
     "Access-Control-Max-Age": "7200",  # the most that Chromium takes
 }
 VARY: Final = (b"vary", b"Origin")
