@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from msgspec import UNSET
+
 from serving.messages import Problem
 
 # code: (status, title)
@@ -41,9 +43,15 @@ class ProblemError(Exception):
         self.retry_after = retry_after
 
 
-def problem(code: str, detail: str, request_id: str) -> Problem:
-    """Make the document for one error."""
+def problem(code: str, detail: str, request_id: str, *, error: bool = False) -> Problem:
+    """Make the document for one error; ``error``: with the field that clients of the Open Inference Protocol read."""
     status, title = CODES[code]
     return Problem(
-        type=TYPE + code.replace("_", "-"), title=title, status=status, detail=detail, code=code, request_id=request_id
+        type=TYPE + code.replace("_", "-"),
+        title=title,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        error=detail if error else UNSET,
     )

@@ -13,7 +13,7 @@ from serving.engine.engine import Engine
 from serving.engine.lane import Zygote
 from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, proportional_memory, resident_memory, trim
 from serving.engine.supervisor import Lanes
-from serving.engine.wire import Answer, Batch, Body, Flags, Loaded, Outcome
+from serving.engine.wire import Answer, Batch, Body, Flags, Inference, Loaded, Outcome
 from serving.errors import ProblemError
 from serving.ids import Ids
 from serving.messages import Prediction
@@ -84,17 +84,29 @@ class Work:
 
     async def predict_all(self, pictures: Sequence[Picture]) -> list[Prediction | ProblemError]:
         """Classify several pictures, a few at a time; returns predictions and errors in their order."""
-        return await asyncio.gather(*map(self._predict_one, pictures))
+        turns = self.service.batch_turns if len(pictures) > 1 else contextlib.nullcontext()
+        return await asyncio.gather(*(self._predict_one(picture, turns) for picture in pictures))
 
-    async def _predict_one(self, picture: Picture) -> Prediction | ProblemError:
-        async with self.service.batch_turns:
+    async def _predict_one(
+        self, picture: Picture, turns: contextlib.AbstractAsyncContextManager[None]
+    ) -> Prediction | ProblemError:
+        async with turns:
             try:
                 if picture.refused is not None:
                     raise ProblemError("malformed_request", picture.refused)
                 return await self.predict(picture.data, picture.flags, picture.client_id)
             except ProblemError as error:
-                self.service.metrics.rejected.inc({"code": error.code})
                 return error
+
+    async def infer(self, body: bytearray) -> Inference:
+        """Find the pictures in the JSON of an inference request, in a lane.
+
+        Raises:
+            ProblemError: it is not one.
+        """
+        asked, _ = await self._run(body, Flags.INFER)
+        assert isinstance(asked, Inference)
+        return asked
 
     async def take_apart(self, body: bytearray, flags: Flags) -> list[Picture]:
         """Find the pictures of a batch in JSON, in a lane; ``flags`` say how to answer them.

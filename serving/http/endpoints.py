@@ -11,8 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serving.http import examples, routes
+from serving import __version__
+from serving.http import examples, inference, routes
 from serving.http.routes import JSON
+from serving.inference import Live, ModelMetadata, ReadyToInfer, ServerMetadata
 from serving.messages import FeedbackRequest, FeedbackResponse, Health, PictureForm, PicturesForm, Ready
 
 # By media type: an example of the body, or its type if no example can be shown, or None if no type describes it.
@@ -137,6 +139,63 @@ curl -d '{"id": "'$id'", "label": "cats"}' localhost:8000/feedback""",
         gives={JSON: examples.MODEL},
         problems=SERVED,
         commands=("curl localhost:8000/model",),
+    ),
+    Endpoint(
+        "GET",
+        "/v2",
+        inference.server_metadata,
+        "Describe the server, in the Open Inference Protocol",
+        gives={JSON: ServerMetadata(version=__version__)},
+        commands=("curl localhost:8000/v2",),
+    ),
+    Endpoint(
+        "GET",
+        "/v2/health/live",
+        inference.server_live,
+        "Check that the process is alive",
+        gives={JSON: Live()},
+        commands=("curl localhost:8000/v2/health/live",),
+    ),
+    Endpoint(
+        "GET",
+        "/v2/health/ready",
+        inference.server_ready,
+        "Check that the service can take requests",
+        gives={JSON: ReadyToInfer()},
+        problems=SERVED,
+        commands=("curl localhost:8000/v2/health/ready",),
+    ),
+    Endpoint(
+        "GET",
+        "/v2/models/cats-dogs",
+        inference.model_metadata,
+        "Describe the model's inputs and outputs",
+        gives={JSON: ModelMetadata()},
+        commands=("curl localhost:8000/v2/models/cats-dogs",),
+    ),
+    Endpoint(
+        "GET",
+        "/v2/models/cats-dogs/ready",
+        inference.model_ready,
+        "Check that the model can take requests",
+        gives={JSON: ReadyToInfer()},
+        problems=SERVED,
+        commands=("curl localhost:8000/v2/models/cats-dogs/ready",),
+    ),
+    Endpoint(
+        "POST",
+        "/v2/models/cats-dogs/infer",
+        inference.infer,
+        "Classify up to 64 pictures, files or pixels, in the Open Inference Protocol",
+        description="A bad picture has the whole request refused. With the header `Inference-Header-Content-Length`, "
+        "the input's data is behind the JSON (the binary tensor data extension).",
+        takes={JSON: examples.INFER, "application/octet-stream": None},
+        gives={JSON: examples.INFERRED, "application/octet-stream": None},
+        problems=DECODED,
+        commands=(
+            """printf '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["%s"]}]}' \\
+  "$(base64 -w0 tests/cat.jpg)" | curl -d @- localhost:8000/v2/models/cats-dogs/infer""",
+        ),
     ),
     Endpoint(
         "GET",

@@ -9,6 +9,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http import problems
+from serving.http.auth import OPEN
 from serving.http.headers import NO_PAGE, PAGES, SAME_ORIGIN
 from serving.ids import Ids
 from serving.telemetry.logs import ACCESS, SERVICE
@@ -17,7 +18,7 @@ from serving.telemetry.metrics import Metrics
 GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 # Polled every few seconds, so not logged if they succeed; the metrics' port answers only these.
-PROBES: Final = ("/health", "/health/ready", "/metrics")
+PROBES: Final = (*OPEN, "/metrics")
 
 
 class Observe:
@@ -55,12 +56,12 @@ class _Observation:
         except Exception:
             SERVICE.exception("a request failed", extra={"fields": {"request_id": self.id}})
             if not self.status:
-                answer = problems.response("internal_error", "the fault is logged under the request id", self.id)
+                answer = problems.response("internal_error", "the fault is logged under the request id", self.scope)
                 await answer(self.scope, receive, self.send)
         # The server cancels requests at a second signal, or when draining takes too long.
         except asyncio.CancelledError:
             if not self.status:
-                answer = problems.response("draining", "the service was stopped", self.id)
+                answer = problems.response("draining", "the service was stopped", self.scope)
                 await answer(self.scope, receive, self.send)
         finally:
             self.observe(time.perf_counter() - started)
