@@ -38,6 +38,7 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS, *, keys: bool = False) -
             "summary": "Tells cats from dogs, and says when it is unsure.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "servers": [{"url": "."}],  # where the document is, also behind a proxy's prefix
         "paths": paths,
         "security": security if keys else [{}, *security],  # `{}`: no key is needed
         "components": {"schemas": schemas, "securitySchemes": KEYS},
