@@ -5,6 +5,7 @@ from typing import Final
 from msgspec import UNSET
 
 from serving.messages import Problem
+from serving.telemetry.traces import Trace
 
 # code: (status, title)
 CODES: Final[dict[str, tuple[int, str]]] = {
@@ -43,7 +44,7 @@ class ProblemError(Exception):
         self.retry_after = retry_after
 
 
-def problem(code: str, detail: str, request_id: str, *, error: bool = False) -> Problem:
+def problem(code: str, detail: str, request_id: str, trace: Trace | None = None, *, error: bool = False) -> Problem:
     """Make the document for one error; ``error``: with the field that clients of the Open Inference Protocol read."""
     status, title = CODES[code]
     return Problem(
@@ -53,5 +54,6 @@ def problem(code: str, detail: str, request_id: str, *, error: bool = False) -> 
         detail=detail,
         code=code,
         request_id=request_id,
+        trace_id=trace.trace_id if trace else UNSET,
         error=detail if error else UNSET,
     )

@@ -91,6 +91,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     code: Annotated[str, Meta(description="The kind of problem, for programs.")]
     request_id: str
+    trace_id: Annotated[str, Meta(description="Of the request's `traceparent`.")] | UnsetType = UNSET
     error: Annotated[str, Meta(description="The detail again; under /v2 only.")] | UnsetType = UNSET
 
 

@@ -70,7 +70,7 @@ def create_metrics_app(service: Service) -> Starlette:
 def _outer(service: Service) -> list[Middleware]:
     settings = service.settings
     return [
-        Middleware(Observe, metrics=service.metrics),
+        Middleware(Observe, metrics=service.metrics, exporter=service.exporter),
         Middleware(Prefix, root_path=settings.root_path),
         Middleware(Origins, allowed=settings.origins, host=settings.host, metrics=service.metrics),
     ]

@@ -14,7 +14,8 @@ from serving.errors import CODES, ProblemError, problem
 def response(code: str, detail: str, scope: Scope, headers: dict[str, str] | None = None) -> Response:
     """Make the HTTP answer for one error of a request."""
     path = scope["path"]
-    document = problem(code, detail, scope["state"]["id"], error=path == "/v2" or path.startswith("/v2/"))
+    protocol = path == "/v2" or path.startswith("/v2/")
+    document = problem(code, detail, scope["state"]["id"], scope["state"].get("trace"), error=protocol)
     return Response(msgspec.json.encode(document), document.status, headers, "application/problem+json")
 
 

@@ -113,7 +113,7 @@ def _batch_error(picture: Picture, error: ProblemError, request: Request) -> Bat
     _service(request).metrics.rejected.inc({"code": error.code})
     return BatchError(
         client_id=UNSET if picture.client_id is None else picture.client_id,
-        error=errors.problem(error.code, error.detail, request.state.id),
+        error=errors.problem(error.code, error.detail, request.state.id, request.state.trace),
     )
 
 

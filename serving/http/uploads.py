@@ -107,7 +107,7 @@ async def received(request: Request, max_bytes: int, body: Body) -> AsyncIterato
         data = await read(request, max_bytes, lease, body)
         wanted = request.scope.get("extensions", {}).get("catsdogs.wanted", _always)
         with service.admit() as lanes:  # again: the queue may have filled while the body arrived
-            yield Work(service, lanes, wanted), data
+            yield Work(service, lanes, wanted, request.state.trace), data
 
 
 def _always() -> bool:

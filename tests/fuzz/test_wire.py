@@ -50,6 +50,7 @@ FIELDS = st.sampled_from([
     b"Content-Encoding: gzip", b"Content-Encoding: \xff",
     b"Inference-Header-Content-Length: 5",
     b"Inference-Header-Content-Length: -1", b"Inference-Header-Content-Length: " + b"9" * 5000,
+    b"Traceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01", b"Traceparent: \xff", b"X-Forwarded-Prefix: /health",
     b"Connection: close", b"Connection: keep-alive, upgrade", b"Upgrade: h2c",
     b"Expect: 100-continue", b"Expect: the unexpected", b"X-Request-Id: " + b"a" * 500, b"X-Request-Id: <script>",
     b"A: \x00", b"A: b\rc", b"A: b\nC: d", b" folded", b": empty", b"no colon", b"A" * 3000 + b": b",
