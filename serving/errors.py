@@ -2,7 +2,10 @@
 
 from typing import Final
 
+from msgspec import UNSET
+
 from serving.messages import Problem
+from serving.telemetry.traces import Trace
 
 # code: (status, title)
 CODES: Final[dict[str, tuple[int, str]]] = {
@@ -16,6 +19,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "body_too_large": (413, "The body is too large"),
     "image_too_large": (413, "The picture has too many pixels"),
     "unsupported_format": (415, "The file is not a picture in an accepted format"),
+    "unsupported_encoding": (415, "The body is compressed in a way that the service does not know"),
     "misdirected_request": (421, "The service does not answer to this host name"),
     "undecodable_image": (422, "The picture cannot be decoded"),
     "too_costly": (422, "The picture takes too much work to decode"),
@@ -40,9 +44,16 @@ class ProblemError(Exception):
         self.retry_after = retry_after
 
 
-def problem(code: str, detail: str, request_id: str) -> Problem:
-    """Make the document for one error."""
+def problem(code: str, detail: str, request_id: str, trace: Trace | None = None, *, error: bool = False) -> Problem:
+    """Make the document for one error; ``error``: with the field that clients of the Open Inference Protocol read."""
     status, title = CODES[code]
     return Problem(
-        type=TYPE + code.replace("_", "-"), title=title, status=status, detail=detail, code=code, request_id=request_id
+        type=TYPE + code.replace("_", "-"),
+        title=title,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        trace_id=trace.trace_id if trace else UNSET,
+        error=detail if error else UNSET,
     )

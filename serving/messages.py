@@ -12,17 +12,26 @@ MAX_BATCH: Final = 64
 SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document has the types below
 
 
+PictureFile = Annotated[
+    str,
+    Meta(
+        description="A JPEG, PNG, WebP, GIF, BMP, AVIF or (with the extra `heif`) HEIF file; "
+        "its name and Content-Type do not matter.",
+        extra_json_schema={"contentMediaType": "application/octet-stream"},
+    ),
+]
+
+
 class PictureForm(msgspec.Struct, frozen=True):
     """A multipart form with one picture."""
 
-    file: Annotated[
-        str,
-        Meta(
-            description="A JPEG, PNG, WebP, GIF, BMP, AVIF or (with the extra `heif`) HEIF file; "
-            "its name and Content-Type do not matter.",
-            extra_json_schema={"contentMediaType": "application/octet-stream"},
-        ),
-    ]
+    file: PictureFile
+
+
+class PicturesForm(msgspec.Struct, frozen=True):
+    """A multipart form with up to 64 pictures, each in a field of the same name."""
+
+    file: Annotated[list[PictureFile], Meta(min_length=1, max_length=MAX_BATCH)]
 
 
 class Probabilities(msgspec.Struct, frozen=True):
@@ -83,6 +92,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     code: Annotated[str, Meta(description="The kind of problem, for programs.")]
     request_id: str
+    trace_id: Annotated[str, Meta(description="Of the request's `traceparent`.")] | UnsetType = UNSET
+    error: Annotated[str, Meta(description="The detail again; under /v2 only.")] | UnsetType = UNSET
 
 
 class BatchImage(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from serving.engine.budget import BodyBudget
 from serving.engine.cores import usable_cores
@@ -13,15 +13,20 @@ from serving.engine.engine import Engine
 from serving.engine.lane import Zygote
 from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, proportional_memory, resident_memory, trim
 from serving.engine.supervisor import Lanes
-from serving.engine.wire import Answer, Batch, Body, Flags, Loaded, Outcome
+from serving.engine.wire import Answer, Batch, Body, Flags, Inference, Loaded, Outcome
 from serving.errors import ProblemError
 from serving.ids import Ids
 from serving.messages import Prediction
 from serving.model.manager import ModelManager
 from serving.settings import Settings
+from serving.telemetry import traces
 from serving.telemetry.feedback import FeedbackStore
 from serving.telemetry.logs import SERVICE
 from serving.telemetry.metrics import Metrics
+from serving.telemetry.traces import Trace
+
+if TYPE_CHECKING:
+    from serving.telemetry.otlp import Exporter
 
 HEARTBEAT_SECONDS: Final = 1.0
 # Reading the memory of a process takes a millisecond.
@@ -31,12 +36,23 @@ DOOR_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of several: where its bytes are, how to answer it, the client's id, or why it is refused already."""
+
+    data: Body
+    flags: Flags
+    client_id: str | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
-    """What one request uses until it ends: the lanes of one model, and whether its client is still connected."""
+    """What one request uses until it ends: the lanes of one model, whether its client is still there, its trace."""
 
     service: "Service"
     lanes: Lanes
     wanted: Callable[[], bool]
+    trace: Trace | None
 
     @property
     def model(self) -> Loaded:
@@ -52,7 +68,7 @@ class Work:
         """
         answer, queued = await self._answer(data, flags)
         metrics = self.service.metrics
-        metrics.time_stages(queue=queued, decode=answer.decode, infer=answer.infer)
+        self._time_stages(queue=queued, decode=answer.decode, infer=answer.infer)
         message = Prediction.of(answer, self.service.ids.new(), client_id, self.model.contract.version)
         metrics.count_prediction(answer)
         self.service.ledger.record(message, answer, queued)
@@ -68,19 +84,51 @@ class Work:
             ProblemError: the picture is refused or could not be answered.
         """
         answer, queued = await self._answer(data, Flags.DRAW)
-        self.service.metrics.time_stages(queue=queued, decode=answer.decode, infer=answer.infer, draw=answer.draw)
+        self._time_stages(queue=queued, decode=answer.decode, infer=answer.infer, draw=answer.draw)
         assert answer.png is not None
         return answer.png
 
-    async def take_apart(self, body: Body) -> Batch:
-        """Find the pictures of a batch, in a lane.
+    async def predict_all(self, pictures: Sequence[Picture]) -> list[Prediction | ProblemError]:
+        """Classify several pictures, a few at a time; returns predictions and errors in their order."""
+        turns = self.service.batch_turns if len(pictures) > 1 else contextlib.nullcontext()
+        return await asyncio.gather(*(self._predict_one(picture, turns) for picture in pictures))
+
+    async def _predict_one(
+        self, picture: Picture, turns: contextlib.AbstractAsyncContextManager[None]
+    ) -> Prediction | ProblemError:
+        async with turns:
+            try:
+                if picture.refused is not None:
+                    raise ProblemError("malformed_request", picture.refused)
+                return await self.predict(picture.data, picture.flags, picture.client_id)
+            except ProblemError as error:
+                return error
+
+    async def infer(self, body: bytearray) -> Inference:
+        """Find the pictures in the JSON of an inference request, in a lane.
+
+        Raises:
+            ProblemError: it is not one.
+        """
+        asked, _ = await self._run(body, Flags.INFER)
+        assert isinstance(asked, Inference)
+        return asked
+
+    async def take_apart(self, body: bytearray, flags: Flags) -> list[Picture]:
+        """Find the pictures of a batch in JSON, in a lane; ``flags`` say how to answer them.
 
         Raises:
             ProblemError: it is not a batch.
         """
         batch, _ = await self._run(body, Flags.BATCH)
         assert isinstance(batch, Batch)
-        return batch
+        view, flags = memoryview(body), flags | Flags.BASE64
+        return [Picture(view[item.start : item.end], flags, item.id, item.refused) for item in batch.items]
+
+    def _time_stages(self, **seconds: float) -> None:
+        self.service.metrics.time_stages(**seconds)
+        if self.trace:
+            self.trace.time_stages(**seconds)
 
     async def _answer(self, data: Body, flags: Flags) -> tuple[Answer, float]:
         answer, queued = await self._run(data, flags)
@@ -113,6 +161,7 @@ class Service:
         # All batches together queue only enough pictures to keep the lanes busy. A single request then waits for few of
         # them (ops/bench/NOTES.md), and a picture's deadline, which starts in the queue, is not spent on its batch.
         self.batch_turns = asyncio.Semaphore(self.engine.lanes + 1)
+        self.exporter = _exporter()
         self.leaving = False
         self.short_of_descriptors = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,6 +181,8 @@ class Service:
         }
         SERVICE.info("started", extra={"fields": fields})
         self.ledger.start()
+        if self.exporter:
+            self.exporter.start()
         self._begin(self.manager.load())
         self._begin(self._beat())
         with contextlib.suppress(TimeoutError):
@@ -147,6 +198,8 @@ class Service:
         await self.manager.close()
         await self.engine.close()
         await self.ledger.close()
+        if self.exporter:
+            await asyncio.to_thread(self.exporter.close)
         SERVICE.info("stopped")
 
     def reload(self) -> None:
@@ -251,6 +304,14 @@ class Service:
             "body_bytes": self.budget.granted,
             "memory_bytes": self._memory,
         }
+
+
+def _exporter() -> "Exporter | None":
+    if not (url := traces.endpoint(os.environ)):
+        return None
+    from serving.telemetry import otlp  # noqa: PLC0415 - it costs nothing where there is no collector
+
+    return otlp.Exporter(url, os.environ)
 
 
 def _draining() -> ProblemError:

@@ -82,6 +82,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="Origins whose web pages may use the service, with commas between; `*` for all.",
         ),
     ] = ""
+    root_path: Annotated[
+        str,
+        Meta(
+            pattern=r"^((/[A-Za-z0-9_.~-]+)+/?)?$",
+            description="Path under which a proxy serves the service, if it leaves that in the requests, as /cats.",
+        ),
+    ] = ""
     metrics_port: Annotated[
         int, Meta(ge=0, le=65535, description="A separate port for /metrics; 0 for the service's own.")
     ] = 0

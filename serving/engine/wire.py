@@ -1,7 +1,8 @@
 """The messages between the front process, the zygote, and the lanes, over one stream socket for each lane.
 
 A lane answers only with MessagePack of the types below, so a lane that a hostile file has taken over can send the front
-process data but no code. A request is a header and a body: a picture file, the JSON of a batch, or an item of it.
+process data but no code. A request is a header and a body: a picture file, a picture's pixels, the
+JSON of a batch or of an inference request, or an item of it.
 """
 
 import struct
@@ -33,6 +34,8 @@ class Flags(IntFlag):
     ALONE = 4  # no other picture is waiting or in a lane: use every core
     BASE64 = 8  # the body is one item of a batch: a JSON string with base64
     BATCH = 16  # the body is a batch: find its pictures
+    INFER = 32  # the body is the JSON of an inference request: find its pictures
+    PIXELS = 64  # the body is a decoded picture: uint8 [224, 224, 3]
 
 
 PLAIN: Final = Flags(0)
@@ -109,11 +112,12 @@ class ModelFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
-    """One picture of a batch: the client's id for it, and where its JSON string is in the body."""
+    """One picture of a batch: the client's id for it, and where its JSON string is in the body, or why it has none."""
 
     id: str | None
     start: int
     end: int
+    refused: str | None = None
 
 
 class Batch(msgspec.Struct, frozen=True, tag=True):
@@ -122,4 +126,23 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
     items: list[Item]
 
 
-Outcome = Answer | PictureRefused | ModelFailed | Batch
+class Output(msgspec.Struct, frozen=True, array_like=True):
+    """An output that an inference request asks for; ``binary``: behind the answer's JSON."""
+
+    name: str
+    binary: bool
+
+
+class Inference(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What an inference request asks for; the last two have pictures that are in its JSON and not behind it."""
+
+    id: str | None
+    datatype: Literal["BYTES", "UINT8"]
+    count: int
+    outputs: list[Output]
+    binary_bytes: int | None
+    items: list[Item] = []
+    pixels: bytes = b""
+
+
+Outcome = Answer | PictureRefused | ModelFailed | Batch | Inference

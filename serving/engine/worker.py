@@ -5,7 +5,6 @@ The kernel enforces what a picture may cost: ``ITIMER_PROF`` ends the process af
 supervisor sees how the process ended and starts another.
 """
 
-import binascii
 import mmap
 import resource
 import signal
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import numpy as np
 
+from serving.engine import bodies
 from serving.engine.memory import trim
 from serving.engine.wire import (
     ANSWER,
@@ -24,14 +23,13 @@ from serving.engine.wire import (
     SHARED_BYTES,
     Batch,
     Flags,
-    Item,
+    Inference,
     ModelFailed,
     Outcome,
     PictureRefused,
     Ready,
     Start,
 )
-from serving.messages import MAX_BATCH
 from serving.model.classify import classify
 from serving.model.session import Model, ModelFailedError, ModelRefusedError
 from shared.pixels import Limits, RefusedImageError
@@ -46,20 +44,8 @@ PIXELS_WITHIN_BASE: Final = 1_000_000
 CPU_SECONDS_PER_BYTE: Final = 1e-8
 # Address space beside decoding: the request, the network's arrays, what malloc keeps.
 SLACK_BYTES: Final = 150_000_000
-# More braces than any batch needs.
-MAX_OBJECTS: Final = 1_000
 # Read at a time of a body that there is no memory for.
 PASS_OVER_BYTES: Final = 65_536
-_TO_PLAIN_BASE64: Final = bytes.maketrans(b"-_", b"+/")
-
-
-class _BatchItem(msgspec.Struct):
-    data: msgspec.Raw
-    id: str | None = None
-
-
-class _BatchBody(msgspec.Struct):
-    images: list[_BatchItem]
 
 
 def main(model: Model, start: Start, threads: int, connection: socket.socket, shared: mmap.mmap) -> None:
@@ -116,16 +102,15 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
             signal.setitimer(signal.ITIMER_PROF, seconds + min(pixels * CPU_SECONDS_PER_PIXEL, MOST_CPU_SECONDS))
 
     try:
-        if Flags.BATCH in flags:
-            return _batch(data)
-        if Flags.BASE64 in flags:
-            data = _base64(msgspec.json.decode(data, type=str))
+        source = bodies.unpack(data, flags)
+        if isinstance(source, Batch | Inference):
+            return source
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         return PictureRefused("malformed_request", str(error))
     except MemoryError:
         return PictureRefused("body_too_large", "reading the batch takes more memory than there is")
     try:
-        answer = classify(model, data, limits, flags, opened)
+        answer = classify(model, source, limits, flags, opened)
     except RefusedImageError as error:
         return PictureRefused(error.code, str(error))
     except MemoryError:
@@ -133,38 +118,6 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
     except ModelFailedError as error:
         return ModelFailed(f"{error}: {error.__cause__}")
     return msgspec.structs.replace(answer, cpu=time.process_time() - processor)
-
-
-def _batch(data: bytes) -> Batch:
-    """Find each picture of a batch, so that lanes can decode their base64 in parallel."""
-    if data.count(b"{") > MAX_OBJECTS:  # decoding five million would take 700 MB
-        raise ValueError(f"a batch has at most {MAX_BATCH} pictures")
-    body = msgspec.json.decode(data, type=_BatchBody)
-    if len(body.images) > MAX_BATCH:
-        raise ValueError(f"a batch has at most {MAX_BATCH} pictures, not {len(body.images):,}")
-    base = _address(data)
-    items = []
-    for number, item in enumerate(body.images):
-        if item.id is not None and len(item.id) > 200:
-            raise ValueError(f"the id of picture {number} is longer than 200 characters")
-        start = _address(item.data) - base
-        items.append(Item(item.id, start, start + memoryview(item.data).nbytes))
-    return Batch(items)
-
-
-def _base64(text: str) -> bytes:
-    """Decode base64, also as a ``data:`` URI, with line breaks, in the URL-safe alphabet or without padding."""
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        plain = text.encode("ascii").translate(_TO_PLAIN_BASE64, b" \t\r\n")
-        return binascii.a2b_base64(plain + b"=" * (-len(plain) % 4), strict_mode=True)
-    except ValueError as error:  # binascii.Error is one, and what is not ASCII another
-        raise ValueError(f"invalid base64: {error}") from error
-
-
-def _address(data: bytes | msgspec.Raw) -> int:
-    return int(np.frombuffer(memoryview(data), np.uint8).ctypes.data)
 
 
 def _send(connection: socket.socket, message: Ready | Outcome) -> None:

@@ -15,6 +15,7 @@ from serving.http.endpoints import ENDPOINTS, Endpoint
 from serving.http.observe import PROBES, Observe
 from serving.http.openapi import document
 from serving.http.origins import Origins
+from serving.http.prefix import Prefix
 from serving.service import Service
 from serving.settings import Settings
 
@@ -69,7 +70,8 @@ def create_metrics_app(service: Service) -> Starlette:
 def _outer(service: Service) -> list[Middleware]:
     settings = service.settings
     return [
-        Middleware(Observe, metrics=service.metrics),
+        Middleware(Observe, metrics=service.metrics, exporter=service.exporter),
+        Middleware(Prefix, root_path=settings.root_path),
         Middleware(Origins, allowed=settings.origins, host=settings.host, metrics=service.metrics),
     ]
 

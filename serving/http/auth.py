@@ -14,7 +14,7 @@ from serving.http import problems
 from serving.telemetry.metrics import Metrics
 
 # Health checks need no key: an orchestrator has none.
-OPEN: Final = frozenset(("/health", "/health/ready"))
+OPEN: Final = frozenset(("/health", "/health/ready", "/v2/health/live", "/v2/health/ready"))
 CHALLENGES: Final = ('Bearer realm="cats-dogs"', 'Basic realm="cats-dogs", charset="UTF-8"')
 
 
@@ -47,7 +47,7 @@ class Keys:
         answer = problems.response(
             "unauthorized",
             "send a key as Authorization: Bearer KEY, as X-API-Key: KEY, or as the password of HTTP Basic",
-            scope["state"]["id"],
+            scope,
         )
         for challenge in CHALLENGES:
             answer.headers.append("WWW-Authenticate", challenge)

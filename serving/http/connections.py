@@ -108,7 +108,7 @@ class ConnectionLimits:
     def problem(self, code: str, detail: str, headers: dict[str, str] | None) -> bytes:
         """Count and log one refusal; returns the answer as bytes, head and body."""
         request_id = uuid.uuid4().hex
-        answer: Response = problems.response(code, detail, request_id, headers)
+        answer: Response = problems.response(code, detail, {"state": {"id": request_id}, "path": ""}, headers)
         self.metrics.rejected.inc({"code": code})
         self.metrics.requests.inc({"method": "other", "route": "unmatched", "status": str(answer.status_code)})
         fields = {"request_id": request_id, "code": code, "status": answer.status_code}

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from serving import messages
+from serving import inference, messages
 from serving.errors import CODES, problem
 
 
@@ -34,6 +34,18 @@ RESULTS: Final = messages.BatchResponse(
         messages.BatchError(client_id="notes", error=error("unsupported_format")),
     ],
     model=PREDICTION.model,
+)
+INFER: Final = inference.InferRequest(
+    [inference.InferInput(inference.INPUT, "BYTES", [1], [base64.b64encode(PICTURE).decode()])], id="chelsea"
+)
+INFERRED: Final = inference.InferResponse(
+    model_version=PREDICTION.model,
+    id="chelsea",
+    outputs=[
+        inference.Tensor(name="probabilities", datatype="FP32", shape=[1, 2], data=[0.9999, 0.0001]),
+        inference.Tensor(name="familiarity", datatype="FP32", shape=[1], data=[0.95]),
+        inference.Tensor(name="verdict", datatype="BYTES", shape=[1], data=["cats"]),
+    ],
 )
 MODEL: Final = msgspec.convert(
     {

@@ -24,7 +24,9 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS, *, keys: bool = False) -
     types: set[Any] = {Problem, Prediction, BatchError}  # BatchResponse refers to the latter two by name
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
-        types |= {_type(shown) for body in (endpoint.takes, endpoint.gives) for shown in body.values()}
+        types |= {
+            _type(shown) for body in (endpoint.takes, endpoint.gives) for shown in body.values() if shown is not None
+        }
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
     _, schemas = msgspec.json.schema_components(sorted(types, key=str), ref_template=SCHEMAS + "{name}")
     security: list[dict[str, list[str]]] = [{name: []} for name in KEYS]
@@ -36,6 +38,7 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS, *, keys: bool = False) -
             "summary": "Tells cats from dogs, and says when it is unsure.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "servers": [{"url": "."}],  # where the document is, also behind a proxy's prefix
         "paths": paths,
         "security": security if keys else [{}, *security],  # `{}`: no key is needed
         "components": {"schemas": schemas, "securitySchemes": KEYS},

@@ -21,13 +21,14 @@ ANY: Final = b"*"
 SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-API-Key, X-Request-Id",
+    "Access-Control-Allow-Headers": "Authorization, Content-Encoding, Content-Type, Inference-Header-Content-Length, "
+    "X-API-Key, X-Request-Id",
     "Access-Control-Max-Age": "7200",  # the most that Chromium takes
 }
 VARY: Final = (b"vary", b"Origin")
 _SHARED: Final[Headers] = (
     (b"cross-origin-resource-policy", b"cross-origin"),
-    (b"access-control-expose-headers", b"Retry-After, X-Request-Id"),
+    (b"access-control-expose-headers", b"Inference-Header-Content-Length, Retry-After, X-Request-Id"),
 )
 # A name without a dot is a machine's or a container's: no page can have one that leads here.
 _LOOPBACK: Final = r"([\w-]+\.)*localhost|[\w-]+|127(\.\d{1,3}){3}|\[::1\]"
@@ -88,7 +89,7 @@ class Origins:
 
     def _refusal(self, scope: Scope, code: str, detail: str) -> Response:
         self.metrics.rejected.inc({"code": code})
-        return problems.response(code, detail, scope["state"]["id"])
+        return problems.response(code, detail, scope)
 
 
 def _foreign(host: bytes | None, origin: bytes | None, site: bytes | None) -> bool:

@@ -1,6 +1,6 @@
 """The endpoints' handlers: each reads a request, has the service do the work, and encodes the result."""
 
-import asyncio
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import msgspec
@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving import errors
-from serving.engine.wire import PLAIN, Flags, Item
+from serving.engine.wire import PLAIN, Flags
 from serving.errors import ProblemError
 from serving.http import uploads
-from serving.messages import BatchError, BatchResponse, Health, ModelInService, Prediction, Ready
-from serving.service import Service
+from serving.messages import MAX_BATCH, BatchError, BatchResponse, Health, ModelInService, Prediction, Ready
+from serving.service import Picture, Service, Work
 from serving.settings import Settings
 from serving.telemetry import feedback as feedbacks
 
@@ -26,37 +26,36 @@ BOOLEANS: Final = {
 
 
 async def predict(request: Request) -> Response:
-    """POST /predict: one picture, in the field ``file`` of a form."""
+    """POST /predict: one picture, in the field ``file`` of a form or as the body."""
     flags = _explain(request)
-    async with uploads.received(request, _settings(request).max_body_bytes) as (work, data):
+    async with _picture(request) as (work, (data,)):
         answer = await work.predict(data, flags)
     return Response(msgspec.json.encode(answer), media_type=JSON)
 
 
 async def explain(request: Request) -> Response:
     """POST /explain: one picture, as for /predict; its evidence drawn over it."""
-    async with uploads.received(request, _settings(request).max_body_bytes) as (work, data):
+    async with _picture(request) as (work, (data,)):
         png = await work.explain(data)
     return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
 
 
 async def predict_batch(request: Request) -> Response:
-    """POST /predict/batch: up to 64 pictures as base64 in JSON."""
-    flags = _explain(request) | Flags.BASE64
-    async with uploads.received(request, _settings(request).max_batch_bytes, form=False) as (work, body):
-        batch = await work.take_apart(body)
-
-        async def one(item: Item) -> Prediction | BatchError:
-            async with work.service.batch_turns:
-                try:
-                    return await work.predict(memoryview(body)[item.start : item.end], flags, item.id)
-                except ProblemError as error:
-                    work.service.metrics.rejected.inc({"code": error.code})
-                    problem = errors.problem(error.code, error.detail, request.state.id)
-                    return BatchError(client_id=UNSET if item.id is None else item.id, error=problem)
-
-        results = await asyncio.gather(*(one(item) for item in batch.items))
-    answer = BatchResponse(results=list(results), model=work.model.contract.version)
+    """POST /predict/batch: up to 64 pictures, as fields ``file`` of a form or as base64 in JSON."""
+    flags = _explain(request)
+    form = uploads.kind(request) == uploads.FORM
+    body = uploads.Form(request.headers["content-type"], MAX_BATCH) if form else uploads.Whole()
+    async with uploads.received(request, _settings(request).max_batch_bytes, body) as (work, received):
+        if form:
+            pictures = [Picture(file, flags, refused=uploads.mistake(file)) for file in received]
+        else:
+            pictures = await work.take_apart(received[0], flags)
+        answers = await work.predict_all(pictures)
+    results = [
+        answer if isinstance(answer, Prediction) else _batch_error(picture, answer, request)
+        for picture, answer in zip(pictures, answers, strict=True)
+    ]
+    answer = BatchResponse(results=results, model=work.model.contract.version)
     return Response(msgspec.json.encode(answer), media_type=JSON)
 
 
@@ -65,7 +64,7 @@ async def feedback(request: Request) -> Response:
     service = _service(request)
     service.model  # noqa: B018 - raises if the service is not ready or draining
     with service.budget.lease() as lease:
-        body = await uploads.body(request, feedbacks.MAX_BYTES, lease)
+        (body,) = await uploads.read(request, feedbacks.MAX_BYTES, lease, uploads.Whole())
     answer = await service.ledger.feedback(feedbacks.parse(body))
     service.metrics.count_feedback(answer.predicted_label, answer.label)
     return Response(msgspec.json.encode(answer), media_type=JSON)
@@ -104,6 +103,18 @@ def _service(request: Request) -> Service:
 
 def _settings(request: Request) -> Settings:
     return _service(request).settings
+
+
+def _picture(request: Request) -> AbstractAsyncContextManager[tuple[Work, list[bytearray]]]:
+    return uploads.received(request, _settings(request).max_body_bytes, uploads.picture(request))
+
+
+def _batch_error(picture: Picture, error: ProblemError, request: Request) -> BatchError:
+    _service(request).metrics.rejected.inc({"code": error.code})
+    return BatchError(
+        client_id=UNSET if picture.client_id is None else picture.client_id,
+        error=errors.problem(error.code, error.detail, request.state.id, request.state.trace),
+    )
 
 
 def _explain(request: Request) -> Flags:

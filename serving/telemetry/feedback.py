@@ -5,6 +5,7 @@ restart loses neither them nor the live accuracy.
 """
 
 import asyncio
+import codecs
 import contextlib
 from collections import OrderedDict
 from datetime import UTC, datetime
@@ -35,13 +36,16 @@ READ_BACK_SECONDS: Final = 5.0
 
 
 def parse(body: bytes | bytearray) -> FeedbackRequest:
-    """Read the body of a request.
+    """Read the body of a request; a label may be in any case.
 
     Raises:
         ProblemError: ``malformed_request``.
     """
     try:
-        return msgspec.json.decode(body, type=FeedbackRequest)
+        said = msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8))
+        if isinstance(said, dict) and isinstance(label := said.get("label"), str):
+            said["label"] = label.lower()
+        return msgspec.convert(said, FeedbackRequest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError("malformed_request", f"invalid feedback: {error}") from error
 

@@ -40,14 +40,14 @@ export class Refusal extends Error {
 export function predict(file, signal) {
   const body = new FormData();
   body.append("file", file);
-  return ask("/predict?explain=true", { method: "POST", body, signal });
+  return ask("predict?explain=true", { method: "POST", body, signal });
 }
 
 /** For each file, in order, its prediction or a Refusal. */
 export async function predictBatch(files, signal) {
   const read = await Promise.all(files.map(base64));
   const images = read.filter((data) => data !== null).map((data) => ({ data }));
-  const { results } = await post("/predict/batch?explain=true", { images }, signal);
+  const { results } = await post("predict/batch?explain=true", { images }, signal);
   return read.map((data) => {
     if (data === null) return new Refusal("This file cannot be read. It may be a folder, or it has been moved.", 400);
     const result = results.shift();
@@ -57,17 +57,17 @@ export async function predictBatch(files, signal) {
 
 /** Tell the service what a photo really shows; says whether the prediction was right. */
 export function tell(id, label) {
-  return post("/feedback", { id, label });
+  return post("feedback", { id, label });
 }
 
 /** The contract of the model that answers. */
 export function model() {
-  return ask("/model");
+  return ask("model");
 }
 
 /** Whether the service answers. */
 export async function alive() {
-  return ask("/health").then(
+  return ask("health").then(
     () => true,
     () => false,
   );

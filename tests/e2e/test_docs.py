@@ -43,9 +43,15 @@ COMMANDS: Final = {
     # The service of the fixture answers these.
     "curl -F file=@tests/cat.jpg localhost:8000/predict": Run('"verdict":"cats"'),
     'curl -F file=@tests/cat.jpg "localhost:8000/predict?explain=true"': Run('"evidence":'),
+    "curl -H 'Content-Type: image/jpeg' --data-binary @tests/cat.jpg localhost:8000/predict": Run('"verdict":"cats"'),
+    "curl -F file=@tests/cat.jpg -F file=@tests/cat.jpg localhost:8000/predict/batch": Run(
+        '"results":.*"cats".*"cats"'
+    ),
     "curl -F file=@tests/cat.jpg localhost:8000/explain -o why.png": Run(),
     'printf \'{"images": [{"id": "chelsea", "data": "%s"}]}\' "$(base64 -w0 tests/cat.jpg)" |\n'
     "  curl -d @- localhost:8000/predict/batch": Run('"client_id":"chelsea".*"verdict":"cats"'),
+    'printf \'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["%s"]}]}\' \\\n'
+    '  "$(base64 -w0 tests/cat.jpg)" | curl -d @- localhost:8000/v2/models/cats-dogs/infer': Run('"verdict".*"cats"'),
     'id=$(curl -F file=@tests/cat.jpg localhost:8000/predict | sed \'s/^{"id":"//; s/".*//\')\n'
     'curl -d \'{"id": "\'$id\'", "label": "cats"}\' localhost:8000/feedback': Run('"correct":true'),
     "curl localhost:8000/health/ready": Run('"status":"ready"'),

@@ -186,7 +186,7 @@ def test_all_that_is_written_can_be_read(page: Page, tmp_path: Path, scheme: str
 
 def test_the_documentation_shows_every_route_and_how_to_ask_it(page: Page, service: Running) -> None:
     page.goto(f"http://127.0.0.1:{service.port}/docs")
-    expect(page.locator(".opblock")).to_have_count(8)
+    expect(page.locator(".opblock")).to_have_count(14)
     expect(page.locator(".opblock-summary-path", has_text="batch")).to_be_visible()
     page.locator(".opblock-summary-path", has_text="batch").click()
     shown = page.locator(".opblock.is-open")

@@ -26,7 +26,8 @@ STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + PHOTO + b"\r\n--x--\r\n"
 METHODS = st.sampled_from([b"GET", b"POST", b"PUT", b"OPTIONS", b"TRACE", b"CONNECT", b"PRI", b"get", b"G\x00T", b""])
 TARGETS = st.sampled_from([
-    b"/", b"/health", b"/predict", b"/predict/batch", b"/feedback", b"/assets/app.js", b"/model", b"*", b"",
+    b"/", b"/health", b"/predict", b"/predict/batch", b"/feedback", b"/assets/app.js",
+    b"/v2/models/cats-dogs/infer", b"/model", b"*", b"",
     b"http://example.org/health", b"//example.org//", b"/assets/%2e%2e/%2e%2e/etc/passwd", b"/assets/../routes.py",
     b"/assets/..%2f..%2fsettings.py", b"/assets/%00", b"/%", b"/%zz", b"/health%0d%0aX:%20y", b"/health?" + b"a" * 9000,
     b"/health#x", b"/predict?explain=%ff", b"/predict?explain=true&explain=maybe",
@@ -46,7 +47,11 @@ FIELDS = st.sampled_from([
     b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: xchunked",
     b"Transfer-Encoding : chunked", b"Transfer-Encoding:\tchunked\r\nTransfer-Encoding: identity",
     b"Content-Type: multipart/form-data; boundary=x", b"Content-Type: application/json", b"Content-Type: \xff\xfe",
-    b"Content-Encoding: gzip", b"Connection: close", b"Connection: keep-alive, upgrade", b"Upgrade: h2c",
+    b"Content-Encoding: gzip", b"Content-Encoding: \xff",
+    b"Inference-Header-Content-Length: 5",
+    b"Inference-Header-Content-Length: -1", b"Inference-Header-Content-Length: " + b"9" * 5000,
+    b"Traceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01", b"Traceparent: \xff", b"X-Forwarded-Prefix: /health",
+    b"Connection: close", b"Connection: keep-alive, upgrade", b"Upgrade: h2c",
     b"Expect: 100-continue", b"Expect: the unexpected", b"X-Request-Id: " + b"a" * 500, b"X-Request-Id: <script>",
     b"A: \x00", b"A: b\rc", b"A: b\nC: d", b" folded", b": empty", b"no colon", b"A" * 3000 + b": b",
     b"Range: bytes=0-1,5-2", b"Range: bytes=" + b"0" * 5000 + b"-1", b"Accept: text/plain;q=" + b"0" * 5000 + b"1",
@@ -71,6 +76,8 @@ RIGHT = [
         FORM,
     ),
     (b"POST /predict/batch HTTP/1.1", [b"Host: x", b"Transfer-Encoding: chunked"], b'e\r\n{"images": []}\r\n0\r\n\r\n'),
+    (b"POST /v2/models/cats-dogs/infer HTTP/1.1", [b"Host: x", b"Content-Length: 14"], b'{"inputs": []}'),
+    (b"POST /predict HTTP/1.1", [b"Host: x", b"Content-Type: image/jpeg", b"Content-Length: %d" % len(PHOTO)], PHOTO),
     (b"POST /feedback HTTP/1.1", [b"Host: x", b"Content-Length: 28"], b'{"id": "x", "label": "cats"}'),
 ]
 

@@ -136,7 +136,7 @@ def test_a_batch_is_taken_apart_without_decoding_its_pictures(lane: Single) -> N
     [
         ({"images": [{"data": ""}] * 65}, "at most 64"),
         ({"images": [{"data": ""}] * 5000}, "at most 64"),
-        ({"images": [{"data": "", "id": "a" * 201}]}, "longer than 200"),
+        ({"images": [0] * 200_000}, "at most 64"),
         ({"images": 5}, "array"),
         ({}, "images"),
     ],
@@ -146,6 +146,24 @@ def test_a_batch_that_is_none_is_malformed(lane: Single, body: object, reason: s
     assert isinstance(refused, PictureRefused)
     assert refused.code == "malformed_request"
     assert reason in refused.detail
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("null", "Expected `object`, got `null`"),
+        ("{}", "required field `data`"),
+        ('{"data": "YWJj", "id": 7}', "Expected `str | null`, got `int` - at `$.id`"),
+        (json.dumps({"data": "", "id": "a" * 201}), "longer than 200"),
+    ],
+)
+def test_an_item_that_is_none_leaves_the_others_where_they_are(lane: Single, bad: str, reason: str) -> None:
+    body = f'\ufeff{{"images": [{bad}, {{"id": "good", "data": "ZA=="}}]}}'.encode()
+    batch = lane.ask(body, Flags.BATCH)
+    assert isinstance(batch, Batch)
+    refused, good = batch.items
+    assert refused.refused is not None and reason in refused.refused
+    assert (good.id, body[good.start : good.end], good.refused) == ("good", b'"ZA=="', None)
 
 
 def test_nesting_without_end_is_malformed(lane: Single) -> None:

@@ -63,7 +63,9 @@ FORMS: dict[str, tuple[str, bytes, str]] = {
     "two files": ("malformed_request", part("file") * 2 + b"--x--\r\n", FORM),
     "no parts": ("malformed_request", b"--x--\r\n", FORM),
     "no body": ("malformed_request", b"", FORM),
-    "no form": ("malformed_request", PHOTO, "image/jpeg"),
+    "no form and no picture": ("malformed_request", PHOTO, "text/plain"),
+    "no picture in the body": ("unsupported_format", b"I am a cat", "image/jpeg"),
+    "nothing in the body": ("undecodable_image", b"", "image/jpeg"),
     "no boundary": ("malformed_request", PHOTO, "multipart/form-data"),
     "long boundary": ("malformed_request", PHOTO, f"multipart/form-data; boundary={'x' * 300}"),
     "form cut short": ("malformed_request", part("file"), FORM),
@@ -85,12 +87,15 @@ CASES: dict[str, tuple[str, Callable[[Running], httpx.Response]]] = {
         for path in ("/predict", "/explain")
         for name, (code, content, kind) in FORMS.items()
     },
+    "an unknown compression": (
+        "unsupported_encoding",
+        lambda server: server.http.post("/predict", content=form(PHOTO), headers={"content-encoding": "br"}),
+    ),
     "explain=maybe": ("malformed_request", post("/predict?explain=maybe", form(PHOTO))),
     "broken JSON": ("malformed_request", post("/predict/batch", b'{"images": [')),
     "no JSON": ("malformed_request", post("/predict/batch", b"\xff\xfe")),
     "JSON of another shape": ("malformed_request", post("/predict/batch", b'["images"]')),
     "no images": ("malformed_request", post("/predict/batch", b"{}")),
-    "no data": ("malformed_request", post("/predict/batch", b'{"images": [{"id": "a"}]}')),
     "65 images": ("malformed_request", post("/predict/batch", batch_of(65))),
     "JSON a million deep": ("malformed_request", post("/predict/batch", b"[" * 1_000_000)),
     "unknown fields, a million deep": (

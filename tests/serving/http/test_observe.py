@@ -164,6 +164,8 @@ def test_the_openapi_document_is_valid_and_complete(server: Running) -> None:
     validate(served)
     assert set(served["paths"]) == {
         "/predict", "/predict/batch", "/explain", "/feedback", "/health", "/health/ready", "/model", "/metrics",
+        "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/cats-dogs", "/v2/models/cats-dogs/ready",
+        "/v2/models/cats-dogs/infer",
     }  # fmt: skip
 
 

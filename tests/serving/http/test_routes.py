@@ -150,6 +150,14 @@ def test_base64_that_is_none_costs_that_picture_only(server: Running, data: obje
     assert good["verdict"] in ("cats", "dogs", "unsure")
 
 
+@pytest.mark.parametrize("bad", [None, 7, {}, {"id": "no data"}, {"data": b64(PHOTO), "id": 7}])
+def test_an_item_that_is_no_picture_costs_its_own_result_only(server: Running, bad: object) -> None:
+    answer = server.http.post("/predict/batch", json={"images": [bad, {"data": b64(PHOTO), "id": "good"}]})
+    refused, good = answer.json()["results"]
+    assert (set(refused), refused["error"]["code"]) == ({"error"}, "malformed_request")
+    assert (good["client_id"], "verdict" in good) == ("good", True)
+
+
 def test_base64_is_taken_as_clients_send_it(server: Running) -> None:
     text = b64(PHOTO)
     lines = "\r\n".join(text[start : start + 76] for start in range(0, len(text), 76))

@@ -50,6 +50,9 @@ def test_feedback_says_whether_the_answer_was_right_without_any_journal(server: 
         assert answer.status_code == 200
         expected = {"id": prediction["id"], "label": label, "predicted_label": said, "correct": correct}
         assert answer.json() == expected
+        # As some clients write it.
+        written_so = f'\ufeff{{"id": "{prediction["id"]}", "label": "{label.title()}"}}'
+        assert server.http.post("/feedback", content=written_so.encode()).json() == expected
 
 
 def test_an_unknown_id_is_404_and_costs_nothing_however_many_there_are(start: Start, tmp_path: Path) -> None:
