@@ -10,7 +10,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Final, Literal
 
-from scoring import destinations, manifest, rows, sources, stores
+from scoring import manifest, rows, sources, stores
 from scoring.destinations import Destination
 from scoring.errors import ScoreError
 from scoring.job import Job, Summary
@@ -52,8 +52,8 @@ def _given(address: str, scratch: Path) -> Manifest | None:
 
 
 def _made(source: Source, destination: Destination, scratch: Path) -> Manifest:
-    folders = isinstance(source, sources.Folder) and isinstance(destination, destinations.Folder)
-    if folders and Path(destination.address).resolve().is_relative_to(Path(source.address).resolve()):
+    inner, outer = (_resolved(place.address) for place in (destination, source))
+    if f"{inner}/".startswith(f"{outer}/"):
         raise ScoreError(f"{destination.address} lies in {source.address}: its files would be scored as well")
     said = time.monotonic()
 
@@ -64,6 +64,10 @@ def _made(source: Source, destination: Destination, scratch: Path) -> Manifest:
             _say(f"listing: {keys:,} pictures")
 
     return manifest.write(source, scratch / "made.parquet", report)
+
+
+def _resolved(address: str) -> str:
+    return address.rstrip("/") if stores.is_address(address) else str(Path(address).resolve())
 
 
 async def kept(settings: Settings, zygote: Zygote, found: Manifest, destination: Destination, explain: bool) -> Summary:

@@ -272,6 +272,9 @@ class Objects:
     def entries(self) -> Iterator[Entry]:
         """List them, in the store's order."""
         for found in self._bucket.listed():
+            # What consoles make for a folder is listed like an empty object, without the slash at its end.
+            if not found["size"] and not self._bucket.exists(found["path"]):
+                continue
             yield Entry(found["path"], found["size"], found["e_tag"])
 
     def read(self, key: str, most: int) -> bytes | None:
