@@ -69,6 +69,47 @@ def score(source: str, out: str | None, form: Literal["csv", "json"] | None, exp
     click.echo(_table(summary))
 
 
+@click.command()
+@click.argument("result", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", required=False, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--link", is_flag=True, help="Make symbolic links instead of copies.")
+@click.option(
+    "--undo",
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Remove what was put into FOLDER, unless it has changed since.",
+)
+def sort(result: Path | None, folder: Path | None, link: bool, undo: Path | None) -> None:
+    """Put the pictures of RESULT, which `catsdogs score --out` made, into FOLDER by their verdicts.
+
+    FOLDER gets the folders cats, dogs, unsure, and unreadable for files without an answer. The pictures stay where they
+    are, and nothing in FOLDER is replaced.
+
+    \b
+    catsdogs sort scores sorted
+    catsdogs sort --undo sorted
+    """
+    from scoring import sort as sorting
+    from scoring.errors import ScoreError
+
+    if (result is None or folder is None) == (undo is None):
+        raise click.UsageError("give RESULT and FOLDER, or --undo FOLDER")
+    try:
+        if undo is not None:
+            removed, left = sorting.undo(undo)
+            click.echo(f"{removed:>12,}  removed")
+            for path in left:
+                click.echo(f"{path}: changed since it was put there, and left", err=True)
+            return
+        assert result is not None
+        assert folder is not None
+        counts = sorting.sort(result, folder, link=link)
+    except (ScoreError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    for name, number in sorted(counts.items()):
+        click.echo(f"{number:>12,}  {name}")
+
+
 def _table(summary: "Summary") -> str:
     lines = [f"{summary.pictures:>12,}  pictures, {summary.pictures_per_second:,.0f} a second"]
     for part in (summary.verdicts, summary.errors):
