@@ -27,7 +27,7 @@ class Progress:
         try:
             while True:
                 await asyncio.sleep(TERMINAL_SECONDS if self._terminal else LOG_SECONDS)
-                self._print(f"{self.line()}")
+                self._print(self.line())
         finally:
             if self._terminal:
                 print(file=sys.stderr)
