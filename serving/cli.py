@@ -21,8 +21,13 @@ from serving import __version__
 if TYPE_CHECKING:
     from serving.messages import Prediction
 
-GROUPS: Final = {"catsdogs.commands.ops": "ops", "catsdogs.commands": None, "catsdogs.commands.train": "train"}
-ROOMS: Final = ("shared", "training", "serving", "ops")
+GROUPS: Final = {
+    "catsdogs.commands.ops": "ops",
+    "catsdogs.commands.score": "score",
+    "catsdogs.commands": None,
+    "catsdogs.commands.train": "train",
+}
+ROOMS: Final = ("shared", "training", "serving", "scoring", "ops")
 
 
 class Commands(click.Group):
@@ -54,7 +59,7 @@ class Commands(click.Group):
 
 def _entries(group: str) -> list[EntryPoint]:
     pipeline = ["fetch", "audit", "split", "prepare", "suspects", "train", "export", "quantize", "evaluate"]
-    order = [*pipeline, "promote", "rollback", "restore", "serve", "predict", "collect", "report"]
+    order = [*pipeline, "promote", "rollback", "restore", "serve", "predict", "score", "sort", "collect", "report"]
     # Two installations of the package on one path (an editable one in a checkout) list each command twice.
     unique = {entry.name: entry for entry in entry_points(group=group)}
     return sorted(unique.values(), key=lambda entry: order.index(entry.name) if entry.name in order else len(order))

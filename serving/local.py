@@ -23,22 +23,30 @@ class ModelError(Exception):
 
 
 @contextlib.asynccontextmanager
-async def lanes(settings: Settings) -> AsyncIterator[Lanes]:
-    """Start lanes and wait until they are ready; they end with the block.
+async def lanes(settings: Settings, zygote: Zygote | None = None) -> AsyncIterator[Lanes]:
+    """Start lanes and wait until they are ready; they end with the block. The zygote may run already.
 
     Raises:
         ModelError: the model is refused.
     """
-    engine = Engine(Zygote(), settings, Limits(settings.max_pixels, MOST_DECODE_BYTES))
+    engine = Engine(zygote or Zygote(), settings, Limits(settings.max_pixels, MOST_DECODE_BYTES))
     made = engine.make(str(settings.model_path))
     engine.place(made)
+    checks = asyncio.create_task(_check(engine))
     try:
         await made.load()
         yield made
     except LaneStartError as error:
         raise ModelError(str(error)) from error
     finally:
+        checks.cancel()
         await engine.close()
+
+
+async def _check(engine: Engine) -> None:
+    while True:
+        await asyncio.sleep(1)
+        engine.check()
 
 
 async def predict(lanes: Lanes, files: Iterable[Path]) -> AsyncIterator[tuple[Path, Prediction | str]]:

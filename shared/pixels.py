@@ -75,13 +75,17 @@ class Photo:
 
     Attributes:
         size: width and height of the upright picture as it was decoded, a JPEG's after its draft.
+        full_size: width and height of the upright picture as it is in the file.
     """
 
-    def __init__(self, image: Image.Image, orientation: int) -> None:
-        """Take an image of mode L, RGB or RGBA as it is stored, and its EXIF orientation."""
+    def __init__(self, image: Image.Image, orientation: int, full_size: tuple[int, int] | None = None) -> None:
+        """Take an image of mode L, RGB or RGBA as it is stored, its EXIF orientation, and its size in the file."""
         self._image = image
         self._orientation = orientation
-        self.size = image.size[::-1] if orientation in _SIDEWAYS else image.size
+        full_size = full_size or image.size
+        sideways = orientation in _SIDEWAYS
+        self.size = image.size[::-1] if sideways else image.size
+        self.full_size = full_size[::-1] if sideways else full_size
 
     def square(self, size: int = SIZE, box: Box = WHOLE) -> Pixels:
         """Resize a part of the upright picture (bilinear, antialiased; aspect not kept), transparency over white.
@@ -142,12 +146,13 @@ def decode(data: bytes, limits: Limits = LIMITS, opened: Opened = lambda _: None
             _check_size(image.size, limits)
             opened(image.width * image.height)
             coefficients = jpeg_coefficients(image)
+            full_size = image.size
             image.draft(None, (DRAFT_SIDE, DRAFT_SIDE))  # does nothing for formats other than JPEG
             least = footprint(image)
             # A JPEG that is not progressive may be in several scans too, which only decoding it tells.
             most = least + coefficients
             _check_memory(most if image.info.get("progressive") else least, limits)
-            return _photo(image, data)
+            return _photo(image, data, full_size)
     except RefusedImageError:
         raise
     except MemoryError as error:
@@ -215,7 +220,7 @@ def _check_memory(needed: int, limits: Limits) -> None:
         )
 
 
-def _photo(image: ImageFile.ImageFile, data: bytes) -> Photo:
+def _photo(image: ImageFile.ImageFile, data: bytes, full_size: tuple[int, int]) -> Photo:
     """Decode an opened picture; of an animation, the first frame that shows something, else the first."""
     if image.format == "PNG":
         _scale_transparency(image, depth=data[24])
@@ -224,7 +229,7 @@ def _photo(image: ImageFile.ImageFile, data: bytes) -> Photo:
     orientation = _orientation(image)
     # Whether a GIF has more frames only reading on tells.
     moving = image.format == "GIF" or (image.format in _ANIMATED and getattr(image, "is_animated", False))
-    return Photo(_first_shown(image) if moving else _plain_mode(loaded), orientation)
+    return Photo(_first_shown(image) if moving else _plain_mode(loaded), orientation, full_size)
 
 
 def _first_shown(image: Image.Image) -> Image.Image:

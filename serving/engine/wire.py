@@ -85,6 +85,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     again: bool  # it was looked at twice
     brightness: float  # mean pixel value, 0..1
     size: int  # of the picture file, in bytes
+    width: int  # of the upright picture, in pixels; so is the height
+    height: int
     evidence: list[list[float]] | None
     png: bytes | None
     decode: float  # seconds; so are the next two

@@ -55,6 +55,8 @@ def classify(
         again=again,
         brightness=int(picture.sum(dtype=np.uint32)) / (255 * picture.size),  # 27 µs, where mean() takes 70
         size=len(source) if isinstance(source, bytes) else source.nbytes,
+        width=photo.full_size[0],
+        height=photo.full_size[1],
         evidence=[[_plain(value) for value in row] for row in outputs.evidence[0]] if Flags.EXPLAIN in flags else None,
         png=png,
         decode=decoded - started,

@@ -63,6 +63,12 @@ COMMANDS: Final = {
     # As they stand.
     ".venv/bin/catsdogs predict tests/cat.jpg": Run("cats .* tests/cat.jpg"),
     ".venv/bin/catsdogs key": Run("digest  [0-9a-f]{64}"),
+    f"{VENV}/catsdogs score photos.zip --out scores\n{VENV}/catsdogs sort scores sorted": Run("6  pictures"),
+    f"{VENV}/catsdogs score photos.zip --csv > scores.csv": Run(whole="tests/scoring/test_score.py"),
+    f"{VENV}/catsdogs score s3://my-bucket/photos --out s3://my-bucket/scores": Run(
+        "SOURCE", f"{VENV}/catsdogs score --help", "tests/scoring/test_stores.py"
+    ),
+    f"{VENV}/python -m scoring.bench photos": Run("--rounds", f"{VENV}/python -m scoring.bench --help"),
     f"{VENV}/catsdogs train --help": Run("catsdogs train"),
     f"{VENV}/python -m ops.stale": Run("Nothing is stale."),
     f"{VENV}/python -m ops.changes HEAD": Run("## What this changes in the model"),

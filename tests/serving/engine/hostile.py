@@ -66,7 +66,7 @@ def decode(model: Model, data: bytes, limits: Limits, flags: Flags, opened: obje
 def answer(**fields: object) -> Answer:
     made = {
         "label": "cats", "verdict": "cats", "unsure_because": None, "cats": 1.0, "dogs": 0.0, "familiarity": 1.0,
-        "again": False, "brightness": 0.5, "size": 1, "evidence": None, "png": None,
+        "again": False, "brightness": 0.5, "size": 1, "width": 1, "height": 1, "evidence": None, "png": None,
         "decode": 0.0, "infer": 0.0, "draw": 0.0, "cpu": 0.0,
     }  # fmt: skip
     return Answer(**{**made, **fields})  # type: ignore[arg-type]
