@@ -284,7 +284,7 @@ def test_a_run_with_other_labels_or_code_starts_anew_and_says_why(
         with Stage(two_epochs, "train") as stage:
             stage.until(lambda: len(checkpoints(two_epochs)) > before)
             stage.kill()
-        stage.printed += stage.output.readlines()
+            stage.printed += stage.output.readlines()
         (line,) = [line for line in stage.printed if line.startswith(("resumed: ", "starting anew"))] or [""]
         for file in checkpoints(two_epochs)[:-1]:
             file.unlink()
