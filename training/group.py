@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -72,12 +72,10 @@ def from_first(value: T) -> T:
     return values[0]
 
 
-def meeting() -> Callable[[], None]:
-    """Make what lets the processes wait for one another, for ``START`` rather than ``PATIENCE``."""
-    if size() == 1:
-        return lambda: None
-    waiting = dist.new_group(backend="gloo", timeout=START)
-    return lambda: dist.barrier(waiting)
+def wait_for_first() -> None:
+    """Wait until the first process comes here too, for ``START`` at most."""
+    if size() > 1:
+        dist.monitored_barrier(timeout=START)
 
 
 @contextlib.contextmanager

@@ -103,13 +103,12 @@ def train(
         checkpoint.unlink(missing_ok=True)
     fit = _begin(checkpoint, made_of, params, train_set, machine)
 
-    meet = group.meeting()
     with tracking.run(fit.mlflow_run_id, params.model) if first else nullcontext() as run_id:
         if first and fit.mlflow_run_id != run_id:
             fit.mlflow_run_id = run_id
             _log_start(params, prepared, digest, machine)
             fit.save(checkpoint)
-        meet()
+        group.wait_for_first()
 
         transform = augmentation(params.augmentation, params.side)
         for epoch in range(len(fit.history), params.epochs):

@@ -61,7 +61,11 @@ def losses(history: list[dict[str, str]]) -> list[float]:
     return [float(line[name]) for line in history for name in ("train_loss", "val_loss")]
 
 
-@pytest.mark.parametrize(("section", "epochs"), [(SIMPLE, 10), (PRETRAINED, 4)], ids=["from scratch", "pretrained"])
+@pytest.mark.parametrize(
+    ("section", "epochs"),
+    [(SIMPLE, 10), pytest.param(PRETRAINED, 4, marks=pytest.mark.slow)],
+    ids=["from scratch", "pretrained"],
+)
 def test_twenty_steps_of_two_processes_give_the_weights_and_counts_of_one(
     work: Path, section: dict[str, object], epochs: int
 ) -> None:
