@@ -3,7 +3,6 @@
 The stages import torch, so each is imported only when it runs: ``catsdogs --help`` answers at once.
 """
 
-import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ PARAMS = click.option(
     show_default=True,
     help="Parameters of all stages.",
 )
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Command = Callable[..., Any]
 
 
@@ -37,14 +35,10 @@ def _command(help_text: str) -> Callable[[Command], click.Command]:
     def decorate(function: Command) -> click.Command:
         def run(*args: Any, **kwargs: Any) -> None:
             try:
-                function(*args, **kwargs)
+                with stage.explained():
+                    function(*args, **kwargs)
             except stage.StageError as error:
                 raise Refused(str(error)) from error
-            except OSError as error:
-                if error.errno not in NO_ROOM:
-                    raise
-                message = f"{error.strerror}: nothing is half-written and finished files are kept; run it again"
-                raise Refused(message) from error
 
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # click's own way
         return click.command(function.__name__, help=help_text)(run)
@@ -145,25 +139,17 @@ def suspects(params_file: Path) -> None:
 @_stage("Train the network; resumes an interrupted run with the same parameters, data, labels and code.")
 @click.option("--closer", is_flag=True, help="Train the network of the second look, into models/closer.")
 @click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted run.")
-def train(params_file: Path, closer: bool, restart: bool) -> None:
+@click.option("--processes", type=click.IntRange(1), default=1, help="Processes on this machine: one for each GPU.")
+def train(params_file: Path, closer: bool, restart: bool, processes: int) -> None:
     """Run the stage train."""
-    from training import params, tracking
-    from training import split as splits
-    from training.train import read_trained
-    from training.train import train as run
+    from training import group
+    from training.train import run
 
-    document = params.load(params_file)
-    recipe, out = (document.closer_recipe(), stage.CLOSER) if closer else (document.train, stage.TRAINED)
-    if recipe is None:
-        click.echo("closer: none in params.yaml, so the first network looks again")
-        with stage.whole_directory(out):
-            pass  # an empty one, since DVC wants the outputs of a stage to be there
-        return
-    with stage.alone(stage.TRAINING):
-        run(stage.PREPARED, recipe, out, stage.CHECKPOINTS, splits.read(stage.SPLIT), restart=restart)
-        with tracking.run(read_trained(out)["mlflow_run_id"]):
-            for name in ("fetch", "audit", "split", "suspects"):
-                tracking.log_section(name, getattr(document, name))
+    if processes == 1:
+        run(params_file, closer=closer, restart=restart)
+    else:
+        flags = ["--closer"] * closer + ["--restart"] * restart
+        group.launch(processes, "training.train", "--params", str(params_file), *flags)
 
 
 @_stage("Fit calibration and thresholds, record the exam, and write models/candidate.onnx.")

@@ -15,7 +15,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import stochastic_depth
+from torchvision.ops import StochasticDepth
 
 from training.stage import StageError
 
@@ -96,7 +96,7 @@ class Block(nn.Module):
         self._bn2 = _norm(after)
         self.expands = expansion > 1
         self.adds = stride == 1 and before == after
-        self.dropped = 0.0
+        self.dropped = StochasticDepth(0.0, "row")
 
     def forward(self, image: Tensor) -> Tensor:
         """Take float [n, before, h, w]; return [n, after, h / stride, w / stride]."""
@@ -105,7 +105,7 @@ class Block(nn.Module):
         result: Tensor = self._bn2(self._project_conv(inner))
         if not self.adds:
             return result
-        added: Tensor = image + stochastic_depth(result, self.dropped, "row", self.training)
+        added: Tensor = image + self.dropped(result)
         return added
 
 
@@ -128,7 +128,7 @@ class EfficientNetLite(nn.Module):
                 before = after
         for number, block in enumerate(self._blocks):
             assert isinstance(block, Block)
-            block.dropped = DROP_CONNECT * number / len(self._blocks)
+            block.dropped.p = DROP_CONNECT * number / len(self._blocks)
         self._conv_head = SameConv2d(before, FEATURES, 1, bias=False)
         self._bn1 = _norm(FEATURES)
 

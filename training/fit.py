@@ -9,10 +9,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from shared.files import write_whole
+from training import group, whole_batch
 from training.models import Classifier
 from training.params import Train
 
@@ -47,10 +49,15 @@ class Fit:
         self.start = start
         self.made_of = made_of
         self.model = model
+        for module in model.modules():
+            if isinstance(module, whole_batch.Drop):
+                module.batch_size = params.batch_size
+        # Which gives all processes the first one's weights, and the mean of their gradients.
+        self.network = DistributedDataParallel(model) if group.size() > 1 else model
         self.optimizer = _optimizer(model, params)
         self.scheduler = LambdaLR(self.optimizer, _warmup_then_cosine(steps))
         self.average = AveragedModel(model, multi_avg_fn=_moving_average(params.weight_average), use_buffers=True)
-        self.loss_function = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+        self.loss_function = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing, reduction="sum")
         self.history: list[Epoch] = []
         self.mlflow_run_id: str | None = None
         self._begin_epoch()
@@ -60,21 +67,29 @@ class Fit:
         """The network with the averaged weights."""
         return cast("Classifier", self.average.module)
 
-    def step(self, images: Tensor, labels: Tensor, autocast: torch.dtype | None) -> None:
-        """Learn from one batch: uint8 [n, 3, 224, 224] and int64 [n], on the model's device."""
+    def step(self, images: Tensor, labels: Tensor, autocast: torch.dtype | None, whole: int) -> None:
+        """Learn from one batch of ``whole`` pictures.
+
+        Args:
+            images: this process's part of it, uint8 [n, 3, side, side], on the model's device.
+            labels: int64 [n], likewise.
+            autocast: the type to compute in, unless float32.
+            whole: pictures in the batch.
+        """
         began = time.monotonic()
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
-            logits = self.model(images)
-            loss = self.loss_function(logits.float(), labels)
+            logits = self.network(images)
+            loss = self.loss_function(logits.to(self.model.mean.dtype), labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * (group.size() / whole)).backward()  # the mean of the processes' gradients is the batch's
         self.optimizer.step()
         self.scheduler.step()
         self.average.update_parameters(self.model)
         self.batch += 1
-        self.seen += len(labels)
-        self.loss += float(loss.detach()) * len(labels)
-        self.right += int((logits.argmax(1) == labels).sum())
+        self.seen += whole
+        figures = group.total(torch.stack([loss.detach(), (logits.argmax(1) == labels).sum()])).tolist()
+        self.loss += figures[0]
+        self.right += int(figures[1])
         self.seconds += time.monotonic() - began
 
     def end_epoch(self, logits: Tensor, labels: Tensor) -> Epoch:

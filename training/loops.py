@@ -146,7 +146,7 @@ class Ours:
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         device = self.machine.device
-        self.fit.step(images.to(device), labels.to(device), self.machine.autocast)
+        self.fit.step(images.to(device), labels.to(device), self.machine.autocast, len(labels))
 
     def learn(self, batches: int) -> dict[str, Any]:
         """Learn from the next batches."""

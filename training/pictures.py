@@ -106,11 +106,6 @@ def loader(
     )
 
 
-def in_order(count: int, batch_size: int) -> list[list[int]]:
-    """Batches of the indices 0..count-1 in order."""
-    return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
-
-
 def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Batches of the indices in the order that ``seed`` and ``epoch`` decide."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(_mix(seed, epoch)))

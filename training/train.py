@@ -3,6 +3,9 @@
     catsdogs train                    # resumes an interrupted run with the same parameters, data, labels and code
     catsdogs train --restart          # starts over
     catsdogs train --closer           # the network of the second look
+    catsdogs train --processes 4      # four processes on this machine, one for each GPU
+
+    torchrun --nproc-per-node 4 -m training.train [--closer] [--restart] [--params FILE]    # the same; also on several
 
 Writes ``models/trained/``, or ``models/closer/``: ``weights.pt``, the averaged weights after the last epoch;
 ``start.pt``, those it started from; ``trained.json`` (what later stages read), ``history.csv`` and ``curves.png``.
@@ -14,10 +17,13 @@ import hashlib
 import io
 import json
 import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import mlflow
 import msgspec
 import torch
@@ -27,9 +33,11 @@ from torch import Tensor
 from shared.files import write_json, write_whole
 from shared.intervals import wilson
 from shared.spec import DIGEST
-from training import balance, labels, models, pictures, plots, tracking
+from training import balance, group, labels, models, pictures, plots, stage, tracking
+from training import params as parameters
+from training import split as splits
 from training.augmentation import augmentation
-from training.fit import Fit, Weights
+from training.fit import Epoch, Fit, Weights
 from training.machine import Machine, choose_machine
 from training.models import Classifier
 from training.params import Train
@@ -41,8 +49,11 @@ PROBE_FOLDS: Final = 5
 # What decides the weights; not the progress bars, plots and records of a run.
 CODE: Final = [
     Path(__file__).with_name(f"{name}.py")
-    for name in ("train", "fit", "models", "efficientnet_lite", "augmentation", "pictures", "balance", "labels")
-]
+    for name in (
+        "train", "fit", "models", "efficientnet_lite", "whole_batch", "group", "augmentation", "pictures", "balance",
+        "labels",
+    )
+]  # fmt: skip
 AT_ONCE: Final = 32  # batch size for inference; with 64, validation and not training was the peak of memory
 
 
@@ -69,6 +80,7 @@ def train(
         StageError: no prepared pictures, an unknown model, weights that cannot be downloaded, or labels unrelated to
             the pictures.
     """
+    first = group.rank() == 0
     machine = choose_machine()
     decided = labels.decisions()
     followed = decided if params.audited else {}
@@ -87,17 +99,16 @@ def train(
     }
     key = hashlib.sha256(msgspec.json.encode(made_of)).hexdigest()[:16]
     checkpoint = checkpoints / f"{out.name}-{key}.pt"
-    if restart:
+    if restart and first:
         checkpoint.unlink(missing_ok=True)
     fit = _begin(checkpoint, made_of, params, train_set, machine)
 
-    with tracking.run(fit.mlflow_run_id, params.model) as run_id:
-        if fit.mlflow_run_id != run_id:
+    with tracking.run(fit.mlflow_run_id, params.model) if first else nullcontext() as run_id:
+        if first and fit.mlflow_run_id != run_id:
             fit.mlflow_run_id = run_id
-            mlflow.log_params(tracking.flat(params) | {"split_digest": digest})
-            tracking.log_dataset(prepared, digest)
-            mlflow.set_tags(tracking.versions() | machine.tags | {"git_commit": tracking.git_commit()})
+            _log_start(params, prepared, digest, machine)
             fit.save(checkpoint)
+        group.wait_for_first()
 
         transform = augmentation(params.augmentation, params.side)
         for epoch in range(len(fit.history), params.epochs):
@@ -105,37 +116,72 @@ def train(
             augmented = Pictures(prepared / "train", transform, seed, followed)
             augmented.take(balance.draw(drawn, seed))
             batches = pictures.shuffled(len(augmented), params.batch_size, params.seed, epoch)[fit.batch :]
-            loader = pictures.loader(augmented, batches, machine.workers)
-            fit.model.train()
+            # A process without a picture of the last batch loads one that it does not learn from.
+            own = [[*group.share(batch)] or batch[:1] for batch in batches]
+            loader = pictures.loader(augmented, own, machine.workers)
+            bar = progress(loader, f"epoch {epoch + 1}/{params.epochs}", len(batches), " batches")
+            fit.network.train()
             saved = time.monotonic()
-            for images, truth in progress(loader, f"epoch {epoch + 1}/{params.epochs}", len(batches), " batches"):
+            for batch, (images, truth) in zip(batches, bar, strict=True):
                 # Dropout depends only on the position in the run, so that a resumed epoch is as an uninterrupted one.
                 torch.manual_seed(pictures.step_seed(params.seed, epoch, fit.batch))
-                fit.step(images.to(machine.device), truth.to(machine.device), machine.autocast)
-                if time.monotonic() - saved > params.checkpoint_minutes * 60:
+                some = slice(len(group.share(batch)))
+                fit.step(images[some].to(machine.device), truth[some].to(machine.device), machine.autocast, len(batch))
+                if first and time.monotonic() - saved > params.checkpoint_minutes * 60:
                     fit.save(checkpoint)
                     saved = time.monotonic()
 
             logits, truth = predict_logits(fit.averaged, val_set, machine, "validating")
             line = fit.end_epoch(logits, truth)
-            fit.save(checkpoint)
-            rates = {"lr": fit.scheduler.get_last_lr()[0], "head_lr": fit.scheduler.get_last_lr()[-1]}
-            figures = {name: value for name, value in asdict(line).items() if name != "epoch"}
-            mlflow.log_metrics(figures | rates, line.epoch)
-            print(
-                f"epoch {line.epoch}: train loss {line.train_loss:.4f}, accuracy {line.train_accuracy:.2%}; "
-                f"validation loss {line.val_loss:.4f}, accuracy {line.val_accuracy:.2%}; {line.seconds:.0f} s"
-            )
+            if first:
+                fit.save(checkpoint)
+                _log_epoch(line, fit)
 
-        last = fit.history[-1]
-        if _guesses(last.val_accuracy, len(val_set)):
-            print(
-                f"warning: {last.val_accuracy:.0%} right on {len(val_set):,} validation pictures is no better than "
-                "guessing: it learned too little, or the labels are mixed up; `catsdogs suspects` checks them"
-            )
-        _write(out, fit, {"model": params.model, "side": params.side, "split_digest": digest})
-        mlflow.log_artifact(str(out / "curves.png"))
-    checkpoint.unlink(missing_ok=True)
+        _warn_of_guessing(fit.history[-1].val_accuracy, len(val_set))
+        if first:
+            _write(out, fit, {"model": params.model, "side": params.side, "split_digest": digest})
+            mlflow.log_artifact(str(out / "curves.png"))
+    if first:
+        checkpoint.unlink(missing_ok=True)
+
+
+def run(params_file: Path, *, closer: bool, restart: bool) -> None:
+    """Train the network of the first or the second look as params.yaml says, alone in this folder.
+
+    Raises:
+        StageError: as :func:`train`; or a process is already training here.
+    """
+    document = parameters.load(params_file)
+    recipe, out = (document.closer_recipe(), stage.CLOSER) if closer else (document.train, stage.TRAINED)
+    first = group.rank() == 0
+    if recipe is None:
+        print("closer: none in params.yaml, so the first network looks again")
+        if first:
+            with whole_directory(out):
+                pass  # an empty one, since DVC wants the outputs of a stage to be there
+        return
+    with stage.alone(stage.TRAINING) if first else nullcontext():
+        train(stage.PREPARED, recipe, out, stage.CHECKPOINTS, splits.read(stage.SPLIT), restart=restart)
+        if first:
+            with tracking.run(read_trained(out)["mlflow_run_id"]):
+                for name in ("fetch", "audit", "split", "suspects"):
+                    tracking.log_section(name, getattr(document, name))
+
+
+def _log_start(params: Train, prepared: Path, digest: str, machine: Machine) -> None:
+    mlflow.log_params(tracking.flat(params) | {"split_digest": digest})
+    tracking.log_dataset(prepared, digest)
+    mlflow.set_tags(tracking.versions() | machine.tags | {"git_commit": tracking.git_commit()})
+
+
+def _log_epoch(line: Epoch, fit: Fit) -> None:
+    rates = {"lr": fit.scheduler.get_last_lr()[0], "head_lr": fit.scheduler.get_last_lr()[-1]}
+    figures = {name: value for name, value in asdict(line).items() if name != "epoch"}
+    mlflow.log_metrics(figures | rates, line.epoch)
+    print(
+        f"epoch {line.epoch}: train loss {line.train_loss:.4f}, accuracy {line.train_accuracy:.2%}; "
+        f"validation loss {line.val_loss:.4f}, accuracy {line.val_accuracy:.2%}; {line.seconds:.0f} s"
+    )
 
 
 def read_trained(folder: Path) -> dict[str, Any]:
@@ -163,13 +209,23 @@ def load_trained(folder: Path) -> Classifier:
 
 
 def _begin(checkpoint: Path, made_of: dict[str, str], params: Train, train_set: Pictures, machine: Machine) -> Fit:
-    """The interrupted run of this checkpoint, or a new one."""
-    content = torch.load(checkpoint, weights_only=True, map_location="cpu") if checkpoint.exists() else None
-    if content is None:
-        for other in checkpoint.parent.glob(f"{checkpoint.stem.rpartition('-')[0]}-*.pt"):
-            earlier = torch.load(other, weights_only=True, map_location="cpu")["made_of"]
-            changed = [what for what, digest in made_of.items() if earlier.get(what) != digest]
-            print(f"starting anew: the interrupted run of {other} had other {', '.join(changed)}")
+    """The interrupted run of this checkpoint, or a new one.
+
+    Raises:
+        StageError: the machines of the group have other photos, labels or code.
+    """
+    content = None
+    if group.rank() == 0 and checkpoint.exists():
+        content = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    content = group.from_first(content)
+    found = group.together([made_of])
+    for number, other in enumerate(found):
+        if other != found[0]:
+            raise StageError(f"process {number} has other {_changed(found[0], other)} than process 0")
+    if content is None and group.rank() == 0:
+        for path in checkpoint.parent.glob(f"{checkpoint.stem.rpartition('-')[0]}-*.pt"):
+            earlier = torch.load(path, weights_only=True, map_location="cpu")["made_of"]
+            print(f"starting anew: the interrupted run of {path} had other {_changed(made_of, earlier)}")
     start = content["start"] if content else start_weights(params, train_set, machine)
     steps = params.epochs * -(-len(train_set) // params.batch_size)
     model = build_model(params, start, machine)
@@ -179,6 +235,10 @@ def _begin(checkpoint: Path, made_of: dict[str, str], params: Train, train_set: 
         fit.load(content)
         print(f"resumed: epoch {len(fit.history) + 1}, batch {fit.batch}, from {checkpoint}")
     return fit
+
+
+def _changed(made_of: dict[str, str], other: dict[str, str]) -> str:
+    return ", ".join(what for what, digest in made_of.items() if other.get(what) != digest)
 
 
 def _digest(*files: Path) -> str:
@@ -210,29 +270,37 @@ def _guesses(accuracy: float, pictures: int) -> bool:
     return wilson(round(accuracy * pictures), pictures).low <= 1 / 2
 
 
+def _warn_of_guessing(accuracy: float, pictures: int) -> None:
+    if _guesses(accuracy, pictures):
+        print(
+            f"warning: {accuracy:.0%} right on {pictures:,} validation pictures is no better than guessing: "
+            "it learned too little, or the labels are mixed up; `catsdogs suspects` checks them"
+        )
+
+
 def predict_logits(model: Classifier, data: Pictures, machine: Machine, what: str) -> tuple[Tensor, Tensor]:
     """Logits float32 [n, 2] and labels int64 [n] of every picture, in order, on the CPU."""
     model.eval()
-    logits, labels = [], []
-    batches = pictures.in_order(len(data), AT_ONCE)
-    with torch.inference_mode():
-        for images, truth in progress(pictures.loader(data, batches, machine.workers), what, len(batches), " batches"):
-            logits.append(model(images.to(machine.device)).float().cpu())
-            labels.append(truth)
-    return torch.cat(logits), torch.cat(labels)
+    return _outputs(model, data, range(len(data)), machine, what)
 
 
 def features(model: Classifier, data: Pictures, count: int, machine: Machine, what: str) -> tuple[Tensor, Tensor]:
     """Pooled features float32 [n, channels] and labels of ``count`` pictures, spread evenly over the data set."""
-    chosen = evenly_spaced(len(data), count)
-    batches = [chosen[start : start + AT_ONCE] for start in range(0, len(chosen), AT_ONCE)]
     model.eval()
-    rows, labels = [], []
+    chosen = evenly_spaced(len(data), count)
+    return _outputs(lambda images: model.feature_map(images).mean((2, 3)), data, chosen, machine, what)
+
+
+def _outputs(
+    compute: Callable[[Tensor], Tensor], data: Pictures, indices: Sequence[int], machine: Machine, what: str
+) -> tuple[Tensor, Tensor]:
+    """What is computed of these pictures, in order, and their labels; each process takes some of the batches."""
+    batches = group.share([[*indices[start : start + AT_ONCE]] for start in range(0, len(indices), AT_ONCE)])
+    rows = []
     with torch.inference_mode():
-        for images, truth in progress(pictures.loader(data, batches, machine.workers), what, len(batches), " batches"):
-            rows.append(model.feature_map(images.to(machine.device)).mean((2, 3)).float().cpu())
-            labels.append(truth)
-    return torch.cat(rows), torch.cat(labels)
+        for images, _ in progress(pictures.loader(data, [*batches], machine.workers), what, len(batches), " batches"):
+            rows.append(compute(images.to(machine.device)).float().cpu())
+    return torch.cat(group.together(rows)), torch.tensor([data.labels[index] for index in indices])
 
 
 def _probe(model: Classifier, data: Pictures, params: Train, machine: Machine) -> float:
@@ -283,3 +351,17 @@ def _write(out: Path, fit: Fit, trained: dict[str, Any]) -> None:
         write_json(aside / "trained.json", document)
         write_whole(aside / "history.csv", text.getvalue())
         plots.learning_curves({trained["model"]: fit.history}).savefig(aside / "curves.png")
+
+
+@click.command()
+@click.option("--params", "params_file", type=click.Path(path_type=Path), default=Path("params.yaml"))
+@click.option("--closer", is_flag=True)
+@click.option("--restart", is_flag=True)
+def main(params_file: Path, closer: bool, restart: bool) -> None:
+    """Train as one of torchrun's processes, or alone."""
+    with group.joined():
+        run(params_file, closer=closer, restart=restart)
+
+
+if __name__ == "__main__":
+    main()

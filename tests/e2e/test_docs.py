@@ -70,6 +70,15 @@ COMMANDS: Final = {
     ),
     f"{VENV}/python -m scoring.bench photos": Run("--rounds", f"{VENV}/python -m scoring.bench --help"),
     f"{VENV}/catsdogs train --help": Run("catsdogs train"),
+    f"{VENV}/catsdogs train --processes 4": Run(
+        "--processes", f"{VENV}/catsdogs train --help", "tests/training/test_distributed.py"
+    ),
+    f"{VENV}/torchrun --standalone --nproc-per-node 4 -m training.train": Run(
+        "--closer", f"{VENV}/python -m training.train --help", "tests/training/test_distributed.py"
+    ),
+    f"{VENV}/torchrun --nnodes 2 --node-rank 0 --master-addr 10.0.0.1 --nproc-per-node 4 -m training.train": Run(
+        "--node-rank", f"{VENV}/torchrun --help", "tests/training/test_distributed.py"
+    ),
     f"{VENV}/python -m ops.stale": Run("Nothing is stale."),
     f"{VENV}/python -m ops.changes HEAD": Run("## What this changes in the model"),
     f"{VENV}/python -m pytest tests/shared/test_contract.py": Run("passed"),
