@@ -150,6 +150,7 @@ async def collect(
         async with asyncio.TaskGroup() as group:
             for _ in range(CONNECTIONS):
                 group.create_task(work())
+    # The others are of tasks that the first one ended.
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from errors
     return [rows[place] for place in sorted(rows)]

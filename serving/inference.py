@@ -72,7 +72,7 @@ class _RawInput(InferInput, frozen=True):
 
 
 class _RawRequest(InferRequest, frozen=True):
-    inputs: list[_RawInput]  # type: ignore[assignment]
+    inputs: list[_RawInput]  # type: ignore[assignment]  # the same JSON, its data left undecoded
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,8 @@
 """The messages between the front process, the zygote, and the lanes, over one stream socket for each lane.
 
 A lane answers only with MessagePack of the types below, so a lane that a hostile file has taken over can send the front
-process data but no code. A request is a header and a body: a picture file, a picture's pixels, the
-JSON of a batch or of an inference request, or an item of it.
+process data but no code. A request is a header and a body: a picture file, a picture's pixels, the JSON of
+a batch or of an inference request, or an item of it.
 """
 
 import struct

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from serving import errors
 from serving.engine.wire import PLAIN, Flags
 from serving.errors import ProblemError
-from serving.http import uploads
+from serving.http import forms, uploads
 from serving.messages import MAX_BATCH, BatchError, BatchResponse, Health, ModelInService, Prediction, Ready
 from serving.service import Picture, Service, Work
 from serving.settings import Settings
@@ -43,11 +43,11 @@ async def explain(request: Request) -> Response:
 async def predict_batch(request: Request) -> Response:
     """POST /predict/batch: up to 64 pictures, as fields ``file`` of a form or as base64 in JSON."""
     flags = _explain(request)
-    form = uploads.kind(request) == uploads.FORM
-    body = uploads.Form(request.headers["content-type"], MAX_BATCH) if form else uploads.Whole()
+    form = uploads.kind(request) == forms.FORM
+    body = forms.Form(request.headers["content-type"], MAX_BATCH) if form else uploads.Whole()
     async with uploads.received(request, _settings(request).max_batch_bytes, body) as (work, received):
         if form:
-            pictures = [Picture(file, flags, refused=uploads.mistake(file)) for file in received]
+            pictures = [Picture(file, flags, refused=forms.mistake(file)) for file in received]
         else:
             pictures = await work.take_apart(received[0], flags)
         answers = await work.predict_all(pictures)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import ProblemError
-from serving.http.uploads import MAX_PARTS, Form
+from serving.http.forms import MAX_PARTS, Form
 from tests.fuzz import examples
 from tests.fuzz.test_damaged_pictures import assert_documented
 from tests.serving.conftest import PHOTO, Running
