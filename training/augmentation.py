@@ -45,7 +45,7 @@ BEST_QUALITY: Final = 100
 FRAME: Final = 0.5  # of the picture's side, at most, on each side of it
 DARKEST: Final = 0.12
 NOISE: Final = (4.0, 40.0)  # standard deviation, in levels of 0..255
-COVERED: Final = (0.03, 0.35)  # share of the area
+COVERED: Final = (0.03, 0.45)  # share of the area
 COVERED_RATIO: Final = (0.4, 2.5)
 
 
@@ -139,18 +139,18 @@ _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115,
 
 
 class RandomRescale(torch.nn.Module):
-    """Scale a picture down by a random factor and up again: a photo that was small, or not quite in focus."""
+    """Scale a picture down and up again: a photo that was small, out of focus, or moved along one of its sides."""
 
     def __init__(self, low: float, high: float) -> None:
-        """Draw the factor from ``low`` to ``high``."""
+        """Draw the factors of height and width, each its own, from ``low`` to ``high``."""
         super().__init__()
         self.low, self.high = low, high
 
     def forward(self, picture: Tensor) -> Tensor:
         """Take and return uint8 [3, height, width]."""
-        factor = _between(self.low, self.high)
         height, width = picture.shape[-2:]
-        small = v2.functional.resize(picture, [round(height * factor), round(width * factor)], antialias=True)
+        sides = [max(1, round(side * _between(self.low, self.high))) for side in (height, width)]
+        small = v2.functional.resize(picture, sides, antialias=True)
         result: Tensor = v2.functional.resize(small, [height, width], antialias=True)
         return result
 
