@@ -16,10 +16,9 @@ import numpy.typing as npt
 from shared.contract import SecondLook
 from shared.pixels import SIZE, WHOLE, Box, Pixels
 
-# Names in the graph: of the inputs, and of the second look's output (those of the first are the fields of `Outputs`).
+# Names of the graph's inputs; those of its outputs are the fields of `Outputs`.
 INPUT: Final = "image"
-CLOSER_INPUT: Final = "closer"
-CLOSER_OUTPUT: Final = "log_odds"
+AGAIN: Final = "again"
 STRONG: Final = 0.3  # of the largest evidence, from which a place counts for the centre
 
 Floats = npt.NDArray[np.float32]
@@ -46,8 +45,13 @@ class Network(Protocol):
     def first(self, pictures: Pixels) -> Outputs:
         """Answer for uint8 [n, 224, 224, 3]."""
 
-    def closer(self, pictures: Pixels) -> Floats:
-        """Log-odds of dogs and of being familiar, float32 [n, 2], for uint8 [n, side, side, 3]."""
+    def closer(self, pictures: Pixels) -> Outputs:
+        """Answer for uint8 [n, side, side, 3]; neither probabilities nor familiarity are ever 0 or 1."""
+
+
+def inputs(pictures: Pixels, *, again: bool) -> dict[str, npt.NDArray[Any]]:
+    """What the graph takes; ``again`` chooses the network."""
+    return {INPUT: np.ascontiguousarray(pictures), AGAIN: np.array(again)}
 
 
 class Look(NamedTuple):
@@ -74,9 +78,17 @@ def stands(outputs: Outputs, when: SecondLook) -> bool:
 
 def closer(photo: Photo, outputs: Outputs, network: Network, how: SecondLook) -> Outputs:
     """The second look's answer, whatever the first one's; the evidence is the first one's."""
-    odds = network.closer(views(photo, outputs.evidence[0], how))
-    dogs, familiar = 1 / (1 + np.exp(-odds.mean(0, dtype=np.float64)))
-    return Outputs(np.array([[1 - dogs, dogs]], np.float32), outputs.evidence, np.array([familiar], np.float32))
+    found = network.closer(views(photo, outputs.evidence[0], how))
+    odds = log_odds(found.probabilities[:, 1], found.probabilities[:, 0]).mean()
+    probabilities = 1 / (1 + np.exp([odds, -odds]))
+    familiar = 1 / (1 + np.exp(-log_odds(found.familiarity, 1 - found.familiarity).mean()))
+    return Outputs(probabilities[np.newaxis].astype(np.float32), outputs.evidence, np.array([familiar], np.float32))
+
+
+def log_odds(probability: Floats, other: Floats) -> npt.NDArray[np.float64]:
+    """Logarithm of the ratio of a probability to the other one; both are given, since 1 - p would lose digits."""
+    odds: npt.NDArray[np.float64] = np.log(probability, dtype=np.float64) - np.log(other, dtype=np.float64)
+    return odds
 
 
 def views(photo: Photo, evidence: npt.NDArray[np.floating[Any]], how: SecondLook) -> Pixels:

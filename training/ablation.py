@@ -16,7 +16,7 @@ from scipy.special import expit
 from shared.intervals import Interval, wilson
 from shared.metrics import Bools, Floats, Ints, log_losses
 from shared.pixels import Photo
-from shared.second_look import look, views
+from shared.second_look import log_odds, look, views
 from training import models, stage
 from training.comparison import Comparison, compare
 from training.corruptions import degraded
@@ -125,10 +125,10 @@ def _networks(
         first = fp32.network.first(photo.square()[np.newaxis])
         again = bool(first.probabilities.max() < when.sure or first.familiarity[0] < when.familiar)
         how = when if again else msgspec.structs.replace(when, crops=CROPS[:1])
-        odds = fp32.network.closer(views(photo, first.evidence[0], how))[:, 0].tolist()
+        cats, dogs = fp32.network.closer(views(photo, first.evidence[0], how)).probabilities.T
+        odds = log_odds(dogs, cats).tolist()
         served = look(photo, serving.network, serving.document.second_look)
-        dogs = float(first.probabilities[0, 1])
-        return dogs, again, odds, float(served.outputs.probabilities[0, 1]), served.again
+        return float(first.probabilities[0, 1]), again, odds, float(served.outputs.probabilities[0, 1]), served.again
 
     rows = in_parallel(ask, len(photos), what)
     first = np.array([dogs for dogs, *_ in rows], np.float64)

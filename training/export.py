@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from shared.files import write_json, write_whole
 from shared.pixels import SIZE, Pixels
-from shared.second_look import CLOSER_OUTPUT, Outputs
+from shared.second_look import Outputs
 from training import ood, sanity, stage, tracking
 from training.familiarity import Learned, Residual
-from training.graph import Closer, First, Runner, halved, merged, parts, to_onnx, widened, with_temperatures
+from training.graph import Graph, Runner, halved, merged, parts, to_onnx, widened, with_temperatures
 from training.machine import Machine, choose_machine
 from training.models import Classifier
 from training.packaging import Trained, package
@@ -41,14 +41,14 @@ def export(params: Export) -> None:
     machine = choose_machine()
     others = ood.to_learn_from(ood.read(params.others))
     print(f"familiarity: learned from {len(others):,} photos of other things" if others else NO_OTHERS)
-    first = First(*_with_familiarity(stage.TRAINED, SIZE, others, params, machine))
-    closer = Closer(*_with_familiarity(closer_folder(), trained.side, others, params, machine))
-    whole = merged(to_onnx(first, SIZE, params.opset), to_onnx(closer, trained.side, params.opset))
+    first = Graph(*_with_familiarity(stage.TRAINED, SIZE, others, params, machine))
+    closer = Graph(*_with_familiarity(closer_folder(), trained.side, others, params, machine))
+    graphs = to_onnx(first, SIZE, params.opset), to_onnx(closer, trained.side, params.opset)
     for graph in (first, closer):
         graph.temperature.fill_(1)
-    network = Runner(with_temperatures(whole, 1, 1).SerializeToString())
+    network = Runner(with_temperatures(merged(*graphs), 1, 1).SerializeToString())
     differences = check_parity((first, closer), network, trained.side, params.parity_pictures)
-    packaged = package(halved(whole), "fp32", trained, params, {})
+    packaged = package(merged(*map(halved, graphs)), "fp32", trained, params, {})
     write_whole(stage.CANDIDATE, packaged.data)
     report = packaged.report | {f"parity_{name}": difference for name, difference in differences.items()}
     write_json(stage.REPORTS / "export.json", report)
@@ -83,7 +83,8 @@ def read_candidate() -> tuple[onnx.ModelProto, onnx.ModelProto]:
     except OSError as error:
         raise stage.StageError(f"{stage.CANDIDATE}: {error.strerror}; run `catsdogs export` first") from error
     del model.metadata_props[:]
-    return parts(widened(model))
+    first, closer = parts(model, (SIZE, read_networks().side))
+    return widened(first), widened(closer)
 
 
 def _with_familiarity(
@@ -116,7 +117,7 @@ def _features(classifier: Classifier, pictures: list[Pixels], machine: Machine) 
     return torch.cat(rows)
 
 
-def check_parity(graphs: tuple[First, Closer], network: Runner, side: int, count: int) -> dict[str, float]:
+def check_parity(graphs: tuple[Graph, Graph], network: Runner, side: int, count: int) -> dict[str, float]:
     """Compare the exported file with torch on real photos; returns the largest difference by output.
 
     Differences are relative to the output's largest value, or to 1 if that is less.
@@ -126,15 +127,15 @@ def check_parity(graphs: tuple[First, Closer], network: Runner, side: int, count
     """
     first, closer = graphs
     differences = {}
-    for graph, names, size in ((first, Outputs._fields, SIZE), (closer, (CLOSER_OUTPUT,), side)):
+    for graph, answer, size, prefix in ((first, network.first, SIZE, ""), (closer, network.closer, side, "closer_")):
         val_set = Pictures(stage.PREPARED / "val", side=size)
         pictures = np.stack([val_set.array(index) for index in evenly_spaced(len(val_set), count)])
         with torch.inference_mode():
             expected = graph(torch.from_numpy(pictures))
-        found = network.first(pictures) if graph is first else [network.closer(pictures)]
-        for name, mine, tensor in zip(names, found, [expected] if graph is closer else expected, strict=True):
+        for name, mine, tensor in zip(Outputs._fields, answer(pictures), expected, strict=True):
             golden = tensor.numpy()
-            differences[name] = float(np.abs(mine - golden).max()) / max(1.0, float(np.abs(golden).max()))
+            difference = np.abs(mine - golden).max() / max(1.0, float(np.abs(golden).max()))
+            differences[prefix + name] = float(difference)
     # "not <=" rather than ">": a NaN must fail.
     wrong = [f"{name} by {difference:.2g}" for name, difference in differences.items() if not difference <= TOLERANCE]
     if wrong:

@@ -1,14 +1,11 @@
 """The graphs that are exported: everything between uint8 pictures and the contract's outputs.
 
-A model file holds two, that of the first look and that of the second, with an input and outputs each; a run computes
-only what is asked for.
+A model file holds two, that of the first look and that of the second; an input says which one is computed.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
@@ -16,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from shared.pixels import Pixels
-from shared.second_look import CLOSER_INPUT, CLOSER_OUTPUT, INPUT, Outputs
+from shared.second_look import AGAIN, INPUT, Outputs, inputs
 from training.models import Classifier
 
 EVIDENCE_SIZE: Final = 7
@@ -25,11 +22,12 @@ TEMPERATURE: Final = "temperature"
 # So large that no log-odds reach their bound; and not 1, which the exporter would leave out.
 UNCALIBRATED: Final = 100.0
 HALVED: Final = ".float16"
-PREFIX: Final = "closer/"
+FIRST: Final = "first"
+CLOSER: Final = "closer"
 
 
 class Graph(nn.Module):
-    """A network with what makes log-odds of its features, in evaluation mode.
+    """A network with all that comes after it, in evaluation mode.
 
     Args:
         classifier: the trained network.
@@ -51,48 +49,30 @@ class Graph(nn.Module):
         self.register_buffer(TEMPERATURE, torch.tensor(UNCALIBRATED))
         self.eval()
 
-    def odds(self, pooled: Tensor) -> Tensor:
-        """Log-odds of dogs, float [n, 1]."""
-        odds = nn.functional.linear(pooled, self.weight, self.bias) / self.temperature
-        return odds.clamp(-SUREST, SUREST)
-
-
-class First(Graph):
-    """The first look."""
-
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Take uint8 [n, 224, 224, 3]; return probabilities [n, 2], evidence [n, 7, 7] and familiarity [n], float32.
+        """Take uint8 [n, side, side, 3]; return probabilities [n, 2], evidence [n, 7, 7] and familiarity [n], float32.
 
-        The mean of the evidence is the log-odds of dogs before the temperature.
+        The mean of the evidence is the log-odds of dogs before the temperature, at 7 places a side.
         """
         places = self.classifier.feature_map(image.permute(0, 3, 1, 2))
         pooled = places.mean((2, 3))
-        odds = self.odds(pooled)
+        odds = nn.functional.linear(pooled, self.weight, self.bias) / self.temperature
+        odds = odds.clamp(-SUREST, SUREST)
         evidence = nn.functional.conv2d(places, self.weight.view(1, -1, 1, 1), self.bias)
         if evidence.shape[-2:] != (EVIDENCE_SIZE, EVIDENCE_SIZE):
             evidence = nn.functional.adaptive_avg_pool2d(evidence, EVIDENCE_SIZE)
-        return torch.cat([-odds, odds], 1).sigmoid(), evidence.squeeze(1), self.familiarity(pooled).sigmoid()
+        familiar = self.familiarity(pooled).clamp(-SUREST, SUREST)
+        return torch.cat([-odds, odds], 1).sigmoid(), evidence.squeeze(1), familiar.sigmoid()
 
 
-class Closer(Graph):
-    """The second look."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Take uint8 [n, side, side, 3]; return the log-odds of dogs and of being familiar, float32 [n, 2]."""
-        pooled = self.classifier.feature_map(image.permute(0, 3, 1, 2)).mean((2, 3))
-        return torch.cat([self.odds(pooled), self.familiarity(pooled).unsqueeze(1)], 1)
-
-
-def to_onnx(graph: First | Closer, side: int, opset: int) -> onnx.ModelProto:
+def to_onnx(graph: Graph, side: int, opset: int) -> onnx.ModelProto:
     """Export one graph, for pictures of ``side`` pixels and batches of any size."""
-    first = isinstance(graph, First)
-    name = INPUT if first else CLOSER_INPUT
     program = torch.onnx.export(
         graph,
         (torch.zeros(2, side, side, 3, dtype=torch.uint8),),
-        input_names=[name],
-        output_names=list(Outputs._fields) if first else [CLOSER_OUTPUT],
-        dynamic_shapes={"image": {0: torch.export.Dim("n" if first else "m")}},
+        input_names=[INPUT],
+        output_names=list(Outputs._fields),
+        dynamic_shapes={"image": {0: torch.export.Dim("n")}},
         opset_version=opset,
         dynamo=True,
         verbose=False,
@@ -115,37 +95,57 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def merged(first: onnx.ModelProto, closer: onnx.ModelProto) -> onnx.ModelProto:
     """Put the two graphs into one file; what both hold alike, as when one network does both, is there once."""
-    both: onnx.ModelProto = onnx.ModelProto.FromString(first.SerializeToString())
-    second = onnx.ModelProto.FromString(closer.SerializeToString())
-    del second.graph.value_info[:]  # which may name the input and the output, and would have them renamed
-    second = onnx.compose.add_prefix(second, PREFIX, rename_inputs=False, rename_outputs=False)
-    there = {_value(entry): entry.name for entry in both.graph.initializer if entry.raw_data}
-    same = {
-        entry.name: there[_value(entry)]
-        for entry in second.graph.initializer
-        if entry.dims and entry.raw_data and _value(entry) in there
-    }
-    for node in second.graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = same.get(name, name)
-    both.graph.node.extend(second.graph.node)
-    both.graph.initializer.extend(entry for entry in second.graph.initializer if entry.name not in same)
-    both.graph.input.extend(second.graph.input)
-    both.graph.output.extend(second.graph.output)
-    return both
-
-
-def _value(entry: TensorProto) -> tuple[int, tuple[int, ...], bytes]:
-    return entry.data_type, tuple(entry.dims), entry.raw_data
-
-
-def parts(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """The two graphs of :func:`merged`, each a model of its own."""
-    extractor = onnx.utils.Extractor(model)
-    return (
-        extractor.extract_model([INPUT], list(Outputs._fields)),
-        extractor.extract_model([CLOSER_INPUT], [CLOSER_OUTPUT]),
+    graphs = [onnx.GraphProto.FromString(model.graph.SerializeToString()) for model in (first, closer)]
+    there = {_entry(entry) for entry in graphs[0].initializer}
+    same = [entry for entry in graphs[1].initializer if entry.dims and _entry(entry) in there]
+    names = {entry.name for entry in same}
+    for graph, name in zip(graphs, (FIRST, CLOSER), strict=True):
+        graph.name = name
+        own = [entry for entry in graph.initializer if entry.name not in names]
+        for field in (graph.initializer, graph.input, graph.value_info):  # what was known of shapes is of one side
+            del field[:]
+        graph.initializer.extend(own)
+    choice = helper.make_node("If", [AGAIN], Outputs._fields, else_branch=graphs[0], then_branch=graphs[1])
+    inputs = [
+        helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["n", "side", "side", 3]),
+        helper.make_tensor_value_info(AGAIN, TensorProto.BOOL, []),
+    ]
+    outputs: list[onnx.ValueInfoProto] = [
+        onnx.ValueInfoProto.FromString(entry.SerializeToString()) for entry in first.graph.output
+    ]
+    return helper.make_model(
+        helper.make_graph([choice], "looks", inputs, outputs, same),
+        opset_imports=first.opset_import,
+        ir_version=first.ir_version,
+        producer_name=first.producer_name,
+        producer_version=first.producer_version,
     )
+
+
+def _entry(entry: TensorProto) -> bytes:
+    data: bytes = entry.SerializeToString(deterministic=True)
+    return data
+
+
+def branches(model: onnx.ModelProto) -> tuple[onnx.GraphProto, onnx.GraphProto]:
+    """Those of :func:`merged`'s choice, of the first look and of the second; to be read or changed in place."""
+    (choice,) = model.graph.node
+    found = {attribute.name: attribute.g for attribute in choice.attribute}
+    return found["else_branch"], found["then_branch"]
+
+
+def parts(model: onnx.ModelProto, sides: tuple[int, int]) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The two graphs of :func:`merged`, each a model of its own, for pictures of these sides."""
+    first, closer = (_part(model, graph, side) for graph, side in zip(branches(model), sides, strict=True))
+    return first, closer
+
+
+def _part(model: onnx.ModelProto, branch: onnx.GraphProto, side: int) -> onnx.ModelProto:
+    used = {name for node in branch.node for name in node.input}
+    entries = [*branch.initializer, *(entry for entry in model.graph.initializer if entry.name in used)]
+    image = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["n", side, side, 3])
+    graph = helper.make_graph(branch.node, branch.name, [image], branch.output, entries)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def halved(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -179,37 +179,26 @@ def widened(model: onnx.ModelProto) -> onnx.ModelProto:
 def with_temperatures(model: onnx.ModelProto, first: float, closer: float) -> onnx.ModelProto:
     """A copy of the file, of :func:`merged`, with other temperatures."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
-    for entry in model.graph.initializer:
-        if entry.name.endswith(TEMPERATURE):
-            value = closer if entry.name.startswith(PREFIX) else first
-            entry.CopyFrom(numpy_helper.from_array(np.array(value, np.float32), entry.name))
+    for graph, value in zip(branches(model), (first, closer), strict=True):
+        (entry,) = (entry for entry in graph.initializer if entry.name == TEMPERATURE)
+        entry.CopyFrom(numpy_helper.from_array(np.array(value, np.float32), TEMPERATURE))
     return model
 
 
 class Runner:
-    """The two networks of a model file, computed by onnxruntime; a :class:`shared.second_look.Network`."""
+    """The networks of a model file, computed by onnxruntime; a :class:`shared.second_look.Network`."""
 
     def __init__(self, model: bytes, options: onnxruntime.SessionOptions | None = None) -> None:
         """Make the session."""
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._nothing = {entry.name: np.zeros((0, *entry.shape[1:]), np.uint8) for entry in self._session.get_inputs()}
-        self._only_what_is_asked = onnxruntime.RunOptions()
-        self._only_what_is_asked.only_execute_path_to_fetches = True
 
     def first(self, pictures: Pixels) -> Outputs:
         """The first look."""
-        return Outputs(*self._run(Outputs._fields, INPUT, pictures))
+        return Outputs(*self._session.run(Outputs._fields, inputs(pictures, again=False)))
 
-    def closer(self, pictures: Pixels) -> npt.NDArray[np.float32]:
+    def closer(self, pictures: Pixels) -> Outputs:
         """The second look."""
-        (odds,) = self._run((CLOSER_OUTPUT,), CLOSER_INPUT, pictures)
-        return odds
-
-    def _run(self, outputs: Sequence[str], name: str, pictures: Pixels) -> list[npt.NDArray[np.float32]]:
-        found: list[npt.NDArray[np.float32]] = self._session.run(
-            list(outputs), self._nothing | {name: np.ascontiguousarray(pictures)}, self._only_what_is_asked
-        )
-        return found
+        return Outputs(*self._session.run(Outputs._fields, inputs(pictures, again=True)))
 
 
 def single_threaded(model: bytes) -> Runner:

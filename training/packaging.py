@@ -22,7 +22,7 @@ from shared.metrics import Floats
 from shared.second_look import Network, closer
 from training import audit, calibration, labels, sanity, stage, tracking
 from training.golden import golden_pictures
-from training.graph import UNCALIBRATED, Runner, with_temperatures
+from training.graph import UNCALIBRATED, Runner, branches, with_temperatures
 from training.params import Export
 from training.photographs import Photographs
 from training.stage import StageError, progress
@@ -207,7 +207,8 @@ def _calibrate(found: Validation, params: Export, side: int) -> Calibrated:
 
 def _version(model: onnx.ModelProto, name: str, precision: contract.Precision) -> str:
     """Date, network, precision and the start of the weights' digest: no two files share it."""
-    weights = hashlib.sha256(b"".join(entry.SerializeToString() for entry in model.graph.initializer)).hexdigest()
+    entries = (entry for graph in (model.graph, *branches(model)) for entry in graph.initializer)
+    weights = hashlib.sha256(b"".join(entry.SerializeToString() for entry in entries)).hexdigest()
     return f"{datetime.now(UTC):%Y.%m.%d}-{name.removeprefix('efficientnet_')}-{precision}-{weights[:DIGITS]}"
 
 

@@ -4,18 +4,15 @@ An int8 file may give other results on another kind of processor. If it fails it
 """
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
 from shared import contract, exam
 from shared.contract import Contract, ContractError, Precision
-from shared.pixels import SIZE, Photo, Pixels
-from shared.second_look import CLOSER_INPUT, CLOSER_OUTPUT, INPUT, Look, Outputs, look
+from shared.pixels import Photo, Pixels
+from shared.second_look import Look, Outputs, inputs, look
 
 
 class ModelRefusedError(Exception):
@@ -43,17 +40,10 @@ class ModelFailedError(Exception):
 class Network:
     """Both networks of a file in one session; a :class:`shared.second_look.Network`."""
 
-    def __init__(self, session: Any, version: str, side: int) -> None:
-        """Take the session, its model's version, and what the second look sees, in pixels."""
+    def __init__(self, session: Any, version: str) -> None:
+        """Take the session, and its model's version."""
         self._session = session
         self._version = version
-        # An input has to be given even if nothing is computed from it.
-        self._nothing = {
-            INPUT: np.empty((0, SIZE, SIZE, 3), np.uint8),
-            CLOSER_INPUT: np.empty((0, side, side, 3), np.uint8),
-        }
-        self._only_what_is_asked = onnxruntime.RunOptions()
-        self._only_what_is_asked.only_execute_path_to_fetches = True
 
     def first(self, pictures: Pixels) -> Outputs:
         """Run the first look's network on uint8 [n, 224, 224, 3].
@@ -61,24 +51,22 @@ class Network:
         Raises:
             ModelFailedError: onnxruntime raised an error.
         """
-        return Outputs(*self._run(Outputs._fields, INPUT, pictures))
+        return self._run(pictures, again=False)
 
-    def closer(self, pictures: Pixels) -> npt.NDArray[np.float32]:
-        """Run the second look's network on uint8 [n, side, side, 3]; returns float32 [n, 2].
+    def closer(self, pictures: Pixels) -> Outputs:
+        """Run the second look's network on uint8 [n, side, side, 3].
 
         Raises:
             ModelFailedError: onnxruntime raised an error.
         """
-        return self._run([CLOSER_OUTPUT], CLOSER_INPUT, pictures)[0]
+        return self._run(pictures, again=True)
 
-    def _run(self, outputs: Sequence[str], name: str, pictures: Pixels) -> list[npt.NDArray[np.float32]]:
-        inputs = self._nothing | {name: np.ascontiguousarray(pictures)}
+    def _run(self, pictures: Pixels, *, again: bool) -> Outputs:
         try:
-            answers: list[npt.NDArray[np.float32]] = self._session.run(outputs, inputs, self._only_what_is_asked)
+            return Outputs(*self._session.run(Outputs._fields, inputs(pictures, again=again)))
         # onnxruntime's error classes have no common base.
         except Exception as error:
             raise ModelFailedError(f"the model {self._version} cannot be run") from error
-        return answers
 
 
 class Model:
@@ -126,7 +114,7 @@ class Model:
         return look(photo, self._wide if alone else self.network, self.contract.second_look)
 
     def _examined(self, session: Any) -> Network:
-        network = Network(session, self.contract.version, self.contract.second_look.side)
+        network = Network(session, self.contract.version)
         try:
             failures = exam.sit(self.contract.exam, network, self.contract.second_look)
         except ModelFailedError as error:

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from serving.model.session import Model, load
@@ -30,14 +29,14 @@ class Other:
         network: Network,
         pictures: Callable[[Pixels], Pixels] = lambda pictures: pictures,
         first: Callable[[Outputs], Outputs] = lambda outputs: outputs,
-        closer: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda odds: odds,
+        closer: Callable[[Outputs], Outputs] = lambda outputs: outputs,
     ) -> None:
         self._network, self._pictures, self._first, self._closer = network, pictures, first, closer
 
     def first(self, pictures: Pixels) -> Outputs:
         return self._first(self._network.first(self._pictures(pictures)))
 
-    def closer(self, pictures: Pixels) -> npt.NDArray[np.float32]:
+    def closer(self, pictures: Pixels) -> Outputs:
         return self._closer(self._network.closer(self._pictures(pictures)))
 
 
@@ -77,12 +76,15 @@ def test_outputs_that_are_not_numbers_fail(model: Model) -> None:
     questions = len(model.contract.exam.questions)
     first = Other(model.network, first=lambda outputs: outputs._replace(familiarity=outputs.familiarity * np.nan))
     assert len(sit(model, first)) == questions
-    second = Other(model.network, closer=lambda odds: odds * np.nan)
+    second = Other(model.network, closer=lambda outputs: outputs._replace(familiarity=outputs.familiarity * np.nan))
     assert len(sit(model, second)) == questions
 
 
 def test_a_second_look_that_answers_otherwise_fails_by_itself(model: Model) -> None:
-    failures = sit(model, Other(model.network, closer=lambda odds: -odds))
+    failures = sit(
+        model,
+        Other(model.network, closer=lambda outputs: outputs._replace(probabilities=outputs.probabilities[:, ::-1])),
+    )
     assert failures
     assert all("second look's probabilities off by" in failure for failure in failures)
     assert not any(": probabilities" in failure for failure in failures)  # those of the first look

@@ -26,10 +26,13 @@ class Two:
         assert pictures.shape == (1, 224, 224, 3)
         return self.outputs
 
-    def closer(self, pictures: Pixels) -> Floats:
+    def closer(self, pictures: Pixels) -> Outputs:
         self.seen.append(pictures)
-        red = pictures[..., 0].mean((1, 2)) / 255
-        return np.stack([20 * red - 10, np.full(len(pictures), 2.0)], 1).astype(np.float32)
+        odds = 20 * pictures[..., 0].mean((1, 2)) / 255 - 10
+        probabilities = 1 / (1 + np.exp(np.stack([odds, -odds], 1)))
+        familiarity = np.full(len(pictures), 1 / (1 + np.exp(-2)))
+        evidence = np.zeros((len(pictures), 7, 7), np.float32)
+        return Outputs(probabilities.astype(np.float32), evidence, familiarity.astype(np.float32))
 
 
 def photo(half: int = 0) -> Photo:

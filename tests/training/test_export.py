@@ -1,4 +1,5 @@
 import io
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,6 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
 from shared.pixels import SIZE, Pixels, decode, pixels
@@ -15,18 +15,7 @@ from training import models
 from training.export import check_parity
 from training.familiarity import Residual
 from training.golden import golden_pictures
-from training.graph import (
-    SUREST,
-    Closer,
-    First,
-    Runner,
-    halved,
-    merged,
-    parts,
-    to_onnx,
-    widened,
-    with_temperatures,
-)
+from training.graph import SUREST, Graph, Runner, halved, merged, parts, to_onnx, widened, with_temperatures
 from training.stage import StageError
 
 TEMPERATURES = (1.7, 0.8)
@@ -34,25 +23,29 @@ SIDE = 96
 
 
 @pytest.fixture(scope="module")
-def graphs() -> tuple[First, Closer]:
+def graphs() -> tuple[Graph, Graph]:
     torch.manual_seed(0)
-    found: list[nn.Module] = []
-    for kind, temperature in zip((First, Closer), TEMPERATURES, strict=True):
-        classifier = models.build("simple_cnn", pretrained=False)
-        rows = torch.rand(50, classifier.head.in_features)
-        graph = kind(classifier, Residual(rows, torch.rand(20, classifier.head.in_features), 16))
-        graph.temperature.fill_(temperature)
-        found.append(graph)
-    first, closer = found
-    assert isinstance(first, First)
-    assert isinstance(closer, Closer)
+    first, closer = (graph(temperature) for temperature in TEMPERATURES)
     return first, closer
 
 
+def graph(temperature: float) -> Graph:
+    classifier = models.build("simple_cnn", pretrained=False)
+    rows = torch.rand(50, classifier.head.in_features)
+    made = Graph(classifier, Residual(rows, torch.rand(20, classifier.head.in_features), 16))
+    made.temperature.fill_(temperature)
+    return made
+
+
 @pytest.fixture(scope="module")
-def exported(graphs: tuple[First, Closer]) -> onnx.ModelProto:
+def alone(graphs: tuple[Graph, Graph]) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     first, closer = graphs
-    return merged(to_onnx(first, SIZE, 20), to_onnx(closer, SIDE, 20))
+    return to_onnx(first, SIZE, 20), to_onnx(closer, SIDE, 20)
+
+
+@pytest.fixture(scope="module")
+def exported(alone: tuple[onnx.ModelProto, onnx.ModelProto]) -> onnx.ModelProto:
+    return merged(*alone)
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +63,13 @@ def test_the_file_has_the_documented_inputs_and_outputs(exported: onnx.ModelProt
         return value.name, tensor.elem_type, [d.dim_param or d.dim_value for d in tensor.shape.dim]
 
     assert [shape(value) for value in exported.graph.input] == [
-        ("image", onnx.TensorProto.UINT8, ["n", 224, 224, 3]),
-        ("closer", onnx.TensorProto.UINT8, ["m", SIDE, SIDE, 3]),
+        ("image", onnx.TensorProto.UINT8, ["n", "side", "side", 3]),
+        ("again", onnx.TensorProto.BOOL, []),
     ]
     assert [shape(value) for value in exported.graph.output] == [
         ("probabilities", onnx.TensorProto.FLOAT, ["n", 2]),
         ("evidence", onnx.TensorProto.FLOAT, ["n", 7, 7]),
         ("familiarity", onnx.TensorProto.FLOAT, ["n"]),
-        ("log_odds", onnx.TensorProto.FLOAT, ["m", 2]),
     ]
     assert next(opset.version for opset in exported.opset_import if not opset.domain) == 20
     onnx.checker.check_model(exported)
@@ -97,26 +89,27 @@ def test_the_shipped_files_neither(path: Path) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_the_file_answers_like_torch_for_any_batch(graphs: tuple[First, Closer], network: Runner, n: int) -> None:
-    first, closer = graphs
+@pytest.mark.parametrize("again", [False, True])
+def test_the_file_answers_like_torch_for_any_batch(
+    graphs: tuple[Graph, Graph], network: Runner, n: int, again: bool
+) -> None:
+    shown = pictures(n, SIDE if again else SIZE)
     with torch.inference_mode():
-        golden = [tensor.numpy() for tensor in first(torch.from_numpy(pictures(n)))]
-        odds = closer(torch.from_numpy(pictures(n, SIDE))).numpy()
-    for mine, theirs in zip(network.first(pictures(n)), golden, strict=True):
+        golden = [tensor.numpy() for tensor in graphs[again](torch.from_numpy(shown))]
+    for mine, theirs in zip(network.closer(shown) if again else network.first(shown), golden, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4 * max(1.0, float(np.abs(theirs).max())))
-    np.testing.assert_allclose(network.closer(pictures(n, SIDE)), odds, atol=1e-3)
 
 
-def test_a_file_that_differs_is_refused(graphs: tuple[First, Closer], exported: onnx.ModelProto, work: Path) -> None:
+def test_a_file_that_differs_is_refused(graphs: tuple[Graph, Graph], exported: onnx.ModelProto, work: Path) -> None:
     def checked(model: onnx.ModelProto) -> dict[str, float]:
         return check_parity(graphs, Runner(model.SerializeToString()), SIDE, 3)
 
     assert max(checked(exported).values()) < 1e-4
     with pytest.raises(StageError, match=r"differ from torch's by more than .*: probabilities by"):
         checked(with_temperatures(exported, 1.6, TEMPERATURES[1]))
-    with pytest.raises(StageError, match=r"differ from torch's by more than .*: log_odds by"):
+    with pytest.raises(StageError, match=r"differ from torch's by more than .*: closer_probabilities by"):
         checked(with_temperatures(exported, TEMPERATURES[0], 0.7))
-    with pytest.raises(StageError, match="log_odds by nan"):
+    with pytest.raises(StageError, match="closer_probabilities by nan"):
         checked(with_temperatures(exported, TEMPERATURES[0], float("nan")))
 
 
@@ -130,53 +123,44 @@ def test_the_evidence_adds_up_to_the_answer(network: Runner) -> None:
 def test_no_answer_is_surer_than_a_validation_set_can_show(exported: onnx.ModelProto) -> None:
     cold = Runner(with_temperatures(exported, 1e-6, 1e-6).SerializeToString())
     assert float(cold.first(pictures(4)).probabilities.max()) < 1
-    assert float(np.abs(cold.closer(pictures(4, SIDE))[:, 0]).max()) == SUREST
+    surest = float(cold.closer(pictures(4, SIDE)).probabilities.max())
+    assert log(surest / (1 - surest)) == pytest.approx(SUREST, abs=2e-3)
 
 
 def test_halved_weights_answer_alike_in_half_the_bytes_and_can_be_widened(
-    exported: onnx.ModelProto, network: Runner
+    alone: tuple[onnx.ModelProto, onnx.ModelProto], network: Runner
 ) -> None:
-    half = halved(exported)
-    assert half.ByteSize() < 0.6 * exported.ByteSize()
-    for model in (half, widened(half)):
-        found = Runner(model.SerializeToString()).first(pictures(3))
+    half = [halved(model) for model in alone]
+    assert half[0].ByteSize() < 0.6 * alone[0].ByteSize()
+    wide = [widened(model) for model in half]
+    for one, other in (half, wide):
+        found = Runner(merged(one, other).SerializeToString()).first(pictures(3))
         assert np.abs(found.probabilities - network.first(pictures(3)).probabilities).max() < 1e-3
-    assert "Cast" not in {node.op_type for node in widened(half).graph.node if node.input[0].endswith(".float16")}
+    assert wide[0].ByteSize() == pytest.approx(alone[0].ByteSize(), rel=0.01)
 
 
-def test_what_both_networks_hold_alike_is_stored_once(graphs: tuple[First, Closer]) -> None:
-    first, _ = graphs
-    same = Closer(first.classifier, first.familiarity)
-    alone = to_onnx(first, SIZE, 20)
-    assert merged(alone, to_onnx(same, SIDE, 20)).ByteSize() < 1.2 * alone.ByteSize()
-
-
-def test_constants_of_the_same_bytes_and_another_type_stay_apart() -> None:
-    def model(name: str, kind: int) -> onnx.ModelProto:
-        zeros = onnx.helper.make_tensor("zeros", kind, [8], bytes(8), raw=True)
-        graph = onnx.helper.make_graph(
-            [onnx.helper.make_node("Add", [name, "zeros"], [f"{name} out"])],
-            name,
-            [onnx.helper.make_tensor_value_info(name, kind, [8])],
-            [onnx.helper.make_tensor_value_info(f"{name} out", kind, [8])],
-            [zeros],
-        )
-        return onnx.helper.make_model(graph)
-
-    both = merged(model("image", onnx.TensorProto.INT8), model("closer", onnx.TensorProto.UINT8))
+def test_what_both_networks_hold_alike_is_stored_once(
+    graphs: tuple[Graph, Graph], alone: tuple[onnx.ModelProto, onnx.ModelProto], network: Runner
+) -> None:
+    first, again = halved(alone[0]), halved(to_onnx(graphs[0], SIDE, 20))
+    both = merged(first, again)
+    assert both.ByteSize() < 1.2 * first.ByteSize()
     onnx.checker.check_model(both, full_check=True)
-    assert len(both.graph.initializer) == 2
+    found = Runner(both.SerializeToString())
+    assert np.abs(found.first(pictures(2)).probabilities - network.first(pictures(2)).probabilities).max() < 1e-3
+    assert np.abs(found.closer(pictures(2)).probabilities - found.first(pictures(2)).probabilities).max() < 1e-6
 
 
-def test_each_part_of_a_file_can_be_had_alone(exported: onnx.ModelProto, network: Runner) -> None:
-    first, closer = parts(exported)
-    assert [value.name for value in first.graph.input] == ["image"]
-    np.testing.assert_array_equal(
-        Runner(first.SerializeToString()).first(pictures(1)).evidence, network.first(pictures(1)).evidence
-    )
-    np.testing.assert_array_equal(
-        Runner(closer.SerializeToString()).closer(pictures(1, SIDE)), network.closer(pictures(1, SIDE))
-    )
+def test_each_part_of_a_file_can_be_had_alone(
+    alone: tuple[onnx.ModelProto, onnx.ModelProto], exported: onnx.ModelProto, network: Runner
+) -> None:
+    found = parts(exported, (SIZE, SIDE))
+    assert [part.graph.input[0].type for part in found] == [part.graph.input[0].type for part in alone]
+    assert [len(part.graph.initializer) for part in found] == [len(part.graph.initializer) for part in alone]
+    rebuilt = Runner(merged(*found).SerializeToString())
+    np.testing.assert_array_equal(rebuilt.first(pictures(1)).evidence, network.first(pictures(1)).evidence)
+    shown = pictures(1, SIDE)
+    np.testing.assert_array_equal(rebuilt.closer(shown).evidence, network.closer(shown).evidence)
 
 
 def test_the_golden_pictures_cover_every_format_and_are_small() -> None:

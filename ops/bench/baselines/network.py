@@ -4,13 +4,12 @@ import os
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
 from shared import contract
 from shared.contract import CLASSES
 from shared.pixels import Photo, Pixels, decode
-from shared.second_look import CLOSER_INPUT, CLOSER_OUTPUT, INPUT, Outputs, closer, stands
+from shared.second_look import Outputs, closer, inputs, stands
 
 MODEL: Final = "BENCH_MODEL"
 # Threads of one run of the network; 0 leaves it to onnxruntime, which takes one per core.
@@ -32,20 +31,14 @@ class Network:
             model or os.environ[MODEL], options, providers=["CPUExecutionProvider"]
         )
         self._how = contract.loads(self._session.get_modelmeta().custom_metadata_map).second_look
-        self._nothing = {entry.name: np.zeros((0, *entry.shape[1:]), np.uint8) for entry in self._session.get_inputs()}
-        self._only_what_is_asked = onnxruntime.RunOptions()
-        self._only_what_is_asked.only_execute_path_to_fetches = True
 
     def first(self, pictures: Pixels) -> Outputs:
         """The first look, at any number of pictures."""
-        inputs = self._nothing | {INPUT: pictures}
-        return Outputs(*self._session.run(Outputs._fields, inputs, self._only_what_is_asked))
+        return Outputs(*self._session.run(Outputs._fields, inputs(pictures, again=False)))
 
-    def closer(self, pictures: Pixels) -> npt.NDArray[np.float32]:
+    def closer(self, pictures: Pixels) -> Outputs:
         """The second look."""
-        inputs = self._nothing | {CLOSER_INPUT: pictures}
-        odds: npt.NDArray[np.float32] = self._session.run([CLOSER_OUTPUT], inputs, self._only_what_is_asked)[0]
-        return odds
+        return Outputs(*self._session.run(Outputs._fields, inputs(pictures, again=True)))
 
     def answer(self, data: bytes) -> dict[str, Any]:
         """Decode one picture file and look at it, for all that the service answers with.

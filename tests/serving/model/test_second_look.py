@@ -8,18 +8,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-import onnxruntime
 import pytest
 from click.testing import CliRunner
 
 from serving import cli
 from serving.model import session as models
-from shared import second_look
 from shared.contract import Contract
 from shared.journal import PredictionLine, files, read
-from shared.pixels import Pixels, decode
-from shared.second_look import CLOSER_INPUT, CLOSER_OUTPUT, INPUT, Look, Outputs
+from shared.pixels import decode
+from shared.second_look import Look
 from tests.serving.conftest import PHOTO, Start
 from tests.serving.model.test_session import rewritten
 from tests.waiting import until
@@ -42,33 +39,9 @@ def looking(shipped: Path, out: Path, sure: float) -> Path:
     return rewritten(shipped, out, second_look=msgspec.structs.replace(how, sure=sure, familiar=0.0))
 
 
-class Bare:
-    """The two networks in a session that computes both at once, whichever is asked for."""
-
-    def __init__(self, path: Path, side: int) -> None:
-        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self._inputs = {
-            INPUT: np.zeros((1, 224, 224, 3), np.uint8),
-            CLOSER_INPUT: np.zeros((1, side, side, 3), np.uint8),
-        }
-
-    def first(self, pictures: Pixels) -> Outputs:
-        return Outputs(*self._run({INPUT: pictures})[:3])
-
-    def closer(self, pictures: Pixels) -> npt.NDArray[np.float32]:
-        return self._run({CLOSER_INPUT: pictures})[3]
-
-    def _run(self, inputs: dict[str, Pixels]) -> list[npt.NDArray[np.float32]]:
-        found: list[npt.NDArray[np.float32]] = self._session.run(
-            [*Outputs._fields, CLOSER_OUTPUT], self._inputs | inputs
-        )
-        return found
-
-
 def expected(path: Path) -> tuple[Look, Contract]:
-    contract = models.load(path).contract
-    how = contract.second_look
-    return second_look.look(decode(PHOTO), Bare(path, how.side), how), contract
+    model = models.load(path)
+    return model.look(decode(PHOTO)), model.contract
 
 
 def is_given(answer: dict[str, Any], path: Path) -> None:

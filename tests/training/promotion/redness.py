@@ -19,10 +19,10 @@ from shared import contract, exam
 from shared.contract import Contract, Histogram, Precision, Provenance, Reference, SecondLook, Unsure
 from shared.files import write_json, write_whole
 from shared.pixels import SIZE
-from shared.second_look import Network
+from shared.second_look import INPUT, Network
 from tests.conftest import blobs, encoded
 from training import cli, split, stage
-from training.graph import Runner
+from training.graph import SUREST, Runner, merged
 from training.promotion import registry
 from training.promotion.files import NAME
 from training.promotion.served import SERVED
@@ -47,10 +47,13 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
 
     def graph(self) -> onnx.ModelProto:
         """The model without a contract."""
+        return merged(self._look(self.wrong, self.work), self._look(self.wrong_again, 0))
+
+    def _look(self, wrong: int, work: int) -> onnx.ModelProto:
         constants: dict[str, npt.NDArray[Any]] = {
             "red": np.array([0], np.int64),
             "blue": np.array([2], np.int64),
-            "threshold": np.array((EACH - 0.5 - self.wrong) / 2, np.float32),
+            "threshold": np.array((EACH - 0.5 - wrong) / 2, np.float32),
             "stranger": np.array(self.stranger, np.float32),
             "axes": np.array([1, 2, 3], np.int64),
             "two": np.array([[-self.steepness, self.steepness]], np.float32),
@@ -58,13 +61,13 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
             "seven": np.array([1, 7, 7], np.int64),
             "padding": np.random.default_rng(0).random(self.padding // 4, np.float32),
             "no": np.array(0, np.float32),
-            "threshold again": np.array((EACH - 0.5 - self.wrong_again) / 2, np.float32),
-            "twice": np.array(2 * self.steepness, np.float32),
+            "bound": np.array(SUREST, np.float32),
+            "other bound": np.array(-SUREST, np.float32),
         }
-        if self.work:
+        if work:
             constants["kernel"] = np.full((3, 3, 3, 3), 1e-9, np.float32)
         nodes = [
-            helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", [INPUT], ["float"], to=TensorProto.FLOAT),
             helper.make_node("Gather", ["float", "red"], ["reds"], axis=3),
             helper.make_node("Gather", ["float", "blue"], ["blues"], axis=3),
             helper.make_node("ReduceMean", ["reds", "axes"], ["mean"], keepdims=0),
@@ -76,7 +79,7 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
             helper.make_node("Transpose", ["float"], ["work 0"], perm=[0, 3, 1, 2]),
             *(
                 node
-                for n in range(self.work)
+                for n in range(work)
                 for node in (
                     helper.make_node("Conv", [f"work {n}", "kernel"], [f"work {n + 1}"], pads=[1, 1, 1, 1]),
                     helper.make_node("ReduceMean", [f"work {n + 1}", "axes"], [f"done {n}"], keepdims=0),
@@ -84,39 +87,25 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
                     helper.make_node("Add", [f"excess {n}", f"none {n}"], [f"excess {n + 1}"]),
                 )
             ),
-            helper.make_node("Unsqueeze", [f"excess {self.work}", "column"], ["columns"]),
+            helper.make_node("Unsqueeze", [f"excess {work}", "column"], ["columns"]),
             helper.make_node("Mul", ["columns", "two"], ["logits"]),
             helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
             helper.make_node("Sub", ["stranger", "mean blue"], ["pet-like"]),
-            helper.make_node("Sigmoid", ["pet-like"], ["familiarity"]),
+            helper.make_node("Clip", ["pet-like", "other bound", "bound"], ["bounded"]),
+            helper.make_node("Sigmoid", ["bounded"], ["familiarity"]),
             helper.make_node("Unsqueeze", ["columns", "column"], ["places"]),
             helper.make_node("Expand", ["places", "seven"], ["evidence"]),
-            helper.make_node("Cast", ["closer"], ["closer float"], to=TensorProto.FLOAT),
-            helper.make_node("Gather", ["closer float", "red"], ["closer reds"], axis=3),
-            helper.make_node("Gather", ["closer float", "blue"], ["closer blues"], axis=3),
-            helper.make_node("ReduceMean", ["closer reds", "axes"], ["closer mean"], keepdims=0),
-            helper.make_node("ReduceMean", ["closer blues", "axes"], ["closer blue"], keepdims=0),
-            helper.make_node("Sub", ["closer mean", "threshold again"], ["closer above"]),
-            helper.make_node("Mul", ["closer above", "twice"], ["odds"]),
-            helper.make_node("Sub", ["stranger", "closer blue"], ["closer pet-like"]),
-            helper.make_node("Unsqueeze", ["odds", "column"], ["odds column"]),
-            helper.make_node("Unsqueeze", ["closer pet-like", "column"], ["pet-like column"]),
-            helper.make_node("Concat", ["odds column", "pet-like column"], ["log_odds"], axis=1),
         ]
         outputs: dict[str, list[str | int | None]] = {
             "probabilities": ["n", 2],
             "evidence": ["n", 7, 7],
             "familiarity": ["n"],
-            "log_odds": ["m", 2],
         }
         return helper.make_model(
             helper.make_graph(
                 nodes,
                 "redness",
-                [
-                    helper.make_tensor_value_info(name, TensorProto.UINT8, [count, SIZE, SIZE, 3])
-                    for name, count in (("image", "n"), ("closer", "m"))
-                ],
+                [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["n", SIZE, SIZE, 3])],
                 [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
                 [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
             ),

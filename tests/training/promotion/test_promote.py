@@ -349,8 +349,8 @@ def test_the_registry_s_model_is_an_mlflow_model_with_its_signature(make: Make) 
     assert {entry.key for entry in model.metadata_props} == {contract.METADATA_KEY}
     signature = mlflow.models.get_model_info("models:/cats-dogs@champion").signature
     assert signature is not None
-    assert [tensor.name for tensor in signature.inputs] == ["image", "closer"]
-    assert [tensor.name for tensor in signature.outputs] == ["probabilities", "evidence", "familiarity", "log_odds"]
+    assert [tensor.name for tensor in signature.inputs] == ["image", "again"]
+    assert [tensor.name for tensor in signature.outputs] == ["probabilities", "evidence", "familiarity"]
 
 
 def test_a_version_belongs_to_the_run_that_trained_it(make: Make) -> None:
