@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 from importlib.metadata import EntryPoint, entry_points, packages_distributions
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -167,24 +166,30 @@ def key() -> None:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file, each on a line.")
 @click.option("--model", help="Model file.  [CATSDOGS_MODEL, or the one that ships]")
-def predict(files: tuple[Path, ...], as_json: bool, model: str | None) -> None:
+def predict(files: tuple[str, ...], as_json: bool, model: str | None) -> None:
     """Classify FILES without a server.
 
-    A file that cannot be classified is reported on stderr; the others are, and the exit code is 1.
+    FILES are pictures, folders, patterns such as 'photos/**/*.jpg', or - for a picture on stdin. One that cannot be
+    classified is reported on stderr; the others are, and the exit code is 1.
 
     \b
     catsdogs predict cat.jpg dog.jpg
-    catsdogs predict --json *.jpg | jq .verdict
+    catsdogs predict --json photos | jq .verdict
+    curl -s https://example.org/cat.jpg | catsdogs predict -
     """
     from serving import local
-    from serving.settings import from_environment
+    from serving.settings import Settings
 
-    settings = from_environment(model=model)
+    # The other settings are the service's: a mistake in them is none here.
+    settings = Settings(model=os.environ.get("CATSDOGS_MODEL", "") if model is None else model)
+    found = [name for given in files for name in local.files(given)]
+    if not found:
+        raise click.UsageError("there are no files in these folders")
 
-    async def answer() -> bool:
+    async def classify() -> bool:
         failed = False
         async with local.lanes(settings) as lanes:
             assert lanes.model is not None
@@ -192,16 +197,16 @@ def predict(files: tuple[Path, ...], as_json: bool, model: str | None) -> None:
                 click.echo(f"{lanes.model.file} answers in place of {settings.model_path.name}: {reason}", err=True)
             if not as_json:
                 click.echo(f"{'verdict':<8} {'cats':>7} {'dogs':>7} {'familiar':>8}  file")
-            async for file, found in local.predict(lanes, files):
-                if isinstance(found, str):
+            async for file, answer in local.predict(lanes, found):
+                if isinstance(answer, str):
                     failed = True
-                    click.echo(f"{file}: {found}", err=True)
+                    click.echo(f"{file}: {answer}", err=True)
                 else:
-                    click.echo(msgspec.json.encode(found) if as_json else _line(found))
+                    click.echo(msgspec.json.encode(answer) if as_json else _line(answer))
         return failed
 
     try:
-        failed = asyncio.run(answer())
+        failed = asyncio.run(classify())
     except local.ModelError as error:
         raise click.UsageError(str(error)) from error
     if failed:

@@ -5,7 +5,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from serving import cli
+from serving import cli, local
 from tests.conftest import ROOT, blobs, encoded
 
 
@@ -19,6 +19,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "also good.png").write_bytes(encoded(blobs(2), "PNG"))
     (tmp_path / "broken.jpg").write_bytes(encoded(blobs(3), "JPEG")[:700])
     (tmp_path / "a folder").mkdir()
+    (tmp_path / ".hidden.jpg").write_bytes(b"")
     return tmp_path
 
 
@@ -39,14 +40,56 @@ def test_json_for_programs(folder: Path) -> None:
 
 
 def test_bad_files_are_named_the_others_answered_and_the_exit_code_says_so(folder: Path) -> None:
-    names = ["a folder", "good.jpg", "missing.jpg", "broken.jpg", "also good.png"]
+    names = ["good.jpg", "missing.jpg", "broken.jpg", "also good.png"]
     result = catsdogs("predict", "--json", *(str(folder / name) for name in names))
     assert result.exit_code == 1
     assert len(result.stdout.splitlines()) == 2
-    folder_line, missing_line, broken_line = result.stderr.splitlines()
-    assert folder_line.endswith("a folder: Is a directory")
+    missing_line, broken_line = result.stderr.splitlines()
     assert missing_line.endswith("missing.jpg: No such file or directory")
     assert broken_line.endswith("broken.jpg: the JPEG data is truncated or corrupt")
+
+
+def answered(result: Result) -> list[str]:
+    return [json.loads(line)["client_id"] for line in result.stdout.splitlines()]
+
+
+def test_a_folder_is_its_files_but_hidden_ones_and_a_pattern_what_it_matches(folder: Path) -> None:
+    (folder / "a folder" / "deep").mkdir()
+    deep = folder / "a folder" / "deep" / "photo[1].jpg"
+    deep.write_bytes(encoded(blobs(4), "JPEG"))
+    good = [str(folder / "also good.png"), str(folder / "good.jpg")]
+    assert list(local.files(str(folder))) == [str(deep), good[0], str(folder / "broken.jpg"), good[1]]
+    assert list(local.files(f"{folder}/*good.*")) == good
+    assert list(local.files(f"{folder}/**/photo*")) == [str(deep)]
+    assert list(local.files(f"{folder}/a f*")) == [str(deep)]
+    assert list(local.files(str(deep))) == [str(deep)]  # a file, though its name is a pattern too
+    assert list(local.files("-")) == ["-"]
+    result = catsdogs("predict", "--json", str(folder), f"{folder}/*.webp")
+    assert answered(result) == [str(deep), *good]
+    assert result.stderr.splitlines() == [
+        f"{folder}/broken.jpg: the JPEG data is truncated or corrupt",
+        f"{folder}/*.webp: No such file or directory",
+    ]
+
+
+def test_folders_without_files_are_a_mistake(folder: Path) -> None:
+    result = catsdogs("predict", str(folder / "a folder"))
+    assert result.exit_code == 2
+    assert "no files in these folders" in result.stderr
+
+
+def test_a_picture_may_come_on_stdin(folder: Path) -> None:
+    picture = (folder / "good.jpg").read_bytes()
+    result = CliRunner().invoke(cli.main, ["predict", "--json", "-"], input=picture)
+    assert answered(result) == ["-"]
+
+
+def test_a_mistake_in_the_service_s_settings_is_none_of_predict(folder: Path) -> None:
+    environment = {"CATSDOGS_PORT": "http", "CATSDOGS_API_KEYS": "", "CATSDOGS_MAX_PIXELS": "1"}
+    result = CliRunner().invoke(cli.main, ["predict", "--json", str(folder / "good.jpg")], env=environment)
+    assert result.exit_code == 0
+    other = CliRunner().invoke(cli.main, ["predict", "x.jpg"], env={"CATSDOGS_MODEL": str(folder / "good.jpg")})
+    assert "not a model" in other.stderr
 
 
 def test_a_model_that_must_not_answer(folder: Path) -> None:
