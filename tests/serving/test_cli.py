@@ -1,12 +1,16 @@
 import json
+import re
+import sys
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from serving import cli, local
+from serving import cli, extras, local
 from tests.conftest import ROOT, blobs, encoded
+
+PIP = Path(sys.executable).with_name("pip")
 
 
 def catsdogs(*arguments: str) -> Result:
@@ -112,6 +116,26 @@ def test_help_shows_every_command_with_examples() -> None:
     assert "catsdogs serve --host 0.0.0.0" in catsdogs("serve", "--help").stdout
 
 
+def test_help_groups_what_is_installed_and_names_the_extra_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ['absent>=1; extra == "train"', 'absent; extra == "score"', 'click>=8; extra == "ops"']
+    monkeypatch.setattr(extras, "requires", lambda _: needs)
+    monkeypatch.chdir(ROOT)
+    sections = catsdogs("--help").stdout.split("\n\n")
+    service, operation, absent = sections[-3:]
+    assert re.findall(r"^ {0,2}(\S+)", service, re.MULTILINE) == ["Service:", "serve", "predict", "key"]
+    assert re.findall(r"^ {0,2}(\S+)", operation, re.MULTILINE) == ["Operation:", "collect", "report"]
+    assert re.fullmatch(
+        r"Not installed:\s+fetch, audit, split, …\s[^…]+ install -e\s'\.\[train\]'\s+"
+        r"score, sort\s[^…]+ install -e\s'\.\[score\]'\s+",
+        absent,
+    )
+
+
+def test_without_a_checkout_the_hint_says_that_one_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "site-packages/serving/extras.py"))
+    assert extras.hint("ops").endswith("install '.[ops]', in a checkout")
+
+
 def test_an_unknown_command() -> None:
     result = catsdogs("meow")
     assert result.exit_code == 2
@@ -153,22 +177,29 @@ class Absent:
 @pytest.mark.parametrize(
     ("importer", "wants", "told"),
     [
-        ("training.train", "absent.nn", "needs absent, which comes with: pip install 'cats-dogs[train]'"),
-        ("sklearn.base", "absent", "scikit-learn lacks its module absent: pip install --force-reinstall scikit-learn"),
+        ("training.train", "absent.nn", f"needs absent, which comes with: {PIP} install -e '{ROOT}[train]'"),
+        (
+            "sklearn.base",
+            "absent",
+            f"scikit-learn lacks the module absent: {PIP} install --force-reinstall scikit-learn",
+        ),
+        ("training.train", "PIL.absent", f"pillow lacks the module PIL.absent: {PIP} install --force-reinstall pillow"),
+        ("lzma", "_absent", "this Python was built without its module _absent"),
         ("training.train", "training.gone", None),
     ],
 )
 def test_a_missing_module_is_named_with_the_pip_install_that_brings_it(
-    monkeypatch: pytest.MonkeyPatch, name: str, importer: str, wants: str, told: str | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, importer: str, wants: str, told: str | None
 ) -> None:
     found = {"catsdogs.commands.train": [Absent(name, importer, wants)]}
     assert found.keys() < cli.GROUPS.keys()
     monkeypatch.setattr(cli, "entry_points", lambda group: found.get(group, []))
+    monkeypatch.chdir(tmp_path)
     # A command that could not be loaded is there all the same, and takes options that nobody can know.
     arguments = [name, "--some", "option"] if name == "early" else [name]
     result = CliRunner().invoke(cli.Commands("catsdogs"), arguments)
     if told:
         assert result.exit_code == 2
-        assert told in result.stderr
+        assert told in result.stderr.replace("Pillow", "pillow")
     else:  # our own fault, which no extra mends
         assert isinstance(result.exception, ModuleNotFoundError)
