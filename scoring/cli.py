@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
+from shared.addresses import without_secrets
+
 if TYPE_CHECKING:
     from scoring.job import Summary
 
@@ -61,7 +63,7 @@ def score(source: str, out: str | None, form: Literal["csv", "json"] | None, exp
                 found = run.listed(source, destination, Path(scratch))
                 summary = asyncio.run(run.kept(settings, zygote, found, destination, explain))
         except (ScoreError, ModelError, OSError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(without_secrets(str(error))) from error
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
@@ -105,7 +107,7 @@ def sort(result: Path | None, folder: Path | None, link: bool, undo: Path | None
         assert folder is not None
         counts = sorting.sort(result, folder, link=link)
     except (ScoreError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(without_secrets(str(error))) from error
     for name, number in sorted(counts.items()):
         click.echo(f"{number:>12,}  {name}")
 

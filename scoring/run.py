@@ -85,8 +85,8 @@ async def kept(settings: Settings, zygote: Zygote, found: Manifest, destination:
             return summary
         if len(job.done()) < found.shards and not destination.keeps_the_first():
             _say(
-                f"{without_secrets(destination.address)} ignores If-None-Match: a shard that two workers are at is "
-                "written twice, with the same rows"
+                f"{destination.address} ignores If-None-Match: a shard that two workers are at is written twice, "
+                "with the same rows"
             )
         scorer = Scorer(lanes, source, settings.max_body_bytes, _flags(explain), job.commit)
         try:
@@ -161,4 +161,4 @@ async def _watched(scorer: Scorer, shards: Iterator[Shard]) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(without_secrets(text), file=sys.stderr, flush=True)

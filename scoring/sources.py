@@ -27,7 +27,6 @@ from pyarrow import parquet
 
 from scoring import stores
 from scoring.errors import ScoreError
-from shared.addresses import without_secrets
 
 TABLES: Final = (".csv", ".parquet")
 # What a column of addresses may be called, unless it is the only one.
@@ -104,7 +103,7 @@ def fetched(address: str) -> bytes:
     try:
         content = stores.bucket(store).get(key)
     except FileNotFoundError as error:
-        raise ScoreError(f"{without_secrets(address)}: no such object") from error
+        raise ScoreError(f"{address}: no such object") from error
     assert content is not None
     return content
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from scoring.errors import ScoreError
-from shared.addresses import without_secrets
 
 SCHEMES: Final = ("s3://", "gs://", "az://", "http://", "https://")
 # Slashes before a key: az://ACCOUNT/CONTAINER/KEY, s3://BUCKET/KEY.
@@ -55,7 +54,7 @@ class Bucket:
         try:
             self._store: Any = obstore.store.from_url(address, retry_config=_RETRY)
         except Exception as error:  # the classes of its builders have no common base
-            raise ScoreError(f"{without_secrets(address)}: {_line(error)}") from error
+            raise ScoreError(f"{address}: {_line(error)}") from error
 
     def listed(self, folder: str = "") -> Iterator[dict[str, Any]]:
         """What there is, in the store's order, some thousand at a time: ``path``, ``size``, ``e_tag``."""
@@ -106,7 +105,7 @@ class Bucket:
                 time.sleep(seconds)
             except self._obstore.exceptions.BaseError as error:
                 raise self._failed(key, error) from error
-        raise ScoreError(f"{without_secrets(self.address)}: {key} is refused as existing, and does not exist")
+        raise ScoreError(f"{self.address}: {key} is refused as existing, and does not exist")
 
     def keeps_the_first(self) -> bool:
         """Whether of those who create one object at the same time one alone succeeds: some stores let all of them."""
@@ -120,7 +119,7 @@ class Bucket:
     def _failed(self, key: str, error: Exception) -> Exception:
         if isinstance(error, FileNotFoundError):
             return error
-        return ScoreError(f"{without_secrets(self.address)}: {key}: {_line(error)}")
+        return ScoreError(f"{self.address}: {key}: {_line(error)}")
 
 
 @lru_cache(maxsize=64)
@@ -130,4 +129,4 @@ def bucket(address: str) -> Bucket:
 
 
 def _line(error: Exception) -> str:
-    return without_secrets(str(error).splitlines()[0])
+    return str(error).splitlines()[0]

@@ -12,6 +12,8 @@ from typing import Final, TypeVar
 
 import tqdm
 
+from shared.addresses import without_secrets
+
 T = TypeVar("T")
 
 RAW: Final = Path("data/raw")
@@ -36,7 +38,14 @@ IMBALANCE: Final = 10  # photos of one class for each of the other from which a 
 
 
 class StageError(Exception):
-    """A problem the user can fix; shown as one line with exit code 2, and no output is half-written."""
+    """A problem the user can fix; shown as one line with exit code 2, and no output is half-written.
+
+    Addresses in the message are shown without their secrets.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Keep the message."""
+        super().__init__(without_secrets(message))
 
 
 def imbalance(cats: int, dogs: int) -> str | None:

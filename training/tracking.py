@@ -75,7 +75,7 @@ def store() -> Iterator[mlflow.MlflowClient]:
 def _reason(error: Exception) -> str:
     """The error in a line; for "API request to … (Caused by …: [Errno 111] Connection refused"))" only its end."""
     line = (str(error) or type(error).__name__).splitlines()[0]
-    return without_secrets(line.rpartition(": ")[2].rstrip("\"')") if line.startswith("API request") else line)
+    return line.rpartition(": ")[2].rstrip("\"')") if line.startswith("API request") else line
 
 
 def _open(uri: str) -> None:

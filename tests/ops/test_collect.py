@@ -223,6 +223,14 @@ def test_a_service_that_answers_nothing_is_below_any_bar(tmp_path: Path) -> None
     assert "none of 2 photos was answered" in done.output
 
 
+def test_an_address_that_is_none_is_said_without_its_secrets(tmp_path: Path) -> None:
+    photos = draw_photos(tmp_path, 1)
+    done = CliRunner().invoke(command, [str(photos), "--url", "http://ann:s3cret/x@127.0.0.1:9"])
+    assert done.exit_code == 2
+    assert "http://***@127.0.0.1:9: not a URL" in done.output
+    assert "s3cret" not in done.output
+
+
 async def test_a_service_that_stays_busy_or_wants_a_key_ends_it_with_words(tmp_path: Path) -> None:
     for answer, words in (
         (BUSY, "overloaded, 8 times"),

@@ -229,6 +229,7 @@ def test_what_cannot_be_read_is_one_line_and_exit_2(tmp_path: Path) -> None:
         ([tmp_path, "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
         ([tmp_path, "--url", "nonsense"], "nonsense"),
         ([tmp_path, "--url", "http://ann:s3cret@127.0.0.1:9"], "http://***@127.0.0.1:9"),
+        ([tmp_path, "--url", "http://ann:s3cret/x@127.0.0.1:9"], "http://***@127.0.0.1:9: not a URL"),
         ([tmp_path, "--html", tmp_path / "bad.json" / "page.html"], "File exists"),
     ):
         done = CliRunner().invoke(command, [str(argument) for argument in arguments])

@@ -202,3 +202,11 @@ def test_what_cannot_be_done_is_said_in_a_line(pictures: Path, tmp_path: Path) -
     assert "not a model" in refused(pictures, "--out", tmp_path / "out", "--model", pictures / "a.jpg")
     (tmp_path / "empty").mkdir()
     assert "no pictures" in refused(tmp_path / "empty", "--out", tmp_path / "out")
+
+
+def test_a_secret_in_an_address_is_not_said(pictures: Path, tmp_path: Path) -> None:
+    address = "https://ann:s3cret@127.0.0.1:9/x?token=s3cret"
+    unknown = address.replace("https", "other")
+    for said in (refused(unknown, "--out", tmp_path / "out"), refused(pictures, "--out", address)):
+        assert "://***@127.0.0.1:9/x?***: " in said
+        assert "s3cret" not in said
