@@ -7,7 +7,7 @@ import { percent } from "./words.js";
 const VERDICTS = { cats: "It’s a cat", dogs: "It’s a dog", unsure: "I’m unsure" };
 const BECAUSE = {
   close_call: "It is too close between the two for me to say.",
-  unfamiliar: "It does not look like the cats and dogs I know.",
+  unfamiliar: "It does not look like a cat or dog I know.",
 };
 const OTHER = { cats: "dogs", dogs: "cats" };
 const ANIMAL = { cats: "a cat", dogs: "a dog" };
@@ -79,6 +79,8 @@ export class Card {
 
   #answer({ verdict, unsure_because: because, probabilities: { cats, dogs } }) {
     this.#show(verdict, VERDICTS[verdict], BECAUSE[because] ?? "");
+    // Which of the two it would be more likely says nothing where it looks like neither.
+    this.find(".likely").hidden = because === "unfamiliar";
     this.find(".bar .cats").style.width = `${cats * 100}%`;
     this.find(".bar .dogs").style.width = `${dogs * 100}%`;
     this.find(".bar").setAttribute("aria-label", `cat ${percent(cats)}, dog ${percent(dogs)}`);
