@@ -6,7 +6,6 @@ const FOR_GOOD = [400, 403, 404, 405, 413, 415, 421, 422]; // a retry would get 
 const PASSING = [0, 408, 429, 503]; // a retry may succeed
 const UNREACHABLE = "The service cannot be reached. Is it still running?";
 const IN_WORDS = {
-  unsupported_format: "This is not a picture I can read. JPEG, PNG, WebP, GIF, BMP and AVIF work.",
   undecodable_image: "This picture is damaged or incomplete.",
   image_too_large: "This picture has too many pixels.",
   too_costly: "This picture takes too long to read.",
@@ -92,5 +91,6 @@ async function ask(path, { signal, patience = PATIENCE, ...options } = {}) {
 }
 
 function refusal({ code, detail }, status, retryAfter) {
-  return new Refusal(IN_WORDS[code] ?? detail ?? `The service answered with error ${status}.`, status, retryAfter);
+  const said = detail ?? `the service answered with error ${status}`;
+  return new Refusal(IN_WORDS[code] ?? `${said[0].toUpperCase()}${said.slice(1)}.`, status, retryAfter);
 }

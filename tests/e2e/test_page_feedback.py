@@ -51,7 +51,7 @@ def test_of_an_unsure_one_both_animals_are_offered_and_nothing_was_right_or_wron
     expect(page.get_by_role("button", name="It’s a dog")).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#tally")).to_contain_text("1 unsure")
     expect(page.locator("#tally")).to_contain_text("1 cat")
-    expect(page.locator("#tally .checked")).to_be_hidden()
+    expect(page.locator("#tally .checked")).to_have_text("Say below what I got right.")
 
 
 def test_feedback_that_was_not_noted_says_so_and_can_be_given_again(page: Page) -> None:

@@ -33,7 +33,8 @@ COUNT = """() => {
     return ask(path, options);
   };
 }"""
-TALLY = "() => [...document.querySelectorAll('#tally li:not([hidden])')].map((entry) => parseInt(entry.textContent))"
+TALLY = """() => ["cats", "dogs", "unsure", "unreadable", "failed"]
+  .map((kind) => parseInt(document.querySelector(`#tally button[value=${kind}]`).textContent))"""
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +75,7 @@ def test_two_hundred_photos_are_answered_in_batches_and_their_progress_is_seen(
     page.set_input_files("#choose", pictures)
     expect(page.locator("#status")).to_have_text("All 200 photos done.")
     assert page.locator(".card").count() == 200
-    assert page.locator('.card[data-state="failed"]').count() == 1
+    assert page.locator('.card[data-state="unreadable"]').count() == 1
     assert page.evaluate(ALL_SETTLED)
     seen = page.evaluate("window.seen")
     assert len({value for value in seen if 0 < value < 200}) >= 10
@@ -166,10 +167,10 @@ def test_a_file_that_is_gone_is_refused_and_the_others_are_answered(
     page.route(BATCHES, come_back_later, times=1)
     page.set_input_files("#choose", [pictures[0], gone, pictures[1]])
     expect(page.locator("#status")).to_have_text("All 3 photos done.")
-    expect(page.locator('.card[data-state="failed"] .why')).to_have_text(
+    expect(page.locator('.card[data-state="unreadable"] .why')).to_have_text(
         "This file cannot be read. It may be a folder, or it has been moved."
     )
-    assert page.locator('.card[data-state="failed"]').count() == 1
+    assert page.locator('.card[data-state="unreadable"]').count() == 1
 
 
 def test_stopping_leaves_the_rest_to_be_asked_again(page: Page, pictures: list[Path]) -> None:
@@ -279,6 +280,6 @@ def test_a_service_killed_in_the_middle_loses_nothing(
     begin(port)
     again.click()
     expect(page.locator("#status")).to_have_text(f"All {lost} photos done.")
-    assert page.locator('.card[data-state="failed"]').count() == 1  # the one that is no picture
+    assert page.locator('.card[data-state="unreadable"]').count() == 1  # the one that is no picture
     assert sum(page.evaluate(TALLY)) == 200
     expect(again).to_be_hidden()
