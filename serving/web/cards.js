@@ -11,7 +11,7 @@ const BECAUSE = {
   unfamiliar: "It does not look like a cat or dog I know.",
 };
 const OTHER = { cats: "dogs", dogs: "cats" };
-const ANIMAL = { cats: "a cat", dogs: "a dog" };
+const SHOWN = { cats: "a cat", dogs: "a dog", neither: "neither", both: "both" };
 
 const SPOKEN = {
   canvas: "Red where it looks like a cat, blue where it looks like a dog",
@@ -30,7 +30,7 @@ const sight = new IntersectionObserver(
 
 export class Card {
   state = "waiting"; // then "cats", "dogs", "unsure", "unreadable", or "failed"
-  told = null; // what a person says it is: "cats" or "dogs"
+  told = null; // what a person says it shows: "cats", "dogs", "neither" or "both"
   outcome = null; // a prediction or a Refusal
   #inSight = false;
   #broken = false; // whether the browser cannot show the photo
@@ -118,9 +118,10 @@ export class Card {
     this.find(".shares .cats").textContent = `cat ${percent(cats)}`;
     this.find(".shares .dogs").textContent = `dog ${percent(dogs)}`;
     this.whyButton.hidden = false;
-    const labels = verdict === "unsure" ? ["cats", "dogs"] : [verdict, OTHER[verdict]];
-    const words = verdict === "unsure" ? Object.values(VERDICTS) : ["Right", "Wrong"];
-    this.find(".thanks").textContent = verdict === "unsure" ? "What is it?" : "Was I right?";
+    const unsure = verdict === "unsure";
+    const labels = [...(unsure ? ["cats", "dogs"] : [verdict, OTHER[verdict]]), "neither", "both"];
+    const words = [...(unsure ? [VERDICTS.cats, VERDICTS.dogs] : ["Right", "Wrong"]), "Neither", "Both"];
+    this.find(".thanks").textContent = unsure ? "What is it?" : "Was I right?";
     this.element.querySelectorAll(".feedback button").forEach((button, place) => {
       button.value = labels[place];
       button.textContent = words[place];
@@ -181,7 +182,7 @@ export class Card {
         one.setAttribute("aria-pressed", one.value === label);
       }
       const mine = this.state !== "unsure";
-      thanks.textContent = mine && !correct ? `Thank you. So it is ${ANIMAL[label]}.` : "Thank you.";
+      thanks.textContent = mine && !correct ? `Thank you. So it is ${SHOWN[label]}.` : "Thank you.";
       thanks.classList.remove("fault");
     } catch (refusal) {
       thanks.textContent = `Not noted. ${refusal.message}`;
