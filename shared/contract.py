@@ -14,6 +14,8 @@ SCHEMA: Final = 2
 CLASSES: Final = ("cats", "dogs")
 
 Label = Literal["cats", "dogs"]
+# What a picture shows, as a person tells it.
+Actual = Literal["cats", "dogs", "neither", "both"]
 Precision = Literal["fp32", "int8"]
 
 

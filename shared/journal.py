@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from shared.contract import Label
+from shared.contract import Actual, Label
 
 NAME: Final = re.compile(r"journal-(\d{6,})\.jsonl")
 
@@ -46,11 +46,11 @@ class PredictionLine(msgspec.Struct, frozen=True, kw_only=True, tag="prediction"
 
 
 class FeedbackLine(msgspec.Struct, frozen=True, kw_only=True, tag="feedback", tag_field="type"):
-    """The true label of a prediction's picture, as a client reported it."""
+    """What a prediction's picture shows, as a client reported it."""
 
     time: datetime
     id: str
-    label: Label
+    label: Actual
 
 
 class Unreadable(msgspec.Struct, frozen=True):

@@ -10,18 +10,18 @@ import contextlib
 from collections import OrderedDict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from serving.engine.wire import Answer
+from serving.engine.wire import Answer, Verdict
 from serving.errors import ProblemError
 from serving.messages import FeedbackRequest, FeedbackResponse, Prediction
 from serving.settings import Settings
 from serving.telemetry.journal import Journal
 from serving.telemetry.logs import SERVICE
 from shared import journal
-from shared.contract import Label
+from shared.contract import CLASSES, Actual, Label
 from shared.intervals import Interval, wilson
 from shared.journal import FeedbackLine, PredictionLine
 
@@ -50,53 +50,72 @@ def parse(body: bytes | bytearray) -> FeedbackRequest:
         raise ProblemError("malformed_request", f"invalid feedback: {error}") from error
 
 
+class Said(NamedTuple):
+    """What a prediction said: the likelier animal, and whether it was the answer or only the likelier one."""
+
+    label: Label
+    answered: bool
+
+
+# All predictions share these four, which saves megabytes.
+_SAID: Final = {said: said for said in [Said(label, answered) for label in CLASSES for answered in (True, False)]}
+
+
 class RecentPredictions:
-    """The labels of the last predictions by id, and whether the last feedbacks confirmed them.
+    """What the last predictions said by id, and whether the last feedbacks confirmed those that answered.
 
     There are two generations: when the young one is full, the old one is dropped as a whole, which costs nothing.
     """
 
     def __init__(self) -> None:
         """Make it empty."""
-        self._young: dict[str, Label] = {}
-        self._old: dict[str, Label] = {}
+        self._young: dict[str, Said] = {}
+        self._old: dict[str, Said] = {}
         self._right: OrderedDict[str, bool] = OrderedDict()
 
-    def predicted(self, key: str, label: Label) -> None:
+    def predicted(self, key: str, label: Label, verdict: Verdict) -> None:
         """Add a prediction."""
-        if len(self._young) >= REMEMBERED:
-            self._young, self._old = {}, self._young
-        self._young[key] = label
+        self._add(key, _SAID[Said(label, verdict != "unsure")])
 
     def label(self, key: str) -> Label | None:
         """The predicted label, None if it is not remembered."""
-        return self._young.get(key) or self._old.get(key)
+        said = self._said(key)
+        return said.label if said else None
 
-    def told(self, key: str, label: Label) -> None:
+    def told(self, key: str, label: Actual) -> None:
         """Add feedback; a second one on the same prediction replaces the first."""
-        predicted = self.label(key)
-        if predicted is not None:
-            self._tell(key, right=predicted == label)
+        said = self._said(key)
+        self._right.pop(key, None)
+        if said and said.answered and label in CLASSES:
+            self._tell(key, right=said.label == label)
 
     def accuracy(self) -> Interval | None:
-        """Share of right predictions among the last ``LIVE`` feedbacks, None before the first."""
+        """Share right of the last ``LIVE`` answers with feedback on one animal, None before the first."""
         return wilson(sum(self._right.values()), len(self._right)) if self._right else None
 
     @property
     def feedback(self) -> int:
-        """How many feedbacks the accuracy is computed from."""
+        """How many answers the accuracy is computed from."""
         return len(self._right)
 
     def follow(self, later: "RecentPredictions") -> None:
         """Add everything in ``later``, as newer."""
         for generation in (later._old, later._young):
-            for key, label in generation.items():
-                self.predicted(key, label)
+            for key, said in generation.items():
+                self._right.pop(key, None)
+                self._add(key, said)
         for key, right in later._right.items():
             self._tell(key, right=right)
 
+    def _said(self, key: str) -> Said | None:
+        return self._young.get(key) or self._old.get(key)
+
+    def _add(self, key: str, said: Said) -> None:
+        if len(self._young) >= REMEMBERED:
+            self._young, self._old = {}, self._young
+        self._young[key] = said
+
     def _tell(self, key: str, *, right: bool) -> None:
-        self._right.pop(key, None)
         self._right[key] = right
         if len(self._right) > LIVE:
             self._right.popitem(last=False)
@@ -135,7 +154,7 @@ class FeedbackStore:
             answer: the lane's answer that it was made from.
             queued: seconds in the queue.
         """
-        self._memory.predicted(message.id, message.predicted_label)
+        self._memory.predicted(message.id, message.predicted_label, message.verdict)
         if self._journal:
             line = PredictionLine(
                 time=datetime.now(UTC),
@@ -170,9 +189,8 @@ class FeedbackStore:
         self._memory.told(given.id, given.label)
         if self._journal:
             self._journal.append(FeedbackLine(time=datetime.now(UTC), id=given.id, label=given.label))
-        return FeedbackResponse(
-            id=given.id, label=given.label, predicted_label=predicted, correct=given.label == predicted
-        )
+        correct = given.label == predicted if given.label in CLASSES else None
+        return FeedbackResponse(id=given.id, label=given.label, predicted_label=predicted, correct=correct)
 
     def readings(self) -> dict[str, float]:
         """Values for the metrics; those without a value are left out."""
@@ -206,7 +224,7 @@ class FeedbackStore:
             if self._folder.exists():
                 for line in journal.recent(self._folder, READ_BACK_BYTES):
                     if isinstance(line, PredictionLine):
-                        memory.predicted(line.id, line.label)
+                        memory.predicted(line.id, line.label, line.verdict)
                     elif isinstance(line, FeedbackLine):
                         memory.told(line.id, line.label)
         except OSError as error:

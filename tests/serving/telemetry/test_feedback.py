@@ -16,9 +16,11 @@ from serving.telemetry.feedback import RecentPredictions
 from shared import journal
 from shared.drift import SIGNALS
 from shared.journal import FeedbackLine, PredictionLine, Unreadable
-from tests.conftest import blobs, encoded
+from tests.conftest import ROOT, blobs, encoded
 from tests.serving.conftest import PHOTO, Running, Start
 from tests.waiting import until
+
+CAT = (ROOT / "tests/cat.jpg").read_bytes()  # plainly a cat, so that the answer is not "unsure"
 
 
 def tell(server: Running, id_: str, label: str) -> httpx.Response:
@@ -102,7 +104,7 @@ def test_a_body_larger_than_feedback_needs_is_refused(server: Running) -> None:
 def test_feedback_is_counted_by_what_was_answered_and_live_accuracy_has_its_interval(start: Start) -> None:
     server = start()
     assert "catsdogs_live_accuracy 0" not in server.http.get("/metrics").text
-    predictions = [server.predict().json() for _ in range(4)]
+    predictions = [server.predict(CAT).json() for _ in range(4)]
     said = predictions[0]["predicted_label"]
     other = {"cats": "dogs", "dogs": "cats"}[said]
     for prediction, label in zip(predictions, (said, said, said, other), strict=True):
@@ -165,16 +167,14 @@ def test_neither_file_names_nor_ids_of_clients_get_into_the_journal(start: Start
 
 def test_feedback_is_about_the_service_s_id_whatever_ids_clients_send(start: Start, tmp_path: Path) -> None:
     server = start(journal=str(tmp_path))
-    other = encoded(blobs(2), "PNG")
-    ours = server.predict().json()
-    results = batch(server, "1", ours["id"]) + batch(server, "1", data=other)
+    ours = server.predict(CAT).json()
+    results = [*batch(server, "1", ours["id"], data=CAT), *batch(server, "1", data=encoded(blobs(2), "PNG"))]
     written(server, 4)
     for id_ in ("1", str(results[0]["client_id"])):
         assert tell(server, id_, "cats").json()["code"] == "unknown_prediction"
     for prediction in (ours, *results):
         answer = tell(server, str(prediction["id"]), "cats").json()
         assert answer["predicted_label"] == prediction["predicted_label"]
-    assert server.metric("catsdogs_live_feedback") == 4
     restarted = start(journal=str(tmp_path))
     assert tell(restarted, "1", "cats").json()["code"] == "unknown_prediction"
 
@@ -183,8 +183,8 @@ def test_a_restart_knows_what_came_before_and_counts_a_second_feedback_in_place_
     start: Start, tmp_path: Path
 ) -> None:
     first = start(journal=str(tmp_path))
-    ours = first.predict().json()
-    theirs = str(batch(first, "theirs")[0]["id"])
+    ours = first.predict(CAT).json()
+    theirs = str(batch(first, "theirs", data=CAT)[0]["id"])
     said = ours["predicted_label"]
     other = {"cats": "dogs", "dogs": "cats"}[said]
     tell(first, ours["id"], said)
@@ -298,7 +298,7 @@ def test_memory_is_bounded_and_keeps_the_latest(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(feedbacks, "LIVE", 10)
     memory = RecentPredictions()
     for number in range(1000):
-        memory.predicted(str(number), "cats")
+        memory.predicted(str(number), "cats", "cats")
     known = [number for number in range(1000) if memory.label(str(number))]
     assert known == list(range(1000 - len(known), 1000))
     assert 100 <= len(known) <= 200
@@ -316,16 +316,47 @@ def test_memory_is_bounded_and_keeps_the_latest(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_came_while_the_journal_was_read_is_later_than_what_was_in_it() -> None:
     before, later = RecentPredictions(), RecentPredictions()
-    before.predicted("a", "cats")
+    before.predicted("a", "cats", "cats")
     before.told("a", "dogs")
-    before.predicted("b", "cats")
-    later.predicted("b", "dogs")
+    before.predicted("b", "cats", "cats")
+    later.predicted("b", "dogs", "dogs")
     later.told("b", "dogs")
     before.follow(later)
     assert (before.label("a"), before.label("b")) == ("cats", "dogs")
     accuracy = before.accuracy()
     assert accuracy is not None
     assert accuracy.value == 0.5
+    withdrawn = RecentPredictions()
+    withdrawn.predicted("b", "dogs", "dogs")
+    withdrawn.told("b", "both")
+    before.follow(withdrawn)
+    assert before.feedback == 1
+
+
+def test_live_accuracy_is_of_answers_to_pictures_of_one_animal() -> None:
+    memory = RecentPredictions()
+    for key, verdict in (("answered", "cats"), ("unsure", "unsure"), ("changed", "cats")):
+        memory.predicted(key, "cats", verdict)  # type: ignore[arg-type]
+        memory.told(key, "cats")
+    assert memory.feedback == 2
+    memory.told("changed", "neither")
+    assert memory.feedback == 1
+    memory.told("changed", "dogs")
+    accuracy = memory.accuracy()
+    assert accuracy is not None
+    assert accuracy.value == 0.5
+
+
+def test_neither_and_both_are_counted_and_were_neither_right_nor_wrong(start: Start, tmp_path: Path) -> None:
+    server = start(journal=str(tmp_path))
+    for label in ("neither", "both"):
+        prediction = server.predict(CAT).json()
+        answer = tell(server, prediction["id"], label.upper()).json()
+        assert (answer["label"], answer["predicted_label"], answer["correct"]) == (label, "cats", None)
+        assert server.metric(f'catsdogs_feedback_total{{actual="{label}",predicted="cats"}}') == 1
+    assert server.metric("catsdogs_live_feedback") == 0
+    written(server, 4)
+    assert [line.label for line in noted(tmp_path) if isinstance(line, FeedbackLine)] == ["neither", "both"]
 
 
 def test_the_example_of_the_documentation_is_what_is_answered(server: Running) -> None:
