@@ -15,7 +15,6 @@ from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, proportional
 from serving.engine.supervisor import Lanes
 from serving.engine.wire import Answer, Batch, Body, Flags, Inference, Loaded, Outcome
 from serving.errors import ProblemError
-from serving.ids import Ids
 from serving.messages import Prediction
 from serving.model.manager import ModelManager
 from serving.settings import Settings
@@ -69,7 +68,9 @@ class Work:
         answer, queued = await self._answer(data, flags)
         metrics = self.service.metrics
         self._time_stages(queue=queued, decode=answer.decode, infer=answer.infer)
-        message = Prediction.of(answer, self.service.ids.new(), client_id, self.model.contract.version)
+        version = self.model.contract.version
+        id_ = self.service.ledger.ids.new(answer.label, answer.verdict, version)
+        message = Prediction.of(answer, id_, client_id, version)
         metrics.count_prediction(answer)
         self.service.ledger.record(message, answer, queued)
         return message
@@ -153,7 +154,6 @@ class Service:
         self.metrics = Metrics(self._readings)
         self.ledger = FeedbackStore(settings)
         self.budget = BodyBudget(settings.max_memory_bytes, settings.body_seconds, settings.deadline_seconds)
-        self.ids = Ids()
         self.engine = Engine(zygote or Zygote(), settings, limits, self.metrics.restarted)
         self.manager = ModelManager(
             self.engine, lambda: settings.model_path, lambda model: self.metrics.set_model(model.contract)

@@ -75,6 +75,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="SHA-256 digests of the API keys, from `catsdogs key`; unset for no keys, empty is refused.",
         ),
     ] = ""
+    id_key: Annotated[
+        str,
+        Meta(
+            min_length=16,
+            description="Secret that signs prediction ids: replicas that share it take feedback on each other's "
+            "answers, and across restarts. Unset for a random one; at least 16 characters.",
+        ),
+    ] = ""
     origins: Annotated[
         str,
         Meta(

@@ -1,7 +1,7 @@
 """Feedback: which prediction it is about, and the accuracy that follows from it.
 
-The last predictions are remembered in memory. If there is a journal, they are read back from it at start, so that a
-restart loses neither them nor the live accuracy.
+A prediction's id says what was answered, so no prediction is remembered. If there is a journal, the last feedback is
+read back from it at start, so that a restart does not lose the live accuracy.
 """
 
 import asyncio
@@ -16,23 +16,20 @@ import msgspec
 
 from serving.engine.wire import Answer
 from serving.errors import ProblemError
+from serving.ids import PredictionIds, recorded
 from serving.messages import FeedbackRequest, FeedbackResponse, Prediction
 from serving.settings import Settings
 from serving.telemetry.journal import Journal
 from serving.telemetry.logs import SERVICE
 from shared import journal
-from shared.contract import Label
 from shared.intervals import Interval, wilson
 from shared.journal import FeedbackLine, PredictionLine
 
 MAX_BYTES: Final = 65_536
-# Between this number and twice this number of the last predictions can get feedback: 12 MB, measured.
-REMEMBERED: Final = 50_000
 # How many of the last feedbacks the live accuracy is computed from.
 LIVE: Final = 1_000
-# Read back at start: about REMEMBERED lines of predictions, and as many bytes again for feedback.
+# Of the journal, read back at start for that.
 READ_BACK_BYTES: Final = 32_000_000
-READ_BACK_SECONDS: Final = 5.0
 
 
 def parse(body: bytes | bytearray) -> FeedbackRequest:
@@ -50,56 +47,33 @@ def parse(body: bytes | bytearray) -> FeedbackRequest:
         raise ProblemError("malformed_request", f"invalid feedback: {error}") from error
 
 
-class RecentPredictions:
-    """The labels of the last predictions by id, and whether the last feedbacks confirmed them.
-
-    There are two generations: when the young one is full, the old one is dropped as a whole, which costs nothing.
-    """
+class LiveAccuracy:
+    """Whether the last ``LIVE`` feedbacks confirmed their predictions."""
 
     def __init__(self) -> None:
         """Make it empty."""
-        self._young: dict[str, Label] = {}
-        self._old: dict[str, Label] = {}
         self._right: OrderedDict[str, bool] = OrderedDict()
 
-    def predicted(self, key: str, label: Label) -> None:
-        """Add a prediction."""
-        if len(self._young) >= REMEMBERED:
-            self._young, self._old = {}, self._young
-        self._young[key] = label
-
-    def label(self, key: str) -> Label | None:
-        """The predicted label, None if it is not remembered."""
-        return self._young.get(key) or self._old.get(key)
-
-    def told(self, key: str, label: Label) -> None:
+    def tell(self, id_: str, *, right: bool) -> None:
         """Add feedback; a second one on the same prediction replaces the first."""
-        predicted = self.label(key)
-        if predicted is not None:
-            self._tell(key, right=predicted == label)
+        self._right.pop(id_, None)
+        self._right[id_] = right
+        if len(self._right) > LIVE:
+            self._right.popitem(last=False)
 
-    def accuracy(self) -> Interval | None:
-        """Share of right predictions among the last ``LIVE`` feedbacks, None before the first."""
+    def share(self) -> Interval | None:
+        """Share of right predictions, None before the first feedback."""
         return wilson(sum(self._right.values()), len(self._right)) if self._right else None
 
     @property
     def feedback(self) -> int:
-        """How many feedbacks the accuracy is computed from."""
+        """How many feedbacks the share is computed from."""
         return len(self._right)
 
-    def follow(self, later: "RecentPredictions") -> None:
+    def follow(self, later: "LiveAccuracy") -> None:
         """Add everything in ``later``, as newer."""
-        for generation in (later._old, later._young):
-            for key, label in generation.items():
-                self.predicted(key, label)
-        for key, right in later._right.items():
-            self._tell(key, right=right)
-
-    def _tell(self, key: str, *, right: bool) -> None:
-        self._right.pop(key, None)
-        self._right[key] = right
-        if len(self._right) > LIVE:
-            self._right.popitem(last=False)
+        for id_, right in later._right.items():
+            self.tell(id_, right=right)
 
 
 class FeedbackStore:
@@ -107,14 +81,12 @@ class FeedbackStore:
 
     def __init__(self, settings: Settings) -> None:
         """Make it; nothing runs yet."""
-        self._memory = RecentPredictions()
-        self._read_back = asyncio.Event()
+        self.ids = PredictionIds(settings.id_key)
+        self._live = LiveAccuracy()
         self._journal: Journal | None = None
         if settings.journal:
             self._folder = Path(settings.journal).expanduser()
             self._journal = Journal(self._folder, settings.journal_file_bytes, settings.journal_files, self._remember)
-        else:
-            self._read_back.set()
 
     def start(self) -> None:
         """Start the journal's writer, if there is one; it reads the journal back in its thread."""
@@ -135,7 +107,6 @@ class FeedbackStore:
             answer: the lane's answer that it was made from.
             queued: seconds in the queue.
         """
-        self._memory.predicted(message.id, message.predicted_label)
         if self._journal:
             line = PredictionLine(
                 time=datetime.now(UTC),
@@ -155,29 +126,25 @@ class FeedbackStore:
             )
             self._journal.append(line)
 
-    async def feedback(self, given: FeedbackRequest) -> FeedbackResponse:
+    def feedback(self, given: FeedbackRequest) -> FeedbackResponse:
         """Record what a picture showed; a second feedback on one prediction replaces the first in the accuracy.
 
         Raises:
-            ProblemError: ``unknown_prediction``; ``not_ready`` if reading the journal back takes too long.
+            ProblemError: ``unknown_prediction``.
         """
-        predicted = self._memory.label(given.id)
-        if predicted is None and not self._read_back.is_set():
-            await self._be_read_back()
-            predicted = self._memory.label(given.id)
+        predicted = self.ids.read(given.id)
         if predicted is None:
-            raise ProblemError("unknown_prediction", "no prediction with this id is remembered")
-        self._memory.told(given.id, given.label)
+            raise ProblemError("unknown_prediction", "no prediction of this service has this id")
+        correct = given.label == predicted.label
+        self._live.tell(given.id, right=correct)
         if self._journal:
             self._journal.append(FeedbackLine(time=datetime.now(UTC), id=given.id, label=given.label))
-        return FeedbackResponse(
-            id=given.id, label=given.label, predicted_label=predicted, correct=given.label == predicted
-        )
+        return FeedbackResponse(id=given.id, label=given.label, predicted_label=predicted.label, correct=correct)
 
     def readings(self) -> dict[str, float]:
         """Values for the metrics; those without a value are left out."""
-        readings: dict[str, float] = {"live_feedback": self._memory.feedback}
-        if accuracy := self._memory.accuracy():
+        readings: dict[str, float] = {"live_feedback": self._live.feedback}
+        if accuracy := self._live.share():
             readings |= {
                 "live_accuracy": accuracy.value,
                 "live_accuracy_low": accuracy.low,
@@ -192,30 +159,20 @@ class FeedbackStore:
             }
         return readings
 
-    async def _be_read_back(self) -> None:
-        try:
-            async with asyncio.timeout(READ_BACK_SECONDS):
-                await self._read_back.wait()
-        except TimeoutError as error:
-            raise ProblemError("not_ready", "the journal is still being read back", retry_after=5) from error
-
     def _remember(self) -> None:
         """Read the end of the journal back; runs in the writer's thread."""
-        memory = RecentPredictions()
+        live = LiveAccuracy()
         try:
             if self._folder.exists():
                 for line in journal.recent(self._folder, READ_BACK_BYTES):
-                    if isinstance(line, PredictionLine):
-                        memory.predicted(line.id, line.label)
-                    elif isinstance(line, FeedbackLine):
-                        memory.told(line.id, line.label)
+                    if isinstance(line, FeedbackLine) and (predicted := recorded(line.id)):
+                        live.tell(line.id, right=line.label == predicted.label)
         except OSError as error:
             SERVICE.warning("the journal cannot be read back", extra={"fields": {"reason": error.strerror}})
         # The service may have stopped meanwhile, and closed the loop.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._remembered, memory)
+            self._loop.call_soon_threadsafe(self._remembered, live)
 
-    def _remembered(self, memory: RecentPredictions) -> None:
-        memory.follow(self._memory)
-        self._memory = memory
-        self._read_back.set()
+    def _remembered(self, live: LiveAccuracy) -> None:
+        live.follow(self._live)
+        self._live = live
