@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS: Final = 1.0
 # Reading the memory of a process takes a millisecond.
 BEATS_TO_MEMORY: Final = 5
+BEATS_TO_TIDY: Final = 60
 # How long the port stays closed while the first model loads; then /health answers, with or without a model.
 DOOR_SECONDS: Final = 3.0
 
@@ -65,7 +66,7 @@ class Work:
         Raises:
             ProblemError: the picture is refused or could not be answered.
         """
-        answer, queued = await self._answer(data, flags)
+        answer, queued = await self._answer(data, flags | Flags.KEEP if self.service.ledger.samples else flags)
         metrics = self.service.metrics
         self._time_stages(queue=queued, decode=answer.decode, infer=answer.infer)
         version = self.model.contract.version
@@ -274,6 +275,8 @@ class Service:
                     self._memory = await asyncio.to_thread(proportional_memory, pids)
                 if self._memory_limit and (resident_memory() or 0) > EASE_ABOVE * self._memory_limit:
                     await asyncio.to_thread(trim)
+                if self.ledger.samples and beat % BEATS_TO_TIDY == 0:
+                    self.ledger.samples.tidy()
                 await self.manager.heal()
                 if self.settings.watch_seconds and beat % beats_to_watch == 0:
                     await self.manager.watch()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -15,6 +16,8 @@ SHIPPED_MODEL: Final = Path(__file__).parent / "models" / "cats-dogs.fp32.onnx"
 # The same network in int8, served if the file exists; `serving.model.session` falls back to the other.
 SHIPPED_INT8: Final = SHIPPED_MODEL.with_name("cats-dogs.int8.onnx")
 MEGABYTE: Final = 1_000_000
+# Of addresses of object stores, which `CATSDOGS_SAMPLES` may be.
+SCHEMES: Final = ("s3://", "gs://", "az://")
 
 
 class SettingsError(ValueError):
@@ -107,6 +110,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         64 * MEGABYTE
     )
     journal_files: Annotated[int, Meta(ge=0, description="Files of the journal to keep, the newest; 0 for all.")] = 0
+    samples: Annotated[
+        str, Meta(description="Folder or `s3://BUCKET/KEY` of pictures kept to be learned from; empty to keep none.")
+    ] = ""
+    sample: Annotated[
+        str,
+        Meta(
+            pattern=r"^((unsure|disputed|random:(1|0?\.\d+))(,(?!$)|$))+$",
+            description="Which are kept: `unsure` ones, `disputed` by feedback within ten minutes, a `random:SHARE`.",
+        ),
+    ] = "unsure,disputed,random:0.01"
+    samples_count: Annotated[int, Meta(ge=1, description="Most samples to keep, the newest.")] = 10_000
+    samples_bytes: Annotated[int, Meta(ge=1, description="Most bytes of samples.")] = 1_000 * MEGABYTE
+    samples_days: Annotated[float, Meta(gt=0, description="Days after which a sample is deleted.")] = 30.0
     watch_seconds: Annotated[
         float, Meta(ge=0, description="How often to look for a new model file and load it; 0 to load only on SIGHUP.")
     ] = 0.0
@@ -135,7 +151,7 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
     }
     values |= {name: value for name, value in overrides.items() if value is not None}
     try:
-        return msgspec.convert(values, Settings, strict=False)
+        settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         # msgspec says "Expected `int` … - at `$.port`"; people know the setting by the variable's name.
         reason, _, place = str(error).partition(" - at `$.")
@@ -149,4 +165,11 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
                 f"{values['origins']!r}: expected origins such as https://app.example or http://localhost:3000, "
                 "without a path and with commas between, or * alone for every page"
             )
+        elif place == "sample`":
+            reason = f"{values['sample']!r}: expected unsure, disputed and random:0.01, or some, with commas between"
         raise SettingsError(f"{PREFIX}{place.rstrip('`').upper()}: {reason}") from error
+    if settings.samples.startswith(SCHEMES) and find_spec("obstore") is None:
+        raise SettingsError(
+            f"{PREFIX}SAMPLES: a bucket needs obstore, which comes with: pip install 'cats-dogs[samples]'"
+        )
+    return settings

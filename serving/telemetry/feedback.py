@@ -21,6 +21,7 @@ from serving.messages import FeedbackRequest, FeedbackResponse, Prediction
 from serving.settings import Settings
 from serving.telemetry.journal import Journal
 from serving.telemetry.logs import SERVICE
+from serving.telemetry.samples import Samples
 from shared import journal
 from shared.intervals import Interval, wilson
 from shared.journal import FeedbackLine, PredictionLine
@@ -83,21 +84,25 @@ class FeedbackStore:
         """Make it; nothing runs yet."""
         self.ids = PredictionIds(settings.id_key)
         self._live = LiveAccuracy()
+        self.samples = Samples(settings) if settings.samples else None
         self._journal: Journal | None = None
         if settings.journal:
             self._folder = Path(settings.journal).expanduser()
             self._journal = Journal(self._folder, settings.journal_file_bytes, settings.journal_files, self._remember)
 
     def start(self) -> None:
-        """Start the journal's writer, if there is one; it reads the journal back in its thread."""
+        """Start the writers; the journal's reads the journal back in its thread."""
         self._loop = asyncio.get_running_loop()
         if self._journal:
             self._journal.start()
+        if self.samples:
+            self.samples.start()
 
     async def close(self) -> None:
-        """Write the waiting lines to disk."""
-        if self._journal:
-            await asyncio.to_thread(self._journal.close)
+        """Write to disk what waits."""
+        for writer in (self._journal, self.samples):
+            if writer:
+                await asyncio.to_thread(writer.close)
 
     def record(self, message: Prediction, answer: Answer, queued: float) -> None:
         """Record one prediction.
@@ -107,7 +112,7 @@ class FeedbackStore:
             answer: the lane's answer that it was made from.
             queued: seconds in the queue.
         """
-        if self._journal:
+        if self._journal or self.samples:
             line = PredictionLine(
                 time=datetime.now(UTC),
                 id=message.id,
@@ -124,7 +129,10 @@ class FeedbackStore:
                 infer_ms=round(answer.infer * 1000, 3),
                 again=answer.again,
             )
-            self._journal.append(line)
+            if self._journal:
+                self._journal.append(line)
+            if self.samples and answer.pixels:
+                self.samples.predicted(line, answer.pixels)
 
     def feedback(self, given: FeedbackRequest) -> FeedbackResponse:
         """Record what a picture showed; a second feedback on one prediction replaces the first in the accuracy.
@@ -137,6 +145,8 @@ class FeedbackStore:
             raise ProblemError("unknown_prediction", "no prediction of this service has this id")
         correct = given.label == predicted.label
         self._live.tell(given.id, right=correct)
+        if self.samples:
+            self.samples.told(given.id, given.label, right=correct)
         if self._journal:
             self._journal.append(FeedbackLine(time=datetime.now(UTC), id=given.id, label=given.label))
         return FeedbackResponse(id=given.id, label=given.label, predicted_label=predicted.label, correct=correct)
@@ -156,6 +166,14 @@ class FeedbackStore:
                 "journal_dropped_total": self._journal.dropped,
                 "journal_failing": float(self._journal.failures > 0),
                 "journal_skipped_total": self._journal.skipped,
+            }
+        if self.samples:
+            readings |= {
+                "samples_written_total": self.samples.written,
+                "samples_dropped_total": self.samples.dropped,
+                "samples_failing": float(self.samples.failures > 0),
+                "samples_stored": self.samples.stored,
+                "samples_stored_bytes": self.samples.stored_bytes,
             }
         return readings
 
