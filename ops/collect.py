@@ -205,7 +205,7 @@ def summary_lines(found: Outcome) -> Iterator[str]:
     if found.refused:
         yield f"refused         {found.refused:,}"
     if found.untold:
-        yield f"feedback        not accepted for {found.untold:,}: several replicas, or a restart?"
+        yield f"feedback        not accepted for {found.untold:,}: replicas without one CATSDOGS_ID_KEY, or a restart?"
 
 
 def write_collected(rows: Sequence[CollectedPhoto], path: Path) -> None:

@@ -2,7 +2,8 @@
 
     catsdogs report journal/ --url http://localhost:8000 --html report.html
 
-Feedback belongs to the last prediction before it with its id; of several for one prediction the last counts.
+Feedback belongs to the last prediction before it with its id, or if there is none to the one after it, which another
+replica wrote; of several for one prediction the last counts.
 """
 
 from collections import Counter
@@ -132,6 +133,7 @@ def read(files: Iterable[Path]) -> JournalContent:
     """
     content = JournalContent()
     latest: dict[str, int] = {}
+    early: dict[str, list[Actual]] = {}
     for line in journal.read(files):
         match line:
             case PredictionLine():
@@ -142,9 +144,14 @@ def read(files: Iterable[Path]) -> JournalContent:
                 if line.id in latest:
                     content.truth[latest[line.id]] = line.label
                 else:
-                    content.orphans += 1
+                    early.setdefault(line.id, []).append(line.label)
             case Unreadable():
                 content.unreadable += 1
+    for id_, labels in early.items():
+        if id_ in latest:
+            content.truth.setdefault(latest[id_], labels[-1])
+        else:
+            content.orphans += len(labels)
     return content
 
 

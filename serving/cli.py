@@ -77,7 +77,8 @@ def _find(name: str) -> tuple[EntryPoint, str] | None:
 
 def _entries(group: str) -> list[EntryPoint]:
     pipeline = ["fetch", "audit", "split", "prepare", "suspects", "train", "export", "quantize", "evaluate"]
-    order = [*pipeline, "promote", "rollback", "restore", "serve", "predict", "score", "sort", "collect", "report"]
+    service = ["serve", "predict", "forget", "score", "sort", "collect", "report"]
+    order = [*pipeline, "promote", "rollback", "restore", *service]
     # Two installations of the package on one path (an editable one in a checkout) list each command twice.
     unique = {entry.name: entry for entry in entry_points(group=group)}
     return sorted(unique.values(), key=lambda entry: order.index(entry.name) if entry.name in order else len(order))
@@ -168,6 +169,40 @@ def key() -> None:
     click.echo(f"  CATSDOGS_API_KEYS={digest} catsdogs serve\n")
     click.echo("and the key to a client; in a browser it is the password, with any user name:")
     click.echo(f'  curl -H "Authorization: Bearer {made}" -F file=@photo.jpg localhost:8000/predict')
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--samples", help="Folder or bucket of samples.  [CATSDOGS_SAMPLES]")
+def forget(ids: tuple[str, ...], samples: str | None) -> None:
+    """Delete the samples of predictions for good, by the predictions' ids.
+
+    A tombstone stays, so that a picture that is on its way is not kept, and no later data set takes one that was
+    copied. It does not reach what is older: data sets and DVC's cache that already have the picture, and the weights of
+    models that were trained with it. Remove it there yourself, and train again.
+
+    \b
+    catsdogs forget --samples samples 6a1b…
+    """
+    from serving.ids import FORM
+    from serving.settings import SettingsError, from_environment
+    from serving.telemetry.samples import forget
+
+    try:
+        settings = from_environment(samples=samples)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
+    if not settings.samples:
+        raise click.UsageError("name the samples: --samples, or CATSDOGS_SAMPLES")
+    if wrong := [id_ for id_ in ids if not FORM.fullmatch(id_)]:
+        raise click.UsageError(f"not the id of a prediction: {', '.join(wrong)}")
+    try:
+        for id_ in ids:
+            there = forget(settings.samples, id_)
+            click.echo(f"{id_}  {'deleted' if there else 'there was no sample'}; a tombstone keeps it out from now on")
+    except OSError as error:
+        raise click.ClickException(f"{settings.samples}: {error.strerror or error}") from error
+    click.echo("Not reached: data sets and DVC's cache that have the picture already, and models trained with it.")
 
 
 @click.command()

@@ -3,12 +3,14 @@
 import difflib
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, inspect
 
+from serving import extras
 from shared.addresses import without_secrets
 from shared.spec import MAX_PIXELS
 
@@ -24,6 +26,8 @@ DAY: Final = 24 * HOUR
 OTHERS: Final = frozenset(
     ("ALERTMANAGER", "CANDIDATE", "CANDIDATE_PORT", "IMAGE", "IMAGE_BEFORE", "IMAGE_REPORT", "KEY", "PROMETHEUS")
 )
+# Of addresses of object stores, which `CATSDOGS_SAMPLES` may be.
+SCHEMES: Final = ("s3://", "gs://", "az://")
 
 
 class SettingsError(ValueError):
@@ -96,6 +100,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             },
         ),
     ] = ""
+    id_key: Annotated[
+        str,
+        Meta(
+            min_length=16,
+            extra={"allowed": "secrets of at least 16 characters; unset it for a random one"},
+            description="Secret that signs prediction ids: replicas that share it take feedback on each other's "
+            "answers, and across restarts. Unset for a random one; at least 16 characters.",
+        ),
+    ] = ""
     origins: Annotated[
         str,
         Meta(
@@ -125,6 +138,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         64 * MEGABYTE
     )
     journal_files: Annotated[int, Meta(ge=0, description="Files of the journal to keep, the newest; 0 for all.")] = 0
+    samples: Annotated[
+        str, Meta(description="Folder or `s3://BUCKET/KEY` of pictures kept to be learned from; empty to keep none.")
+    ] = ""
+    sample: Annotated[
+        str,
+        Meta(
+            pattern=r"^((unsure|disputed|random:(1|0?\.\d+))(,(?!$)|$))+$",
+            extra={"allowed": "unsure, disputed and random:SHARE, such as random:0.01, or some, with commas between"},
+            description="Which are kept: `unsure` ones, `disputed` by feedback within ten minutes, a `random:SHARE`.",
+        ),
+    ] = "unsure,disputed,random:0.01"
+    samples_count: Annotated[int, Meta(ge=1, description="Most samples to keep, the newest.")] = 10_000
+    samples_bytes: Annotated[int, Meta(ge=1, description="Most bytes of samples.")] = 1_000 * MEGABYTE
+    samples_days: Annotated[float, Meta(gt=0, description="Days after which a sample is deleted.")] = 30.0
     watch_seconds: Annotated[
         float,
         Meta(ge=0, le=DAY, description="How often to look for a new model file and load it; 0 to load only on SIGHUP."),
@@ -156,13 +183,16 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
     if "log_level" in values:
         values["log_level"] = str(values["log_level"]).lower()
     try:
-        return msgspec.convert(values, Settings, strict=False)
+        settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         # msgspec says "Expected `int` … - at `$.port`"; people know the setting by the variable's name.
         name = str(error).rpartition("`$.")[2].rstrip("`")
         # Who sets a key in place of its digest should not find it in the log.
-        said = "invalid" if name == "api_keys" else repr(without_secrets(str(values[name])))
+        said = "invalid" if name in ("api_keys", "id_key") else repr(without_secrets(str(values[name])))
         raise SettingsError(f"{PREFIX}{name.upper()} is {said}; allowed are {_allowed(name)}") from error
+    if settings.samples.startswith(SCHEMES) and find_spec("obstore") is None:
+        raise SettingsError(f"{PREFIX}SAMPLES: a bucket needs obstore: {extras.hint('samples')}")
+    return settings
 
 
 def unknown(environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -1,8 +1,9 @@
 """The journal's lines: what a service records of each prediction and each feedback, one JSON object a line.
 
 It never has pixels, file names, addresses or ids of clients. A journal is a folder of files ``journal-000001.jsonl``,
-``journal-000002.jsonl`` and so on; within a file, and from one file to the next, a feedback comes after its
-prediction. Nothing depends on the times in the lines, because a clock may jump.
+``journal-000002.jsonl`` and so on; what one service wrote of a prediction comes before its own feedback. Where several
+share a folder, feedback may lie in an earlier file than its prediction. Nothing depends on the times in the lines,
+because a clock may jump.
 """
 
 import re

@@ -19,7 +19,7 @@ ALLOWED = {
     "serving/http": {"httptools", "msgspec", "python_multipart", "starlette", "uvicorn"},
     "serving/engine": {"shared", "msgspec", "numpy"},
     "serving/model": {"shared", "numpy", "onnxruntime", "PIL"},
-    "serving/telemetry": {"shared", "aioprometheus", "msgspec", "starlette"},
+    "serving/telemetry": {"shared", "aioprometheus", "msgspec", "obstore", "starlette"},
     "scoring": {"shared", "serving", "click", "msgspec", "numpy", "obstore", "pyarrow"},
     "ops": {"shared", "click", "httpx", "jinja2", "matplotlib", "msgspec", "numpy", "PIL"},
 }  # fmt: skip

@@ -20,6 +20,7 @@ def classify(
     limits: Limits,
     flags: Flags = PLAIN,
     opened: Callable[[int], object] = lambda _: None,
+    keep: Callable[[Pixels], object] = lambda _: None,
 ) -> Answer:
     """Look at one picture, decoded first if it is a file, and again if need be.
 
@@ -27,8 +28,9 @@ def classify(
         model: the model.
         source: the picture file; or its pixels, uint8 [224, 224, 3].
         limits: what decoding it may cost.
-        flags: ``EXPLAIN``, ``DRAW`` and ``ALONE``.
+        flags: ``EXPLAIN``, ``DRAW``, ``ALONE`` and ``KEEP``.
         opened: see :func:`shared.pixels.decode`.
+        keep: called with what the network saw, if ``KEEP`` is among the flags.
 
     Raises:
         RefusedImageError: the file is not a picture that can be decoded within ``limits``.
@@ -39,6 +41,8 @@ def classify(
     decoded = time.perf_counter()
     outputs, picture, again = model.look(photo, alone=Flags.ALONE in flags)
     inferred = time.perf_counter()
+    if Flags.KEEP in flags:
+        keep(picture)
     cats, dogs = map(_plain, outputs.probabilities[0])
     familiarity = _plain(outputs.familiarity[0])
     verdict = model.contract.judge(outputs.probabilities[0].tolist(), float(outputs.familiarity[0]))

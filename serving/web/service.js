@@ -16,7 +16,7 @@ const IN_WORDS = {
   draining: "The service is restarting.",
   not_ready: "The service is still getting ready.",
   slow_request: "The upload took too long.",
-  unknown_prediction: "The service no longer remembers this photo.",
+  unknown_prediction: "This service did not answer for this photo.",
 };
 
 /** A request without a result: `message` is for people. Status 0 means that no answer arrived. */

@@ -94,6 +94,12 @@ COMMANDS: Final = {
     "CATSDOGS_JOURNAL=journal make serve": Run(
         "catsdogs serve", "CATSDOGS_JOURNAL=journal make --dry-run serve", "tests/e2e/test_process.py"
     ),
+    "CATSDOGS_SAMPLES=samples make serve": Run(
+        "catsdogs serve", "CATSDOGS_SAMPLES=samples make --dry-run serve", "tests/serving/telemetry/test_samples.py"
+    ),
+    ".venv/bin/catsdogs forget --samples samples 6a6a0f8c9d1e2f3a4b5c6d7e8f9001020304050607080900010203": Run(
+        "there was no sample"
+    ),
     "CATSDOGS_PORT=9000 CATSDOGS_LOG_LEVEL=warning make serve": Run(
         "catsdogs serve",
         "CATSDOGS_PORT=9000 CATSDOGS_LOG_LEVEL=warning make --dry-run serve",

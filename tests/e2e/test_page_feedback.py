@@ -81,7 +81,7 @@ def test_feedback_that_was_not_noted_says_so_and_can_be_given_again(page: Page) 
 
     page.route("**/feedback", with_an_id_unknown)
     right.click()
-    expect(page.locator(".thanks")).to_have_text("Not noted. The service no longer remembers this photo.")
+    expect(page.locator(".thanks")).to_have_text("Not noted. This service did not answer for this photo.")
     page.unroute("**/feedback")
     right.click()
     expect(page.locator(".thanks")).to_have_text("Thank you.")

@@ -170,6 +170,15 @@ def test_the_last_feedback_counts_and_belongs_to_the_prediction_before_it(tmp_pa
     assert "feedback without its prediction in these files: 1" in run(path)
 
 
+def test_feedback_that_another_replica_took_is_matched_though_its_file_comes_first(tmp_path: Path) -> None:
+    write(tmp_path / journal.name(1), feedback("a", label="dogs"), feedback("a", label="cats"), feedback("b"))
+    write(tmp_path / journal.name(2), prediction("a"), prediction("b"), feedback("b", label="dogs"))
+    made = make_report([tmp_path], None)
+    assert made.quality is not None
+    assert made.quality.confusion == ((1, 0), (1, 0))
+    assert made.orphans == 0
+
+
 def test_drift_is_of_the_model_that_serves_and_sees_what_has_changed(folder: Path) -> None:
     same = make_report([folder], served()).drift
     assert same is not None

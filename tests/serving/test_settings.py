@@ -88,6 +88,31 @@ def test_every_variable_of_this_project_is_a_setting_or_known_to_be_none() -> No
     assert unknown(dict.fromkeys(named, "")) == []
 
 
+@pytest.mark.parametrize("value", ["unsure", "disputed,unsure", "random:1", "random:.5,disputed", "random:0.001"])
+def test_what_is_kept_may_be_any_of_three(value: str) -> None:
+    assert from_environment({PREFIX + "SAMPLE": value}).sample == value
+
+
+@pytest.mark.parametrize("value", ["", "sure", "unsure,", "unsure disputed", "random", "random:2", "random:-1"])
+def test_what_is_kept_must_be_named_right(value: str) -> None:
+    with pytest.raises(SettingsError, match=r"^CATSDOGS_SAMPLE: .*random:0\.01"):
+        from_environment({PREFIX + "SAMPLE": value})
+
+
+def test_samples_in_a_bucket_need_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "find_spec", lambda _: None)
+    assert from_environment({PREFIX + "SAMPLES": "samples"}).samples == "samples"
+    with pytest.raises(SettingsError, match=r"cats-dogs\[samples\]"):
+        from_environment({PREFIX + "SAMPLES": "s3://bucket/samples"})
+
+
+def test_a_key_that_can_be_guessed_is_refused_and_not_repeated() -> None:
+    for key in ("", "short"):
+        with pytest.raises(SettingsError, match=r"^CATSDOGS_ID_KEY: ") as refused:
+            from_environment({PREFIX + "ID_KEY": key})
+        assert "short" not in str(refused.value)
+
+
 def test_the_page_of_settings_has_each_of_them_its_default_and_no_other() -> None:
     page = (ROOT / "docs/settings.md").read_text()
     rows = set()

@@ -30,6 +30,7 @@ from serving.engine.wire import (
     Start,
 )
 from serving.settings import SHIPPED_INT8
+from shared.pixels import pixels
 from tests.conftest import blobs, encoded, measured
 from tests.fuzz.bombs import arithmetic_scans
 
@@ -98,6 +99,16 @@ def test_evidence_and_drawing_come_when_they_are_asked_for(lane: Single) -> None
     assert [len(row) for row in explained.evidence] == [7] * 7
     assert drawn.png is not None
     assert Image.open(io.BytesIO(drawn.png)).size == (448, 336)
+
+
+@pytest.mark.parametrize("data", [PHOTO, bytes(range(256)) * 588], ids=["file", "pixels"])
+def test_what_the_network_saw_is_left_in_the_shared_memory_if_it_is_asked_for(lane: Single, data: bytes) -> None:
+    form = Flags.PIXELS if data is not PHOTO else PLAIN
+    assert isinstance(lane.ask(data, form), Answer)
+    assert lane.shared[: len(data)] == data
+    assert isinstance(lane.ask(data, form | Flags.KEEP), Answer)
+    seen = pixels(PHOTO).tobytes() if data is PHOTO else data
+    assert lane.shared[: len(seen)] == seen
 
 
 @pytest.mark.parametrize(
