@@ -184,7 +184,7 @@ def test_feedback_is_about_the_service_s_id_whatever_ids_clients_send(start: Sta
 
 def test_another_replica_and_a_restarted_one_take_feedback_if_they_share_the_key(start: Start) -> None:
     first, second, stranger = start(id_key=KEY), start(id_key=KEY), start(id_key=KEY[::-1])
-    ours = first.predict().json()
+    ours = first.predict(CAT).json()
     for replica in (first, second, start(id_key=KEY)):
         answer = tell(replica, ours["id"], ours["predicted_label"])
         assert (answer.status_code, answer.json()["correct"]) == (200, True)
@@ -196,7 +196,7 @@ def test_another_replica_and_a_restarted_one_take_feedback_if_they_share_the_key
 
 def test_replicas_with_one_journal_count_a_prediction_once_after_a_restart(start: Start, tmp_path: Path) -> None:
     first, second = (start(journal=str(tmp_path), id_key=KEY) for _ in range(2))
-    one, other = first.predict().json(), second.predict().json()
+    one, other = first.predict(CAT).json(), second.predict(CAT).json()
     said = one["predicted_label"]
     for replica in (second, first):
         for each in (one, other):
@@ -233,7 +233,7 @@ def test_a_restart_counts_a_second_feedback_in_place_of_the_first(start: Start, 
 
 def test_lines_of_the_journal_that_cannot_be_read_are_passed_over(start: Start, tmp_path: Path) -> None:
     first = start(journal=str(tmp_path))
-    ours = first.predict().json()
+    ours = first.predict(CAT).json()
     tell(first, ours["id"], ours["predicted_label"])
     written(first, 2)
     with (tmp_path / journal.name(1)).open("ab") as file:
@@ -253,7 +253,7 @@ def test_a_journal_that_hangs_keeps_nobody_from_an_answer_or_from_feedback_on_it
 
     monkeypatch.setattr(journal, "recent", recent)
     server = start(journal=str(tmp_path))
-    prediction = server.predict().json()
+    prediction = server.predict(CAT).json()
     assert tell(server, prediction["id"], "cats").status_code == 200
     assert tell(server, "from before the start, perhaps", "cats").status_code == 404
     answers.set()
