@@ -179,7 +179,7 @@ def test_feedback_is_about_the_service_s_id_whatever_ids_clients_send(start: Sta
     for prediction in (ours, *results):
         answer = tell(server, str(prediction["id"]), "cats").json()
         assert answer["predicted_label"] == prediction["predicted_label"]
-    assert server.metric("catsdogs_live_feedback") == 4
+    assert server.metric("catsdogs_live_feedback") == 3  # of blobs it is not sure
 
 
 def test_another_replica_and_a_restarted_one_take_feedback_if_they_share_the_key(start: Start) -> None:
