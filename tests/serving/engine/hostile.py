@@ -44,7 +44,7 @@ DEEDS: dict[bytes, Callable[[float], object]] = {
 }
 
 
-def decode(model: Model, data: bytes, limits: Limits, flags: Flags, opened: object) -> Answer:
+def decode(model: Model, data: bytes, limits: Limits, flags: Flags, *_others: object) -> Answer:
     what, _, amount = data.partition(b" ")
     if what != b"count":
         next(pieces)

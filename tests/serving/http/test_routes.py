@@ -1,11 +1,11 @@
 import base64
 import json
 import math
-import re
 
 import httpx
 import pytest
 
+from serving.ids import FORM
 from serving.messages import MAX_BATCH
 from serving.settings import Settings
 from shared.pixels import heif_reader
@@ -44,7 +44,7 @@ def test_every_prediction_has_an_id_of_its_own_and_a_client_s_beside_it(server: 
     results = batch(server, *({"data": b64(PHOTO)} | ({"id": id_} if id_ is not None else {}) for id_ in sent))
     made = {ours, *(result["id"] for result in results.json()["results"])}
     assert len(made) == 1 + len(sent)
-    assert all(re.fullmatch("[0-9a-f]{32}", id_) for id_ in made)
+    assert all(map(FORM.fullmatch, made))
     assert [result.get("client_id") for result in results.json()["results"]] == list(sent)
     assert "client_id" not in results.json()["results"][-1]
 
