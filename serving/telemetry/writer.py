@@ -21,19 +21,19 @@ class LineWriter(Generic[T]):
     """
 
     def __init__(
-        self, name: str, write: Callable[[list[T]], None], most: int = MAX_LINES, pause: float = GROUP_SECONDS
+        self, name: str, write: Callable[[list[T]], None], most: int | None = None, pause: float | None = None
     ) -> None:
         """Make it; :meth:`start` starts it.
 
         Args:
             name: the thread's.
             write: writes a group.
-            most: how many lines may wait.
-            pause: seconds in which lines make a group.
+            most: how many lines may wait; ``MAX_LINES`` if None.
+            pause: seconds in which lines make a group; ``GROUP_SECONDS`` if None.
         """
         self.dropped = self.failures = 0
-        self._most = most
-        self._pause = pause
+        self._most = MAX_LINES if most is None else most
+        self._pause = GROUP_SECONDS if pause is None else pause
         self._write = write
         self._buffer: deque[T] = deque()
         self._waiting, self._closing = threading.Event(), threading.Event()

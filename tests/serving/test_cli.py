@@ -122,7 +122,7 @@ def test_help_groups_what_is_installed_and_names_the_extra_of_the_rest(monkeypat
     monkeypatch.chdir(ROOT)
     sections = catsdogs("--help").stdout.split("\n\n")
     service, operation, absent = sections[-3:]
-    assert re.findall(r"^ {0,2}(\S+)", service, re.MULTILINE) == ["Service:", "serve", "predict", "key"]
+    assert re.findall(r"^ {0,2}(\S+)", service, re.MULTILINE) == ["Service:", "serve", "predict", "forget", "key"]
     assert re.findall(r"^ {0,2}(\S+)", operation, re.MULTILINE) == ["Operation:", "collect", "report"]
     assert re.fullmatch(
         r"Not installed:\s+fetch, audit, split, …\s[^…]+ install -e\s'\.\[train\]'\s+"

@@ -132,7 +132,7 @@ def test_a_graph_that_lacks_an_output_is_refused(shipped: Path, tmp_path: Path, 
 
 def test_a_second_look_of_another_size_than_the_exam_s_is_refused(shipped: Path, tmp_path: Path) -> None:
     how = msgspec.structs.replace(models.load(shipped).contract.second_look, side=64)
-    with pytest.raises(ModelRefusedError, match=r"fails its exam: .*second look's"):
+    with pytest.raises(ModelRefusedError, match=r"fails its exam: .*second look's|cannot be run"):
         models.load(rewritten(shipped, tmp_path / "m.onnx", second_look=how))
 
 

@@ -1,5 +1,6 @@
 """Samples: what a service keeps to be learned from, for how long, and how it is forgotten."""
 
+import contextlib
 import os
 import threading
 import time
@@ -36,7 +37,7 @@ def kept(folder: Path) -> dict[str, Sample]:
     """What is known of each sample, by its id."""
     found = {}
     for path in folder.glob(f"*{SUFFIX}"):
-        with Image.open(path) as image:
+        with contextlib.suppress(FileNotFoundError), Image.open(path) as image:  # deleted meanwhile
             image.verify()
             found[path.stem] = msgspec.json.decode(image.info[KEYWORD], type=Sample)
     return found
