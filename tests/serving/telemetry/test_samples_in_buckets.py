@@ -26,7 +26,7 @@ CAT = (ROOT / "tests/cat.jpg").read_bytes()
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of an S3 that has a bucket ``bucket``; the environment names it, as for every tool of S3."""
+    """A client of an S3 that has a bucket ``pictures``; the environment names it, as for every tool of S3."""
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
@@ -39,27 +39,27 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     }.items():
         monkeypatch.setenv(name, value)
     client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket="bucket")
+    client.create_bucket(Bucket="pictures")
     yield client
     client.close()
     server.stop()
 
 
 def test_samples_may_lie_in_a_bucket(s3: Any, start: Start) -> None:
-    server = start(samples="s3://bucket/some/samples", sample="random:1")
+    server = start(samples="s3://pictures/some/samples", sample="random:1")
     ids = [server.predict(CAT).json()["id"] for _ in range(3)]
     written(server, 3)
 
     def names() -> set[str]:
-        return {found["Key"] for found in s3.list_objects_v2(Bucket="bucket")["Contents"]}
+        return {found["Key"] for found in s3.list_objects_v2(Bucket="pictures")["Contents"]}
 
     assert names() == {f"some/samples/{id_}{SUFFIX}" for id_ in ids}
-    file = s3.get_object(Bucket="bucket", Key=f"some/samples/{ids[0]}{SUFFIX}")["Body"].read()
+    file = s3.get_object(Bucket="pictures", Key=f"some/samples/{ids[0]}{SUFFIX}")["Body"].read()
     assert (pixels(file) == pixels(CAT)).all()
     for said in ("deleted", "there was no sample"):
-        done = CliRunner().invoke(cli.forget, ["--samples", "s3://bucket/some/samples", ids[0]])
+        done = CliRunner().invoke(cli.forget, ["--samples", "s3://pictures/some/samples", ids[0]])
         assert f"{ids[0]}  {said}" in done.output
-    again = Samples(Settings(samples="s3://bucket/some/samples", samples_count=1))
+    again = Samples(Settings(samples="s3://pictures/some/samples", samples_count=1))
     again.start()
     until(lambda: again.stored == 1)
     again.close()
