@@ -27,7 +27,7 @@ NOT_SERVED = (
     "aifc.py", "cgi.py", "cgitb.py", "chunk.py", "ftplib.py", "imaplib.py", "mailbox.py", "nntplib.py", "plistlib.py",
     "poplib.py", "smtplib.py", "sunau.py", "telnetlib.py", "wave.py", "webbrowser.py", "wsgiref", "xdrlib.py", "xmlrpc",
     "optparse.py", "pickletools.py", "tarfile.py", "tomllib", "xml", "zoneinfo", "pyexpat.*", "_elementtree.*",
-    "_bz2.*", "_crypt.*", "_lzma.*", "argparse.py", "difflib.py", "nturl2path.py", "pprint.py", "statistics.py",
+    "_bz2.*", "_crypt.*", "_lzma.*", "argparse.py", "nturl2path.py", "pprint.py", "statistics.py",
     "windows_*.py", "proactor_events.py", "_osx_support.py", "_statistics.*", "_zoneinfo.*", "_xx*", "_lsprof.*",
     "cookiejar.py", "server.py", "managers.py", "pool.py", "cmd.py", "fileinput.py", "_multibytecodec.*",
     "_pydatetime.py", "_pydecimal.py", "_pyio.py", "_codecs_*",

@@ -111,13 +111,13 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def curves(before: str, after: str) -> str:
-    """Validation loss by epoch over all members, as a chart that GitHub draws; before is empty if there was none."""
+    """Validation loss of the first network by epoch, as a chart for GitHub; before is empty if there was none."""
     lines = [[float(row["val_loss"]) for row in csv.DictReader(io.StringIO(text))] for text in (before, after) if text]
     chart = [
         "```mermaid",
         "xychart-beta",
         '    title "Validation loss"',
-        f'    x-axis "epoch, over all members" 1 --> {max(2, *map(len, lines))}',
+        f'    x-axis "epoch" 1 --> {max(2, *map(len, lines))}',
         '    y-axis "nats"',
         *(f"    line [{', '.join(f'{value:.5f}' for value in line)}]" for line in lines),
         "```",

@@ -38,7 +38,11 @@ SEED: Final = 20261123
 
 
 class CollectError(Exception):
-    """A problem the user can fix."""
+    """A problem the user can fix; addresses in its message are without their secrets."""
+
+    def __init__(self, message: str) -> None:
+        """Keep the message."""
+        super().__init__(without_secrets(message))
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,10 @@ async def collect(
         CollectError: the service cannot be reached, requires another key, or stays too busy.
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise CollectError(f"{url}: not a URL") from error  # the error has a part of it, which may be of a password
     places = iter(range(len(photos)))
     rows: dict[int, CollectedPhoto] = {}
 
@@ -197,7 +205,7 @@ def summary_lines(found: Outcome) -> Iterator[str]:
     if found.refused:
         yield f"refused         {found.refused:,}"
     if found.untold:
-        yield f"feedback        not accepted for {found.untold:,}: several replicas, or a restart?"
+        yield f"feedback        not accepted for {found.untold:,}: replicas without one CATSDOGS_ID_KEY, or a restart?"
 
 
 def write_collected(rows: Sequence[CollectedPhoto], path: Path) -> None:
@@ -242,12 +250,12 @@ async def _ask(http: httpx.AsyncClient, photo: LabelledPhoto) -> CollectedPhoto:
 
 async def _post(http: httpx.AsyncClient, path: str, **content: object) -> httpx.Response:
     """Post; retry when the service is busy or the connection breaks."""
-    reason, shown = "", without_secrets(str(http.base_url))
+    reason, shown = "", http.base_url
     for wait in _waits():
         try:
             answer = await http.post(path, **content)  # type: ignore[arg-type]  # files or json
         except httpx.TransportError as error:
-            reason = without_secrets(str(error)) or type(error).__name__
+            reason = str(error) or type(error).__name__
             await asyncio.sleep(wait)
             continue
         if answer.status_code in (401, 403):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 NO_PREDICTIONS: Final = "The journal has no predictions."
 NO_FEEDBACK: Final = (
-    "There is no feedback, so the share of right answers is unknown: see POST /feedback, or `catsdogs collect`."
+    "There is no feedback on pictures of one animal, so the share of right answers is unknown: see POST /feedback, or "
+    "`catsdogs collect`."
 )
 NO_REFERENCE: Final = "Drift is measured against the model's validation set: pass --url or --contract."
 
@@ -73,10 +74,14 @@ def _lines(report: Report) -> Iterator[str]:
         yield NO_PREDICTIONS
         return
     assert report.unsure is not None
+    assert report.looked_again is not None
     because = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in report.unsure_because.items())
     yield f"unsure            {report.unsure.text()}{f': {because}' if because else ''}"
+    yield f"looked at again   {report.looked_again.text()}"
     yield ""
     yield from _quality(report.quality) if report.quality else [NO_FEEDBACK]
+    for label, others in report.others.items():
+        yield f"{'shown ' + label:<17} {others.feedback:,}, of which {others.answered:,} were answered"
     yield ""
     yield f"{'model':<32} {'predictions':>11} {'unsure':>8} {'feedback':>8}  right"
     for model, share in report.models.items():
@@ -91,9 +96,9 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _quality(quality: LiveQuality) -> Iterator[str]:
-    yield f"right             {quality.accuracy.text()} of {quality.feedback:,} with feedback"
-    if quality.when_answered:
-        yield f"  where answered  {quality.when_answered.text()}"
+    if quality.accuracy:
+        yield f"right             {quality.accuracy.text()} of {quality.answered:,} answers with feedback on one animal"
+    yield f"  with the unsure {quality.with_unsure.text()} of {quality.feedback:,}"
     yield f"log loss          {quality.log_loss:.4f}"
     yield f"calibration error {quality.calibration_error:.2%}"
     yield f"{'':<17} " + " ".join(f"{'said ' + label:>10}" for label in CLASSES)

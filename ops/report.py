@@ -2,7 +2,8 @@
 
     catsdogs report journal/ --url http://localhost:8000 --html report.html
 
-Feedback belongs to the last prediction before it with its id; of several for one prediction the last counts.
+Feedback belongs to the last prediction before it with its id, or if there is none to the one after it, which another
+replica wrote; of several for one prediction the last counts.
 """
 
 from collections import Counter
@@ -17,7 +18,7 @@ import numpy as np
 
 from ops.served import Served
 from shared import drift, journal
-from shared.contract import CLASSES, Histogram, Label
+from shared.contract import CLASSES, Actual, Histogram
 from shared.intervals import Interval, wilson
 from shared.journal import FeedbackLine, PredictionLine, Unreadable
 from shared.metrics import (
@@ -33,18 +34,27 @@ STAGES: Final = ("queue", "decode", "infer", "total")
 
 
 class LiveQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """Quality of the answers that have feedback; ``confusion[true][predicted]``.
+    """Quality by the feedback on pictures of one animal; ``confusion[true][predicted]``.
 
-    ``accuracy`` is the predicted label's, whatever the verdict; ``when_answered`` leaves out those that are "unsure".
+    ``accuracy`` is of the ``answered`` ones, as in the metric ``catsdogs_live_accuracy``; all else counts the predicted
+    label, whatever the verdict, and so does ``with_unsure``.
     """
 
     feedback: int
-    accuracy: Interval
-    when_answered: Interval | None
+    answered: int
+    accuracy: Interval | None
+    with_unsure: Interval
     log_loss: float
     calibration_error: float
     confusion: ConfusionMatrix
     reliability: tuple[ReliabilityBin, ...]
+
+
+class OtherPictures(msgspec.Struct, frozen=True, kw_only=True):
+    """Pictures that show neither animal, or both, by the feedback; ``answered`` had another verdict than "unsure"."""
+
+    feedback: int
+    answered: int
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -57,7 +67,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class ModelShare(msgspec.Struct, frozen=True, kw_only=True):
-    """One model's part of the journal."""
+    """One model's part of the journal; ``feedback`` is on its answers to pictures of one animal, as ``accuracy`` is."""
 
     predictions: int
     unsure: Interval
@@ -96,7 +106,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: dict[str, int]
     unsure: Interval | None
     unsure_because: dict[str, int]
+    looked_again: Interval | None
     quality: LiveQuality | None
+    others: dict[str, OtherPictures]
     models: dict[str, ModelShare]
     latency: dict[str, Latency]
     drift: Drift | None
@@ -104,10 +116,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class JournalContent:
-    """Content of a journal: its predictions, and by their index the true labels."""
+    """Content of a journal: its predictions, and by their index what the pictures show."""
 
     predictions: list[PredictionLine] = field(default_factory=list)
-    truth: dict[int, Label] = field(default_factory=dict)
+    truth: dict[int, Actual] = field(default_factory=dict)
     feedback_lines: int = 0
     orphans: int = 0
     unreadable: int = 0
@@ -121,6 +133,7 @@ def read(files: Iterable[Path]) -> JournalContent:
     """
     content = JournalContent()
     latest: dict[str, int] = {}
+    early: dict[str, list[Actual]] = {}
     for line in journal.read(files):
         match line:
             case PredictionLine():
@@ -131,9 +144,14 @@ def read(files: Iterable[Path]) -> JournalContent:
                 if line.id in latest:
                     content.truth[latest[line.id]] = line.label
                 else:
-                    content.orphans += 1
+                    early.setdefault(line.id, []).append(line.label)
             case Unreadable():
                 content.unreadable += 1
+    for id_, labels in early.items():
+        if id_ in latest:
+            content.truth.setdefault(latest[id_], labels[-1])
+        else:
+            content.orphans += len(labels)
     return content
 
 
@@ -154,6 +172,7 @@ def make_report(paths: Iterable[Path], served: Served | None) -> Report:
     # Smallest and largest rather than first and last: a clock may have been set back.
     times = [line.time for line in predictions]
     unsure = sum(line.verdict == "unsure" for line in predictions)
+    again = sum(line.again for line in predictions)
     return Report(
         files=len(files),
         predictions=len(predictions),
@@ -165,16 +184,20 @@ def make_report(paths: Iterable[Path], served: Served | None) -> Report:
         verdicts={verdict: sum(line.verdict == verdict for line in predictions) for verdict in (*CLASSES, "unsure")},
         unsure=wilson(unsure, len(predictions)) if predictions else None,
         unsure_because=dict(Counter(line.unsure_because for line in predictions if line.unsure_because)),
-        quality=live_quality(content) if content.truth else None,
+        looked_again=wilson(again, len(predictions)) if predictions else None,
+        quality=live_quality(content),
+        others={label: others for label in ("neither", "both") if (others := _others(content, label)).feedback},
         models=_models(content),
         latency=_latency(predictions) if predictions else {},
         drift=_drift(predictions, served) if served else None,
     )
 
 
-def live_quality(content: JournalContent) -> LiveQuality:
-    """Measure the answers that have feedback, of which there is at least one."""
-    pairs = [(content.predictions[place], label) for place, label in content.truth.items()]
+def live_quality(content: JournalContent) -> LiveQuality | None:
+    """Measure the predictions that have feedback on pictures of one animal; None if there are none."""
+    pairs = [(content.predictions[place], label) for place, label in content.truth.items() if label in CLASSES]
+    if not pairs:
+        return None
     right = np.array([line.label == label for line, label in pairs])
     answered = np.array([line.verdict != "unsure" for line, _ in pairs])
     confidence = np.array([max(line.probabilities.values()) for line, _ in pairs])
@@ -184,8 +207,9 @@ def live_quality(content: JournalContent) -> LiveQuality:
     bins = reliability_bins(confidence, right)
     return LiveQuality(
         feedback=len(pairs),
-        accuracy=wilson(int(right.sum()), len(pairs)),
-        when_answered=wilson(int((right & answered).sum()), int(answered.sum())) if answered.any() else None,
+        answered=int(answered.sum()),
+        accuracy=wilson(int((right & answered).sum()), int(answered.sum())) if answered.any() else None,
+        with_unsure=wilson(int(right.sum()), len(pairs)),
         log_loss=float(log_losses(probabilities, labels).mean()),
         calibration_error=calibration_error(bins),
         confusion=confusion_counts(labels, predicted),
@@ -193,12 +217,21 @@ def live_quality(content: JournalContent) -> LiveQuality:
     )
 
 
+def _others(content: JournalContent, label: Actual) -> OtherPictures:
+    verdicts = [content.predictions[place].verdict for place, actual in content.truth.items() if actual == label]
+    return OtherPictures(feedback=len(verdicts), answered=sum(verdict != "unsure" for verdict in verdicts))
+
+
 def _models(content: JournalContent) -> dict[str, ModelShare]:
     """Each model's part, in order of appearance."""
     shares: dict[str, ModelShare] = {}
     for model in dict.fromkeys(line.model for line in content.predictions):
         places = [place for place, line in enumerate(content.predictions) if line.model == model]
-        right = [content.predictions[place].label == content.truth[place] for place in places if place in content.truth]
+        right = [
+            content.predictions[place].verdict == content.truth[place]
+            for place in places
+            if content.truth.get(place) in CLASSES and content.predictions[place].verdict != "unsure"
+        ]
         unsure = sum(content.predictions[place].verdict == "unsure" for place in places)
         shares[model] = ModelShare(
             predictions=len(places),

@@ -11,7 +11,11 @@ from shared.intervals import Interval
 
 
 class ServedError(Exception):
-    """The contract could not be read; the message says why."""
+    """The contract could not be read; the message says why, without an address's secrets."""
+
+    def __init__(self, message: str) -> None:
+        """Keep the message."""
+        super().__init__(without_secrets(message))
 
 
 class TestResult(msgspec.Struct, frozen=True):
@@ -40,16 +44,17 @@ def from_url(url: str, key: str | None) -> Served:
     Raises:
         ServedError: it does not answer, or its answer is not a contract.
     """
-    shown = without_secrets(url)
     try:
         answer = httpx.get(
             httpx.URL(url).join("/model"), headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=10
         )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ServedError(f"{shown}: {without_secrets(str(error)) or type(error).__name__}") from error
+    except httpx.InvalidURL as error:
+        raise ServedError(f"{url}: not a URL") from error  # the error has a part of it, which may be of a password
+    except httpx.HTTPError as error:
+        raise ServedError(f"{url}: {str(error) or type(error).__name__}") from error
     if answer.status_code != 200:
-        raise ServedError(f"{shown}: GET /model answered status {answer.status_code}")
-    return _decode(answer.content, shown)
+        raise ServedError(f"{url}: GET /model answered status {answer.status_code}")
+    return _decode(answer.content, url)
 
 
 def from_file(path: Path) -> Served:

@@ -91,5 +91,6 @@ read -r status _ <<< "$(ask /predict --form "file=@$work/not-a-picture.jpg")"
 check "refuses what is no picture" "$status $(member code)" "415 unsupported_format"
 check "says so in the documented form" "$(tr -d '\r' < "$work/head" | tr '[:upper:]' '[:lower:]' | sed -n 's/^content-type: //p')" application/problem+json
 
-[ $failed = 0 ] && echo "passed: $url" || echo "failed: $url"
+shown=$(sed -E 's#://[^ ]*@#://***@#; s#\?.*#?***#' <<< "$url") # as shared/addresses.py does
+[ $failed = 0 ] && echo "passed: $shown" || echo "failed: $shown"
 exit $failed

@@ -8,65 +8,89 @@ import asyncio
 import os
 import signal
 import sys
-import traceback
-from importlib.metadata import EntryPoint, entry_points, packages_distributions
-from pathlib import Path
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
-from serving import __version__
+from serving import __version__, extras
 
 if TYPE_CHECKING:
     from serving.messages import Prediction
 
-GROUPS: Final = {"catsdogs.commands.ops": "ops", "catsdogs.commands": None, "catsdogs.commands.train": "train"}
-ROOMS: Final = ("shared", "training", "serving", "ops")
+# Entry points, the extra that they need, and what they are for.
+GROUPS: Final = {
+    "catsdogs.commands": ("", "Service"),
+    "catsdogs.commands.train": ("train", "Training"),
+    "catsdogs.commands.score": ("score", "Many pictures"),
+    "catsdogs.commands.ops": ("ops", "Operation"),
+}
 
 
 class Commands(click.Group):
     """A group of commands from entry points, each loaded only when it is called."""
 
     def list_commands(self, _: click.Context) -> list[str]:
-        """List the commands in order of use: the pipeline's, the service's, those of ops."""
-        return [entry.name for group in reversed(GROUPS) for entry in _entries(group)]
+        """List the commands, those of a group in order of use."""
+        return [entry.name for group in GROUPS for entry in _entries(group)]
+
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        """Describe the commands of each group that is installed, and name the extras of the others."""
+        absent = []
+        for group, (extra, title) in GROUPS.items():
+            if not (entries := _entries(group)):
+                continue
+            if extra and not extras.installed(extra):
+                names = [entry.name for entry in entries]
+                absent.append((", ".join(names[:3]) + ", …" * (len(names) > 3), extras.hint(extra)))
+                continue
+            with formatter.section(title):
+                commands = [(entry.name, _load(entry, extra)) for entry in entries]
+                formatter.write_dl([(name, command.get_short_help_str(70)) for name, command in commands])
+        if absent:
+            with formatter.section("Not installed"):
+                formatter.write_dl(absent)
 
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
         """Load a command, or a stand-in that says what to install."""
-        for group, extra in GROUPS.items():
-            for entry in _entries(group):
-                if entry.name == name:
-                    return _load(entry, extra)
-        return None
+        found = _find(name)
+        return _load(*found) if found else None
 
     def invoke(self, context: click.Context) -> Any:
         """Run a command; if a package is missing, say which, and how to install it."""
         try:
             return super().invoke(context)
         except ModuleNotFoundError as error:
-            name = context.invoked_subcommand or ""
-            extra = next((extra for group, extra in GROUPS.items() if name in [e.name for e in _entries(group)]), None)
-            if extra is None or _package(error.name) in ROOMS:
+            found = _find(context.invoked_subcommand or "")
+            if found is None or extras.ours(error):
                 raise
-            raise click.UsageError(_missing(name, extra, error)) from error
+            entry, extra = found
+            raise click.UsageError(extras.explain(entry.name, extra, error)) from error
+
+
+def _find(name: str) -> tuple[EntryPoint, str] | None:
+    """The command of this name, and its extra."""
+    found = ((entry, extra) for group, (extra, _) in GROUPS.items() for entry in _entries(group) if entry.name == name)
+    return next(found, None)
 
 
 def _entries(group: str) -> list[EntryPoint]:
     pipeline = ["fetch", "audit", "split", "prepare", "suspects", "train", "export", "quantize", "evaluate"]
-    order = [*pipeline, "promote", "rollback", "restore", "serve", "predict", "collect", "report"]
+    service = ["serve", "predict", "forget", "score", "sort", "collect", "report"]
+    order = [*pipeline, "promote", "rollback", "restore", *service]
     # Two installations of the package on one path (an editable one in a checkout) list each command twice.
     unique = {entry.name: entry for entry in entry_points(group=group)}
     return sorted(unique.values(), key=lambda entry: order.index(entry.name) if entry.name in order else len(order))
 
 
-def _load(entry: EntryPoint, extra: str | None) -> click.Command:
+def _load(entry: EntryPoint, extra: str) -> click.Command:
     try:
         command: click.Command = entry.load()
     except ModuleNotFoundError as error:
-        if extra is None or _package(error.name) in ROOMS:
+        if extras.ours(error):
             raise
-        message = _missing(entry.name, extra, error)
+        message = extras.explain(entry.name, extra, error)
 
         def explain(**_: object) -> None:
             raise click.UsageError(message)
@@ -78,20 +102,6 @@ def _load(entry: EntryPoint, extra: str | None) -> click.Command:
             context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
         )
     return command
-
-
-def _package(module: str | None) -> str:
-    return (module or "").partition(".")[0]
-
-
-def _missing(command: str, extra: str, error: ModuleNotFoundError) -> str:
-    """Say what a command lacks: its extra, or a package of that extra whose own installation is incomplete."""
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    importer = next((_package(name) for name in reversed(frames) if _package(name) != "importlib"), "")
-    if importer in (*ROOMS, ""):
-        return f"`catsdogs {command}` needs {error.name}, which comes with: pip install 'cats-dogs[{extra}]'"
-    named = packages_distributions().get(importer, [importer])[0]
-    return f"`catsdogs {command}`: {named} lacks its module {error.name}: pip install --force-reinstall {named}"
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -162,24 +172,64 @@ def key() -> None:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--samples", help="Folder or bucket of samples.  [CATSDOGS_SAMPLES]")
+def forget(ids: tuple[str, ...], samples: str | None) -> None:
+    """Delete the samples of predictions for good, by the predictions' ids.
+
+    A tombstone stays, so that a picture that is on its way is not kept, and no later data set takes one that was
+    copied. It does not reach what is older: data sets and DVC's cache that already have the picture, and the weights of
+    models that were trained with it. Remove it there yourself, and train again.
+
+    \b
+    catsdogs forget --samples samples 6a1b…
+    """
+    from serving.ids import FORM
+    from serving.settings import SettingsError, from_environment
+    from serving.telemetry.samples import forget
+
+    try:
+        settings = from_environment(samples=samples)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
+    if not settings.samples:
+        raise click.UsageError("name the samples: --samples, or CATSDOGS_SAMPLES")
+    if wrong := [id_ for id_ in ids if not FORM.fullmatch(id_)]:
+        raise click.UsageError(f"not the id of a prediction: {', '.join(wrong)}")
+    try:
+        for id_ in ids:
+            there = forget(settings.samples, id_)
+            click.echo(f"{id_}  {'deleted' if there else 'there was no sample'}; a tombstone keeps it out from now on")
+    except OSError as error:
+        raise click.ClickException(f"{settings.samples}: {error.strerror or error}") from error
+    click.echo("Not reached: data sets and DVC's cache that have the picture already, and models trained with it.")
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file, each on a line.")
 @click.option("--model", help="Model file.  [CATSDOGS_MODEL, or the one that ships]")
-def predict(files: tuple[Path, ...], as_json: bool, model: str | None) -> None:
+def predict(files: tuple[str, ...], as_json: bool, model: str | None) -> None:
     """Classify FILES without a server.
 
-    A file that cannot be classified is reported on stderr; the others are, and the exit code is 1.
+    FILES are pictures, folders, patterns such as 'photos/**/*.jpg', or - for a picture on stdin. One that cannot be
+    classified is reported on stderr; the others are, and the exit code is 1.
 
     \b
     catsdogs predict cat.jpg dog.jpg
-    catsdogs predict --json *.jpg | jq .verdict
+    catsdogs predict --json photos | jq .verdict
+    curl -s https://example.org/cat.jpg | catsdogs predict -
     """
     from serving import local
-    from serving.settings import from_environment
+    from serving.settings import Settings
 
-    settings = from_environment(model=model)
+    # The other settings are the service's: a mistake in them is none here.
+    settings = Settings(model=os.environ.get("CATSDOGS_MODEL", "") if model is None else model)
+    found = [name for given in files for name in local.files(given)]
+    if not found:
+        raise click.UsageError("there are no files in these folders")
 
-    async def answer() -> bool:
+    async def classify() -> bool:
         failed = False
         async with local.lanes(settings) as lanes:
             assert lanes.model is not None
@@ -187,16 +237,16 @@ def predict(files: tuple[Path, ...], as_json: bool, model: str | None) -> None:
                 click.echo(f"{lanes.model.file} answers in place of {settings.model_path.name}: {reason}", err=True)
             if not as_json:
                 click.echo(f"{'verdict':<8} {'cats':>7} {'dogs':>7} {'familiar':>8}  file")
-            async for file, found in local.predict(lanes, files):
-                if isinstance(found, str):
+            async for file, answer in local.predict(lanes, found):
+                if isinstance(answer, str):
                     failed = True
-                    click.echo(f"{file}: {found}", err=True)
+                    click.echo(f"{file}: {answer}", err=True)
                 else:
-                    click.echo(msgspec.json.encode(found) if as_json else _line(found))
+                    click.echo(msgspec.json.encode(answer) if as_json else _line(answer))
         return failed
 
     try:
-        failed = asyncio.run(answer())
+        failed = asyncio.run(classify())
     except local.ModelError as error:
         raise click.UsageError(str(error)) from error
     if failed:

@@ -13,7 +13,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "unauthorized": (401, "The request has no valid API key"),
     "foreign_origin": (403, "The request comes from a web page of another origin"),
     "not_found": (404, "There is nothing at this address"),
-    "unknown_prediction": (404, "No prediction with this id is remembered"),
+    "unknown_prediction": (404, "No prediction of this service has this id"),
     "method_not_allowed": (405, "This address does not take that method"),
     "slow_request": (408, "The request took too long to arrive"),
     "body_too_large": (413, "The body is too large"),

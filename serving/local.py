@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from glob import glob
 from pathlib import Path
 
 from serving.engine.engine import Engine
@@ -23,31 +25,56 @@ class ModelError(Exception):
 
 
 @contextlib.asynccontextmanager
-async def lanes(settings: Settings) -> AsyncIterator[Lanes]:
-    """Start lanes and wait until they are ready; they end with the block.
+async def lanes(settings: Settings, zygote: Zygote | None = None) -> AsyncIterator[Lanes]:
+    """Start lanes and wait until they are ready; they end with the block. The zygote may run already.
 
     Raises:
         ModelError: the model is refused.
     """
-    engine = Engine(Zygote(), settings, Limits(settings.max_pixels, MOST_DECODE_BYTES))
+    engine = Engine(zygote or Zygote(), settings, Limits(settings.max_pixels, MOST_DECODE_BYTES))
     made = engine.make(str(settings.model_path))
     engine.place(made)
+    checks = asyncio.create_task(_check(engine))
     try:
         await made.load()
         yield made
     except LaneStartError as error:
         raise ModelError(str(error)) from error
     finally:
+        checks.cancel()
         await engine.close()
 
 
-async def predict(lanes: Lanes, files: Iterable[Path]) -> AsyncIterator[tuple[Path, Prediction | str]]:
-    """Yield each of ``files``, in order, with its prediction (``client_id`` is the path) or the reason for none."""
+async def _check(engine: Engine) -> None:
+    while True:
+        await asyncio.sleep(1)
+        engine.check()
+
+
+def files(name: str) -> Iterator[str]:
+    """The files that an argument means; hidden ones in a folder are passed over, as by ``catsdogs score``."""
+    path = Path(name)
+    if name != "-" and path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts):
+                yield str(file)
+    elif path.exists() or not (matching := sorted(glob(name, recursive=True))):  # noqa: PTH207 - Path's takes no absolute pattern
+        yield name
+    else:
+        for match in matching:
+            yield from files(match)
+
+
+async def predict(lanes: Lanes, names: Iterable[str]) -> AsyncIterator[tuple[str, Prediction | str]]:
+    """Yield each file, in order, with its prediction, whose ``client_id`` is the file's name, or the reason for none.
+
+    ``-`` is what stdin has.
+    """
     ids = Ids()
 
-    async def one(file: Path) -> Prediction | str:
+    async def one(file: str) -> Prediction | str:
         try:
-            data = await asyncio.to_thread(file.read_bytes)
+            data = await asyncio.to_thread(sys.stdin.buffer.read if file == "-" else Path(file).read_bytes)
             answer, _ = await lanes.run(data, PLAIN, lambda: True)
         except OSError as error:
             return error.strerror or str(error)
@@ -55,10 +82,10 @@ async def predict(lanes: Lanes, files: Iterable[Path]) -> AsyncIterator[tuple[Pa
             return error.detail
         assert isinstance(answer, Answer)
         assert lanes.model is not None
-        return Prediction.of(answer, ids.new(), str(file), lanes.model.contract.version)
+        return Prediction.of(answer, ids.new(), file, lanes.model.contract.version)
 
-    under_way: deque[tuple[Path, asyncio.Task[Prediction | str]]] = deque()
-    for file in files:
+    under_way: deque[tuple[str, asyncio.Task[Prediction | str]]] = deque()
+    for file in names:
         under_way.append((file, asyncio.ensure_future(one(file))))
         if len(under_way) > 2 * lanes.count:
             path, task = under_way.popleft()

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from serving.engine.wire import Answer, Because, Verdict
-from shared.contract import Contract, Label
+from shared.contract import Actual, Contract, Label
 
 MAX_BATCH: Final = 64
 SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document has the types below
@@ -15,7 +15,8 @@ SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document has the t
 PictureFile = Annotated[
     str,
     Meta(
-        description="A JPEG, PNG, WebP, GIF, BMP or AVIF file; its name and Content-Type do not matter.",
+        description="A JPEG, PNG, WebP, GIF, BMP, AVIF or (with the extra `heif`) HEIF file; "
+        "its name and Content-Type do not matter.",
         extra_json_schema={"contentMediaType": "application/octet-stream"},
     ),
 ]
@@ -134,16 +135,18 @@ class FeedbackRequest(msgspec.Struct, frozen=True):
     """What the picture of an earlier prediction showed."""
 
     id: Annotated[str, Meta(max_length=200, description="The prediction's `id`.")]
-    label: Annotated[Label, Meta(description="The animal in the picture.")]
+    label: Annotated[Actual, Meta(description="The animal in the picture, or `neither` or `both`.")]
 
 
 class FeedbackResponse(msgspec.Struct, frozen=True, kw_only=True):
     """The feedback was recorded."""
 
     id: str
-    label: Label
+    label: Actual
     predicted_label: Annotated[Label, Meta(description="The label of the prediction.")]
-    correct: bool
+    correct: Annotated[
+        bool | None, Meta(description="Whether the two are equal; null where the picture shows neither or both.")
+    ]
 
 
 class ModelInService(Contract, frozen=True, kw_only=True):

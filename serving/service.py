@@ -15,7 +15,6 @@ from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, proportional
 from serving.engine.supervisor import Lanes
 from serving.engine.wire import Answer, Batch, Body, Flags, Inference, Loaded, Outcome
 from serving.errors import ProblemError
-from serving.ids import Ids
 from serving.messages import Prediction
 from serving.model.manager import ModelManager
 from serving.settings import Settings
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS: Final = 1.0
 # Reading the memory of a process takes a millisecond.
 BEATS_TO_MEMORY: Final = 5
+BEATS_TO_TIDY: Final = 60
 # How long the port stays closed while the first model loads; then /health answers, with or without a model.
 DOOR_SECONDS: Final = 3.0
 
@@ -66,10 +66,12 @@ class Work:
         Raises:
             ProblemError: the picture is refused or could not be answered.
         """
-        answer, queued = await self._answer(data, flags)
+        answer, queued = await self._answer(data, flags | Flags.KEEP if self.service.ledger.samples else flags)
         metrics = self.service.metrics
         self._time_stages(queue=queued, decode=answer.decode, infer=answer.infer)
-        message = Prediction.of(answer, self.service.ids.new(), client_id, self.model.contract.version)
+        version = self.model.contract.version
+        id_ = self.service.ledger.ids.new(answer.label, answer.verdict, version)
+        message = Prediction.of(answer, id_, client_id, version)
         metrics.count_prediction(answer)
         self.service.ledger.record(message, answer, queued)
         return message
@@ -153,7 +155,6 @@ class Service:
         self.metrics = Metrics(self._readings)
         self.ledger = FeedbackStore(settings)
         self.budget = BodyBudget(settings.max_memory_bytes, settings.body_seconds, settings.deadline_seconds)
-        self.ids = Ids()
         self.engine = Engine(zygote or Zygote(), settings, limits, self.metrics.restarted)
         self.manager = ModelManager(
             self.engine, lambda: settings.model_path, lambda model: self.metrics.set_model(model.contract)
@@ -274,6 +275,8 @@ class Service:
                     self._memory = await asyncio.to_thread(proportional_memory, pids)
                 if self._memory_limit and (resident_memory() or 0) > EASE_ABOVE * self._memory_limit:
                     await asyncio.to_thread(trim)
+                if self.ledger.samples and beat % BEATS_TO_TIDY == 0:
+                    self.ledger.samples.tidy()
                 await self.manager.heal()
                 if self.settings.watch_seconds and beat % beats_to_watch == 0:
                     await self.manager.watch()

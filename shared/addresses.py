@@ -5,7 +5,8 @@ from typing import Final
 
 # What is before the last @ of an address is a user's name and password, which may hold slashes; with a scheme or not.
 _USER: Final = re.compile(r"""(?<=://)[^\s"'<>]*@|(?<![^\s"'<>(])[^\s"'<>(:@]+:(?!//)[^\s"'<>@]*@""")
-_QUERY: Final = re.compile(r"""(://[^\s"'<>?]*)\?[^\s"'<>#]+""")
+# A colon behind it is the text's.
+_QUERY: Final = re.compile(r"""(://[^\s"'<>?]*)\?[^\s"'<>#]*[^\s"'<>#:]""")
 
 
 def without_secrets(text: str) -> str:

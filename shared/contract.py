@@ -10,10 +10,12 @@ from shared import spec
 from shared.intervals import Interval
 
 METADATA_KEY: Final = "cats_dogs_contract"
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 CLASSES: Final = ("cats", "dogs")
 
 Label = Literal["cats", "dogs"]
+# What a picture shows, as a person tells it.
+Actual = Literal["cats", "dogs", "neither", "both"]
 Precision = Literal["fp32", "int8"]
 
 
@@ -33,6 +35,21 @@ class Unsure(msgspec.Struct, frozen=True):
 
     close_call: float
     unfamiliar: float
+
+
+class SecondLook(msgspec.Struct, frozen=True):
+    """When to look again, and at what; see :mod:`shared.second_look`.
+
+    The first answer stands where the larger probability is at least ``sure`` and the familiarity at least ``familiar``.
+    ``side`` is what the closer network sees, in pixels, and ``crops`` the shares of the picture's sides that it looks
+    at, 1 being the whole picture. Its log-odds are divided by ``temperature`` in the graph.
+    """
+
+    sure: float
+    familiar: float
+    side: Annotated[int, Meta(ge=32, le=1024)]
+    crops: Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(min_length=1, max_length=8)]
+    temperature: float
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -90,6 +107,7 @@ class Question(msgspec.Struct, frozen=True):
     probabilities: tuple[float, ...]
     evidence: tuple[float, ...]  # 49 values, row by row
     familiarity: float
+    closer: tuple[float, float]  # the second look's probability of dogs, and its familiarity
     tolerance: float | None = None
 
 
@@ -123,6 +141,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, str] = CLASSES
     pixels: str = spec.DIGEST
     temperature: float
+    second_look: SecondLook
     unsure: Unsure
     provenance: Provenance
     reference: Reference
@@ -145,6 +164,10 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         return Verdict(label, label, None)
 
 
+class _Schema(msgspec.Struct):
+    schema: int
+
+
 def dumps(contract: Contract) -> str:
     """Write the JSON document that goes into the file's metadata under ``METADATA_KEY``."""
     return msgspec.json.encode(contract).decode()
@@ -160,11 +183,13 @@ def loads(metadata: dict[str, str]) -> Contract:
     if text is None:
         raise ContractError("the file carries no contract: it was not made by `catsdogs export`")
     try:
+        # First, since a contract of another schema may have other fields.
+        schema = msgspec.json.decode(text, type=_Schema).schema
+        if schema != SCHEMA:
+            raise ContractError(f"its contract has schema {schema}; this service reads {SCHEMA}")
         contract = msgspec.json.decode(text, type=Contract)
     except msgspec.MsgspecError as error:
         raise ContractError(f"its contract cannot be read: {error}") from error
-    if contract.schema != SCHEMA:
-        raise ContractError(f"its contract has schema {contract.schema}; this service reads {SCHEMA}")
     if contract.classes != CLASSES:
         raise ContractError(f"it tells {contract.classes} apart, not {CLASSES}")
     if contract.pixels != spec.DIGEST:

@@ -5,8 +5,9 @@ from typing import Final
 from PIL import Image
 
 # Of a decoder beside the picture that it leaves, for each pixel. A WebP's has two canvases and hands over a third; an
-# AVIF's has planes of its own. Measured over 12 megapixels; `tests/shared/test_footprint.py` measures again.
-_WORKSPACE: Final = {"WEBP": 12, "AVIF": 10}
+# AVIF's and a HEIF's have planes of their own, twice as large above eight bits. Measured over 12 megapixels;
+# `tests/shared/test_footprint.py` measures again.
+_WORKSPACE: Final = {"WEBP": 12, "AVIF": 10, "HEIF": 6}
 # The least that a WebP takes for each pixel, most of it on being opened.
 WEBP_BYTES: Final = 4 + _WORKSPACE["WEBP"]
 # Of Pillow's modes, for each pixel; all others take four, whatever their bands.
@@ -35,4 +36,5 @@ def footprint(image: Image.Image) -> int:
     alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     plain = ("RGBA",) if alpha else ("L", "RGB")
     copies = 4 * (image.mode not in plain) + 4 * alpha  # in a plain mode, and premultiplied
-    return (room + copies + _WORKSPACE.get(image.format or "", 0)) * image.width * image.height
+    workspace = _WORKSPACE.get(image.format or "", 0) * (2 if image.info.get("bit_depth", 8) > 8 else 1)
+    return (room + copies + workspace) * image.width * image.height

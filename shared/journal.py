@@ -1,8 +1,9 @@
 """The journal's lines: what a service records of each prediction and each feedback, one JSON object a line.
 
 It never has pixels, file names, addresses or ids of clients. A journal is a folder of files ``journal-000001.jsonl``,
-``journal-000002.jsonl`` and so on; within a file, and from one file to the next, a feedback comes after its
-prediction. Nothing depends on the times in the lines, because a clock may jump.
+``journal-000002.jsonl`` and so on; what one service wrote of a prediction comes before its own feedback. Where several
+share a folder, feedback may lie in an earlier file than its prediction. Nothing depends on the times in the lines,
+because a clock may jump.
 """
 
 import re
@@ -13,7 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from shared.contract import Label
+from shared.contract import Actual, Label
 
 NAME: Final = re.compile(r"journal-(\d{6,})\.jsonl")
 
@@ -23,7 +24,11 @@ class JournalError(Exception):
 
 
 class PredictionLine(msgspec.Struct, frozen=True, kw_only=True, tag="prediction", tag_field="type"):
-    """One answer. ``time`` is UTC, ``brightness`` the mean pixel value in 0..1, ``bytes`` the size of the file."""
+    """One answer.
+
+    ``time`` is UTC, ``brightness`` the mean pixel value in 0..1, ``bytes`` the size of the file. ``again``: the picture
+    was looked at twice, which lines of 0.1 do not say, since it never was.
+    """
 
     time: datetime
     id: str
@@ -38,14 +43,15 @@ class PredictionLine(msgspec.Struct, frozen=True, kw_only=True, tag="prediction"
     queue_ms: float
     decode_ms: float
     infer_ms: float
+    again: bool = False
 
 
 class FeedbackLine(msgspec.Struct, frozen=True, kw_only=True, tag="feedback", tag_field="type"):
-    """The true label of a prediction's picture, as a client reported it."""
+    """What a prediction's picture shows, as a client reported it."""
 
     time: datetime
     id: str
-    label: Label
+    label: Actual
 
 
 class Unreadable(msgspec.Struct, frozen=True):

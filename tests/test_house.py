@@ -10,22 +10,23 @@ import pytest
 
 from tests.conftest import ROOT
 
-ROOMS = ("shared", "serving", "training", "ops")
+ROOMS = ("shared", "serving", "scoring", "training", "ops")
 # Third parties that a room may import; the standard library and the room itself always. Of a package within a room,
 # its own line is the one that counts.
 ALLOWED = {
-    "shared": {"numpy", "PIL", "msgspec"},
+    "shared": {"numpy", "PIL", "msgspec", "pillow_heif"},
     "serving": {"shared", "click", "msgspec"},
     "serving/http": {"httptools", "msgspec", "python_multipart", "starlette", "uvicorn"},
     "serving/engine": {"shared", "msgspec", "numpy"},
     "serving/model": {"shared", "numpy", "onnxruntime", "PIL"},
-    "serving/telemetry": {"shared", "aioprometheus", "msgspec", "starlette"},
+    "serving/telemetry": {"shared", "aioprometheus", "msgspec", "obstore", "starlette"},
+    "scoring": {"shared", "serving", "click", "msgspec", "numpy", "obstore", "pyarrow"},
     "ops": {"shared", "click", "httpx", "jinja2", "matplotlib", "msgspec", "numpy", "PIL"},
 }  # fmt: skip
 # What the benchmark compares the service with is written with these, in an environment of its own.
 BASELINES = ROOT / "ops" / "bench" / "baselines"
 COMPARED = {"anyio", "bentoml", "fastapi", "litserve", "onnxruntime", "pydantic"}
-FORBIDDEN = {"training": {"serving", "ops"}}
+FORBIDDEN = {"training": {"serving", "scoring", "ops"}}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -1,95 +1,145 @@
-"""Ablation: what each part of the training gains, on the same test photos.
+"""Ablation: what each part gains, on the same test photos with audited labels, as they are and degraded.
 
-The start, every member of the soup and their average, all in ``models/trained``, are each compared with the first
-member by McNemar's test.
+What each network says of a photo is computed once and combined: the probe that training starts from, the first look
+alone, the second network alone, second looks at more and more crops, and the file that serves.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
-from torchvision.transforms import v2
+from scipy.special import expit
 
 from shared.intervals import Interval, wilson
-from shared.metrics import log_losses
+from shared.metrics import Bools, Floats, Ints, log_losses
+from shared.pixels import Photo
+from shared.second_look import log_odds, look, views
 from training import models, stage
-from training.augmentation import degrade
 from training.comparison import Comparison, compare
-from training.labels import Decision
+from training.corruptions import degraded
 from training.machine import Machine
 from training.measure import bootstrap
-from training.pictures import Pictures
-from training.train import predict_logits
+from training.photographs import Photographs, in_parallel
+from training.robustness import File
+from training.stage import progress
 
-START: Final = "linear probe on the untouched trunk"
-AVERAGE: Final = "average of the kept"
-MIRRORED: Final = "average, and the mirror image asked too"
-Probabilities = npt.NDArray[np.float64]
+PROBE: Final = "linear probe on the untouched trunk"
+FIRST: Final = "first look alone"
+SECOND: Final = "second network alone, whole picture"
+CROPS: Final = (1.0, 0.6, 0.45)
+SECOND_LOOKS: Final = {f"second look at {CROPS[:count]}".replace(",)", ")"): count for count in (1, 2, 3)}
+AT_ONCE: Final = 32
 
 
 @dataclass(frozen=True)
 class AblationRow:
-    """One line of the table. ``kept`` says whether the network is in the average, ``seconds`` what an epoch took."""
+    """One line of the table; ``looked_again`` is the share that the second network saw."""
 
     name: str
     accuracy: Interval
     log_loss: Interval
+    looked_again: Interval
     degraded: Interval
+    degraded_log_loss: Interval
     against_first: Comparison | None
-    kept: bool
-    val_log_loss: float | None
-    seconds: float | None
-    mlflow_run_id: str | None
+    degraded_against_first: Comparison | None
 
 
-def ablation(trained: dict[str, Any], decided: dict[str, Decision], machine: Machine) -> list[AblationRow]:
-    """Measure the networks in ``models/trained`` on the test side, with audited labels.
+class _Answers(NamedTuple):
+    dogs: Floats  # probability, [n]
+    again: Bools
+
+
+def ablation(
+    trained: dict[str, Any], fp32: File, serving: File, photos: Photographs, machine: Machine
+) -> list[AblationRow]:
+    """Measure the parts on the photos.
 
     Args:
-        trained: the content of ``trained.json``.
-        decided: decisions about labels.
-        machine: to compute with.
+        trained: the content of ``models/trained/trained.json``.
+        fp32: the file whose networks are taken apart.
+        serving: the file that a service takes.
+        photos: of the test side, with audited labels.
+        machine: to compute the probe with.
     """
-    clean = Pictures(stage.PREPARED / "test", decided=decided)
-    degraded = Pictures(stage.PREPARED / "test", degrade, decided=decided)
-    mirrored = Pictures(stage.PREPARED / "test", v2.RandomHorizontalFlip(1.0), decided=decided)
-    labels = np.array(clean.labels)
-    model = models.build(trained["model"], pretrained=False)
-    model.to(memory_format=torch.channels_last).to(machine.device)
-
-    def probabilities(file: str, data: Pictures, what: str) -> Probabilities:
-        model.load_state_dict(torch.load(stage.TRAINED / file, weights_only=True, map_location="cpu"))
-        logits, _ = predict_logits(model, data, machine, what)
-        return logits.double().softmax(1).numpy()
-
-    members = trained["members"]
-    files = {START: "members/0.pt"} | {line["name"]: f"members/{n}.pt" for n, line in enumerate(members, 1)}
-    files[AVERAGE] = "weights.pt"
-    on_clean = {name: probabilities(file, clean, name) for name, file in files.items()}
-    on_degraded = {name: probabilities(file, degraded, f"{name}, degraded") for name, file in files.items()}
-    on_clean[MIRRORED] = (on_clean[AVERAGE] + probabilities(files[AVERAGE], mirrored, MIRRORED)) / 2
-    on_degraded[MIRRORED] = on_degraded[AVERAGE]
-
-    first = members[0]["name"]
-    by_name = {line["name"]: line for line in members}
+    labels = np.array(photos.labels)
+    variants: list[tuple[str, Callable[[Photo], Photo]]] = [("ablation", lambda photo: photo), ("degraded", degraded)]
+    clean, poor = (
+        {PROBE: _probe(trained["model"], photos, change, machine, f"{PROBE}, {what}")}
+        | _networks(fp32, serving, photos, change, what)
+        for what, change in variants
+    )
     rows = []
-    for name, shares in on_clean.items():
-        right = shares.argmax(1) == labels
-        losses = log_losses(shares, labels)
-        line = by_name.get(name, {})
+    for name in clean:
+        (right, losses), (poor_right, poor_losses) = (_judged(found[name], labels) for found in (clean, poor))
+        references = [_judged(found[FIRST], labels)[0] for found in (clean, poor)]
         rows.append(
             AblationRow(
                 name=name,
                 accuracy=wilson(int(right.sum()), len(right)),
-                log_loss=bootstrap(lambda chosen, losses=losses: float(losses[chosen].mean()), len(losses)),  # type: ignore[misc]
-                degraded=wilson(int((on_degraded[name].argmax(1) == labels).sum()), len(labels)),
-                against_first=None if name == first else compare(on_clean[first].argmax(1) == labels, right),
-                kept=bool(line.get("kept", False)),
-                val_log_loss=line.get("val_loss"),
-                seconds=line.get("seconds"),
-                mlflow_run_id=line.get("mlflow_run_id"),
+                log_loss=_mean(losses),
+                looked_again=wilson(int(clean[name].again.sum()), len(right)),
+                degraded=wilson(int(poor_right.sum()), len(right)),
+                degraded_log_loss=_mean(poor_losses),
+                against_first=None if name == FIRST else compare(references[0], right),
+                degraded_against_first=None if name == FIRST else compare(references[1], poor_right),
             )
         )
     return rows
+
+
+def _judged(answers: _Answers, labels: Ints) -> tuple[Bools, Floats]:
+    """Which photos are right, and the loss of each."""
+    return (answers.dogs > 0.5) == (labels == 1), log_losses(np.stack([1 - answers.dogs, answers.dogs], 1), labels)
+
+
+def _mean(losses: Floats) -> Interval:
+    return bootstrap(lambda rows: float(losses[rows].mean()), len(losses))
+
+
+def _probe(name: str, photos: Photographs, change: Callable[[Photo], Photo], machine: Machine, what: str) -> _Answers:
+    """The network as training started it."""
+    model = models.build(name, pretrained=False)
+    model.load_state_dict(torch.load(stage.TRAINED / "start.pt", weights_only=True, map_location="cpu"))
+    model.to(memory_format=torch.channels_last).to(machine.device).eval()
+    found = []
+    with torch.inference_mode():
+        for start in progress(range(0, len(photos), AT_ONCE), what, unit=" batches"):
+            pictures = [change(photos[index]).square() for index in range(start, min(start + AT_ONCE, len(photos)))]
+            batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(machine.device)
+            found.append(model(batch).double().softmax(1)[:, 1].cpu().numpy())
+    return _Answers(np.concatenate(found), np.zeros(len(photos), bool))
+
+
+def _networks(
+    fp32: File, serving: File, photos: Photographs, change: Callable[[Photo], Photo], what: str
+) -> dict[str, _Answers]:
+    """The file's networks, apart and together, and the file that serves."""
+    when = msgspec.structs.replace(fp32.document.second_look, crops=CROPS)
+
+    def ask(index: int) -> tuple[float, bool, list[float], float, bool]:
+        photo = change(photos[index])
+        first = fp32.network.first(photo.square()[np.newaxis])
+        again = bool(first.probabilities.max() < when.sure or first.familiarity[0] < when.familiar)
+        how = when if again else msgspec.structs.replace(when, crops=CROPS[:1])
+        cats, dogs = fp32.network.closer(views(photo, first.evidence[0], how)).probabilities.T
+        odds = log_odds(dogs, cats).tolist()
+        served = look(photo, serving.network, serving.document.second_look)
+        return float(first.probabilities[0, 1]), again, odds, float(served.outputs.probabilities[0, 1]), served.again
+
+    rows = in_parallel(ask, len(photos), what)
+    first = np.array([dogs for dogs, *_ in rows], np.float64)
+    again = np.array([row[1] for row in rows])
+    second = {count: np.array([expit(np.mean(row[2][:count])) for row in rows]) for count in SECOND_LOOKS.values()}
+    never, always = np.zeros(len(rows), bool), np.ones(len(rows), bool)
+    return {
+        FIRST: _Answers(first, never),
+        SECOND: _Answers(second[1], always),
+        **{name: _Answers(np.where(again, second[count], first), again) for name, count in SECOND_LOOKS.items()},
+        f"the file that serves, {serving.document.precision}": _Answers(
+            np.array([row[3] for row in rows]), np.array([row[4] for row in rows])
+        ),
+    }

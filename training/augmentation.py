@@ -15,23 +15,86 @@ from shared.pixels import SIZE
 from training.params import Augmentation
 
 
-def augmentation(params: Augmentation) -> v2.Transform:
-    """Make the random transform of uint8 [3, 224, 224] pictures that ``params`` describe."""
+def augmentation(params: Augmentation, side: int = SIZE) -> v2.Transform:
+    """Make the random transform that ``params`` describe: uint8 [3, h, h] to uint8 [3, side, side]."""
     return v2.Compose(
         [
+            *_sometimes(params.turn, RandomTurn()),
+            *_sometimes(params.frame, RandomFrame()),
+            v2.RandomResizedCrop(side, scale=params.crop_scale, ratio=params.crop_ratio, antialias=True),
             v2.RandomRotation([-params.rotation, params.rotation], v2.InterpolationMode.BILINEAR, fill=_GREY),
-            v2.RandomResizedCrop(SIZE, scale=params.crop_scale, ratio=params.crop_ratio, antialias=True),
             v2.RandomHorizontalFlip(params.flip),
             RandomColour(params.brightness, params.contrast, params.saturation, params.hue),
-            RandomRescale(*params.rescale),
+            *_sometimes(params.grey, v2.Grayscale(3)),
+            *_sometimes(params.dark, RandomDark()),
+            *_sometimes(params.rescaled, RandomRescale(*params.rescale)),
             RandomSharpness(*params.sharpness),
+            *_sometimes(params.noise, RandomNoise()),
+            *_sometimes(params.covered, v2.RandomErasing(1.0, COVERED, COVERED_RATIO, value=_GREY)),
             *([v2.JPEG(params.jpeg)] if params.jpeg[0] < BEST_QUALITY else []),
         ]
     )
 
 
+def _sometimes(chance: float, transform: torch.nn.Module) -> list[torch.nn.Module]:
+    return [v2.RandomApply([transform], chance)] if chance else []
+
+
 _GREY = [128, 128, 128]
 BEST_QUALITY: Final = 100
+FRAME: Final = 0.5  # of the picture's side, at most, on each side of it
+DARKEST: Final = 0.12
+NOISE: Final = (4.0, 40.0)  # standard deviation, in levels of 0..255
+COVERED: Final = (0.03, 0.45)  # share of the area
+COVERED_RATIO: Final = (0.4, 2.5)
+
+
+def _between(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))
+
+
+class RandomTurn(torch.nn.Module):
+    """Turn a picture by 90, 180 or 270 degrees: cameras lie flat, and programs drop what EXIF says."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Take and return uint8 [3, side, side]."""
+        return torch.rot90(picture, int(torch.randint(1, 4, ())), (1, 2))
+
+
+class RandomFrame(torch.nn.Module):
+    """Put one plain colour around a picture: bars at two sides, as of films, or at all four, as around a screenshot."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Take uint8 [3, h, w]; return a larger one."""
+        height, width = picture.shape[-2:]
+        left, right, top, bottom = (torch.rand(4) * FRAME).tolist()
+        bars = float(torch.rand(()))
+        if bars < 1 / 3:
+            left = right = 0.0
+        elif bars < 2 / 3:
+            top = bottom = 0.0
+        padding = [round(left * width), round(top * height), round(right * width), round(bottom * height)]
+        colour = [0, 255, int(torch.randint(0, 256, ()))][int(torch.randint(0, 3, ()))]
+        result: Tensor = v2.functional.pad(picture, padding, [colour])
+        return result
+
+
+class RandomDark(torch.nn.Module):
+    """Darken a picture as a photo without enough light: down to ``DARKEST``."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Take and return uint8 [3, height, width]."""
+        return (picture * _between(DARKEST, 0.6)).to(torch.uint8)
+
+
+class RandomNoise(torch.nn.Module):
+    """Add normal noise, the same for all colours or of each its own."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Take and return uint8 [3, height, width]."""
+        channels = 3 if float(torch.rand(())) < 0.5 else 1
+        noise = torch.randn(channels, *picture.shape[-2:]) * _between(*NOISE)
+        return (picture + noise).clamp_(0, 255).to(torch.uint8)
 
 
 class RandomColour(torch.nn.Module):
@@ -76,20 +139,18 @@ _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115,
 
 
 class RandomRescale(torch.nn.Module):
-    """Scale a picture down by a random factor and up again: a photo that was small, or not quite in focus."""
+    """Scale a picture down and up again: a photo that was small, out of focus, or moved along one of its sides."""
 
     def __init__(self, low: float, high: float) -> None:
-        """Draw the factor from ``low`` to ``high``; above 0.95 the picture is left as it is."""
+        """Draw the factors of height and width, each its own, from ``low`` to ``high``."""
         super().__init__()
         self.low, self.high = low, high
 
     def forward(self, picture: Tensor) -> Tensor:
         """Take and return uint8 [3, height, width]."""
-        factor = self.low + (self.high - self.low) * float(torch.rand(()))
-        if factor > 0.95:
-            return picture
         height, width = picture.shape[-2:]
-        small = v2.functional.resize(picture, [round(height * factor), round(width * factor)], antialias=True)
+        sides = [max(1, round(side * _between(self.low, self.high))) for side in (height, width)]
+        small = v2.functional.resize(picture, sides, antialias=True)
         result: Tensor = v2.functional.resize(small, [height, width], antialias=True)
         return result
 
@@ -106,13 +167,6 @@ class RandomSharpness(torch.nn.Module):
         """Take and return uint8 [3, height, width]."""
         if self.low == self.high == 1:
             return picture
-        factor = self.low + (self.high - self.low) * float(torch.rand(()))
+        factor = _between(self.low, self.high)
         result: Tensor = v2.functional.adjust_sharpness(picture, factor)
         return result
-
-
-def degrade(picture: Tensor) -> Tensor:
-    """Make a small, badly compressed photo of a picture: 80 pixels a side, JPEG quality 30; uint8 [3, 224, 224]."""
-    small = v2.functional.jpeg(v2.functional.resize(picture, [80, 80], antialias=True), 30)
-    result: Tensor = v2.functional.resize(small, [SIZE, SIZE], antialias=True)
-    return result

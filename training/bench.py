@@ -217,7 +217,7 @@ def link_sets(folder: Path, photos: list[Photo], train: int, sizes: Iterable[int
             label = labels.audited(name, photo.label, decided if side == "val" else {})
             if label is None:
                 continue
-            prepared = stage.PREPARED / photo.side / photo.label / f"{name}.png"
+            prepared = stage.PREPARED / photo.side / photo.label / f"{name}.webp"
             raw = stage.RAW / photo.path
             for source, link in (
                 (prepared, folder / "prepared" / side / label / prepared.name),
@@ -281,7 +281,7 @@ def main(  # noqa: PLR0913, PLR0917  # options are arguments
 ) -> None:
     """Measure, and write JSON and tables."""
     try:
-        recipe = msgspec.structs.replace(params.load(params_file).train, soup=(), epochs=1)
+        recipe = msgspec.structs.replace(params.load(params_file).train, epochs=1)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=stage.PREPARED.parent) as name:
             folder = Path(name).resolve()
             chosen = sizes if with_memory and STATUS.exists() else ()

@@ -1,59 +1,75 @@
-"""What is fitted on the validation set: the temperature, and the confidence below which to say "unsure"."""
+"""What is fitted on the validation photos: the temperature, and the confidence below which to say "unsure"."""
+
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from shared.metrics import Floats, Ints
+
+COLDEST, HOTTEST = 0.05, 20.0
+FOLDS: Final = 5
 
 
-def log_loss(logits: Floats, labels: Ints, temperature: float = 1.0) -> float:
-    """Mean negative log likelihood in nats.
+def fit_temperature(odds: Floats, labels: Ints) -> float:
+    """Temperature that minimises the log loss (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+
+    The targets are Platt's (1999, "Probabilistic outputs for support vector machines", section 2.2), 1 - 1/(n + 2)
+    rather than 1: so few photos without a mistake do not make the network surer than n photos can show.
 
     Args:
-        logits: float [n, 2].
-        labels: int [n], class indices.
-        temperature: what the logits are divided by.
+        odds: log-odds of dogs, float [n].
+        labels: class indices, int [n].
     """
-    return float(-log_softmax(logits / temperature, axis=1)[np.arange(len(labels)), labels].mean())
+    right = np.where(labels == 1, odds, -odds).astype(np.float64)
+    off = 1 / (len(right) + 2)
 
+    def loss(log_temperature: float) -> float:
+        scaled = right / np.exp(log_temperature)
+        return float(((1 - off) * np.logaddexp(0, -scaled) + off * np.logaddexp(0, scaled)).mean())
 
-def fit_temperature(logits: Floats, labels: Ints) -> float:
-    """Temperature that minimises the validation log loss (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
-
-    Bounded to 0.05..20: on a validation set without mistakes it would go to zero.
-    """
-    found = minimize_scalar(
-        lambda log_t: log_loss(logits, labels, float(np.exp(log_t))),
-        bounds=(np.log(0.05), np.log(20)),
-        method="bounded",
-    )
+    found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
     return float(np.exp(found.x))
 
 
-def close_call(probabilities: Floats, labels: Ints, error: float) -> float:
-    """Smallest confidence to answer at, so that wrong answers are at most ``error`` of all pictures.
+def cross_fitted(odds: Floats, labels: Ints) -> npt.NDArray[np.float64]:
+    """Calibrated log-odds, each photo's by a temperature that was fitted on the other folds.
+
+    Thresholds that are set on these do not profit from the photo they are set on.
+    """
+    folds = np.arange(len(odds)) % min(FOLDS, len(odds))
+    result = np.empty(len(odds))
+    for fold in np.unique(folds):
+        out = folds == fold
+        result[out] = odds[out] / fit_temperature(odds[~out], labels[~out])
+    return result
+
+
+def close_call(confidence: Floats, wrong: npt.NDArray[np.bool_], error: float) -> tuple[float, float]:
+    """Smallest confidence to answer at, so that at most ``error`` of all pictures are answered wrongly.
 
     Conformal risk control (Angelopoulos et al. 2022, https://arxiv.org/abs/2208.02814, equation 4) with the loss
     "answered, and wrongly", which falls as the threshold rises: the smallest threshold whose empirical risk R on n
-    validation pictures has (n R + 1) / (n + 1) <= error bounds the expected risk on a new picture.
+    validation photos has (n R + 1) / (n + 1) <= error bounds the expected risk on a new picture.
 
     Args:
-        probabilities: float [n, 2], calibrated.
-        labels: int [n], class indices.
+        confidence: the larger probability, float [n].
+        wrong: whether the answer is wrong, bool [n].
         error: the bound, 0..1.
 
     Returns:
-        A threshold in 0.5..1; 1 where n is too small for the bound, so that almost nothing is answered.
+        A threshold in 0.5..1, and the bound that holds: ``error``, or 1 / (n + 1) if n photos cannot show less.
     """
-    confidence = probabilities.max(1)
-    wrong = np.sort(confidence[probabilities.argmax(1) != labels])
-    allowed = int(np.floor(error * (len(labels) + 1) - 1))  # wrong answers that still satisfy the inequality
-    if allowed < 0:
-        return 1.0
-    if len(wrong) <= allowed:
-        return 0.5
+    mistakes = np.sort(confidence[wrong])
+    bound = max(error, 1 / (len(confidence) + 1))
+    allowed = int(np.floor(bound * (len(confidence) + 1) - 1 + 1e-9))  # wrong answers that satisfy the inequality
+    if len(mistakes) <= allowed:
+        return 0.5, bound
     # A threshold just above the (allowed + 1)-th most confident mistake leaves `allowed` of them.
-    return float(np.nextafter(wrong[len(wrong) - allowed - 1], 2.0).clip(0.5, 1.0))
+    return float(np.nextafter(mistakes[len(mistakes) - allowed - 1], 2.0).clip(0.5, 1.0)), bound
+
+
+def photos_needed(error: float) -> int:
+    """Validation photos from which a bound of ``error`` can be shown."""
+    return int(np.ceil(1 / error)) - 1

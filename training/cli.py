@@ -3,7 +3,6 @@
 The stages import torch, so each is imported only when it runs: ``catsdogs --help`` answers at once.
 """
 
-import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ PARAMS = click.option(
     show_default=True,
     help="Parameters of all stages.",
 )
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Command = Callable[..., Any]
 
 
@@ -37,14 +35,10 @@ def _command(help_text: str) -> Callable[[Command], click.Command]:
     def decorate(function: Command) -> click.Command:
         def run(*args: Any, **kwargs: Any) -> None:
             try:
-                function(*args, **kwargs)
+                with stage.explained():
+                    function(*args, **kwargs)
             except stage.StageError as error:
                 raise Refused(str(error)) from error
-            except OSError as error:
-                if error.errno not in NO_ROOM:
-                    raise
-                message = f"{error.strerror}: nothing is half-written and finished files are kept; run it again"
-                raise Refused(message) from error
 
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # click's own way
         return click.command(function.__name__, help=help_text)(run)
@@ -59,7 +53,7 @@ def _stage(help_text: str) -> Callable[[Command], click.Command]:
 
 @_stage(
     "Copy the photos to data/raw.\n\nSOURCE is a folder, a zip or tar file, a CSV or Parquet table of paths "
-    "and labels, or 'kaggle'; by default params.yaml names it."
+    "and labels, or a collection to download: 'kaggle' or 'oxford-iiit-pet'; by default params.yaml names them."
 )
 @click.argument("source", nargs=-1)
 @click.option("--classes", help='Names of folders and labels, as "cats=cat,kitten,0 dogs=dog,puppy,1".')
@@ -74,7 +68,10 @@ def fetch(params_file: Path, source: tuple[str, ...], classes: str | None, keep_
         section = params.with_classes(section, classes)
     keep_sides = keep_sides or section.keep_sides
     fetched = run(source or section.source, stage.RAW, section.labels(), keep_sides=keep_sides)
-    write_json(stage.REPORTS / "fetch.json", fetched.report())
+    report = fetched.report()
+    write_json(stage.REPORTS / "fetch.json", report)
+    for name, one in report["collections"].items():
+        click.echo(f"{name}: {one['cats']:,} cats, {one['dogs']:,} dogs; licence: {one['licence']}")
     for line in fetched.lines():
         click.echo(line)
     if keep_sides or len(fetched.sides) > 1:
@@ -106,22 +103,20 @@ def split(params_file: Path) -> None:
     """Run the stage split."""
     from shared.contract import CLASSES
     from training import audit, params
-    from training.split import SIDES, given_sides
+    from training.split import SIDES, given_sides, summary
     from training.split import split as run
 
     section = params.load(params_file).split
     photos = run(audit.read(stage.AUDIT), stage.SPLIT, section.train, section.val, given_sides(stage.NAMES))
-    counts = {
-        side: {label: sum((p.side, p.label) == (side, label) for p in photos) for label in CLASSES} for side in SIDES
-    }
-    write_json(stage.REPORTS / "split.json", counts)
-    for side, count in counts.items():
-        click.echo(f"{side:>6}: {count['cats']:,} cats, {count['dogs']:,} dogs")
-    if warning := stage.imbalance(*(sum(count[label] for count in counts.values()) for label in CLASSES)):
+    found = summary(photos)
+    write_json(stage.REPORTS / "split.json", found)
+    for side in SIDES:
+        click.echo(f"{side:>6}: {found[side]['cats']:,} cats, {found[side]['dogs']:,} dogs")
+    if warning := stage.imbalance(*(sum(found[side][label] for side in SIDES) for label in CLASSES)):
         click.echo(warning)
 
 
-@_stage("Decode every photo of the split once, to 224×224 PNG below data/processed_split.")
+@_stage("Decode every photo of the split once, to a square below data/processed_split.")
 def prepare(params_file: Path) -> None:
     """Run the stage prepare."""
     from training import params
@@ -142,21 +137,19 @@ def suspects(params_file: Path) -> None:
 
 
 @_stage("Train the network; resumes an interrupted run with the same parameters, data, labels and code.")
+@click.option("--closer", is_flag=True, help="Train the network of the second look, into models/closer.")
 @click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted run.")
-def train(params_file: Path, restart: bool) -> None:
+@click.option("--processes", type=click.IntRange(1), default=1, help="Processes on this machine: one for each GPU.")
+def train(params_file: Path, closer: bool, restart: bool, processes: int) -> None:
     """Run the stage train."""
-    from training import params, tracking
-    from training import split as splits
-    from training.train import read_trained
-    from training.train import train as run
+    from training import group
+    from training.train import run
 
-    document = params.load(params_file)
-    digest = splits.split_digest(splits.read(stage.SPLIT))
-    with stage.alone(stage.TRAINING):
-        run(stage.PREPARED, document.train, stage.TRAINED, stage.CHECKPOINTS, digest, restart=restart)
-        with tracking.run(read_trained(stage.TRAINED)["mlflow_run_id"]):
-            for name in ("fetch", "audit", "split", "suspects"):
-                tracking.log_section(name, getattr(document, name))
+    if processes == 1:
+        run(params_file, closer=closer, restart=restart)
+    else:
+        flags = ["--closer"] * closer + ["--restart"] * restart
+        group.launch(processes, "training.train", "--params", str(params_file), *flags)
 
 
 @_stage("Fit calibration and thresholds, record the exam, and write models/candidate.onnx.")
@@ -184,7 +177,8 @@ def evaluate(params_file: Path) -> None:
     from training import params
     from training.evaluate import evaluate as run
 
-    run(params.load(params_file).evaluate)
+    document = params.load(params_file)
+    run(document.evaluate, document.export.others)
 
 
 @_stage(
@@ -203,7 +197,7 @@ def promote(params_file: Path, dry_run: bool, again: bool) -> None:
     from training import params
     from training.promotion.promote import promote as run
 
-    run(Path(params.load(params_file).evaluate.not_pets), dry_run=dry_run, again=again)
+    run(params.load(params_file).export.others, dry_run=dry_run, again=again)
 
 
 @_command(

@@ -10,7 +10,7 @@ Writes the finished files, with their test metrics in the contract, to ``models/
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -19,24 +19,25 @@ from typing import Any, Final
 import mlflow
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from shared import contract, exam
 from shared.contract import CLASSES, Contract, Precision
-from shared.exam import Outputs, Run
 from shared.files import write_json, write_whole
-from shared.pixels import Pixels
+from shared.intervals import Interval, wilson
+from shared.metrics import Bools, Ints
+from shared.second_look import Outputs, look
 from training import ablation, labels, ood, plots, report, stage, tracking
 from training.comparison import Comparison, compare
-from training.graph import runner
+from training.graph import Runner, single_threaded
 from training.machine import choose_machine
-from training.measure import Quality, quality
+from training.measure import Quality, quality, reasons, typical_seconds
 from training.occlusion import Occlusion, occlusion
-from training.packaging import answers
 from training.params import Evaluate
-from training.pictures import Pictures, evenly_spaced
+from training.photographs import Answered, Photographs, Photos, answers
+from training.pictures import evenly_spaced
+from training.robustness import Cell, File, robustness
+from training.slices import Slice, groups, slices
 from training.stage import StageError, progress
 from training.train import read_trained
 
@@ -45,7 +46,18 @@ FILES: Final[dict[Precision, tuple[Path, Path, str]]] = {
     "fp32": (stage.CANDIDATE, stage.MODEL, "metrics.json"),
     "int8": (stage.CANDIDATE_INT8, stage.MODEL_INT8, "metrics.int8.json"),
 }
-Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TestSide:
+    """The photos of the test side, with the labels they came with and the audited ones."""
+
+    __test__ = False  # a noun of the field, not a class of pytest's
+
+    photos: Photographs  # with the labels they came with
+    truth: Ints
+    audited: Photographs  # without those that show both animals or none
+    kept: Bools  # which photos those are
 
 
 @dataclass
@@ -54,46 +66,64 @@ class Measured:
 
     model: onnx.ModelProto
     document: Contract
-    run: Run
-    outputs: Outputs
+    network: Runner
+    answered: Answered
     raw: Quality
     audited: Quality
+    first_raw: Quality  # of the first look alone
+    first_audited: Quality
     ood_detection: ood.OodDetection | None
     ood_outputs: dict[str, Outputs]
-    milliseconds: float = 0.0
+    slices: list[Slice]
+    robustness: dict[str, Cell]
+    milliseconds: float = 0.0  # of the first look
+    milliseconds_mean: float = 0.0  # of an answer, with second looks
+
+    @property
+    def file(self) -> File:
+        """What answers."""
+        return File(self.network, self.document)
 
 
-def evaluate(params: Evaluate) -> None:
+def evaluate(params: Evaluate, others: tuple[str, ...]) -> None:
     """Evaluate the candidates on the test side.
+
+    Args:
+        params: the section ``evaluate``.
+        others: photos of other things, as in ``export.others``; what `export` learned from is not asked about.
 
     Raises:
         StageError: an earlier stage has not run, or a file fails its own exam.
     """
     trained = read_trained(stage.TRAINED)
-    decided = labels.decisions()
-    test = Pictures(stage.PREPARED / "test")
-    after_audit = [labels.audited(path.stem, path.parent.name, decided) for path in test.paths]
-    others = ood.read(Path(params.not_pets)) if Path(params.not_pets).exists() else {}
-    if not others:
-        print(f"{params.not_pets}: not found; photos of other things are not evaluated (evaluate.not_pets)")
+    test = _test_side()
+    strangers = ood.to_measure(ood.read(others))
+    if not strangers:
+        print("photos of other things: none, so they are not evaluated (export.others)")
+    parts = groups(test.audited)
     files = {
-        precision: _measure(path, test, after_audit, others)
-        for precision, (path, _, _) in FILES.items()
-        if path.exists()
+        precision: _measure(path, test, parts, strangers) for precision, (path, _, _) in FILES.items() if path.exists()
     }
     if "fp32" not in files:
         raise StageError(f"{stage.CANDIDATE}: not found; run `catsdogs export` first")
-    _time(files, test, params.timed)
-    evidence = occlusion(files["fp32"].run, [test.array(index) for index in evenly_spaced(len(test), params.covered)])
-    rows = ablation.ablation(trained, decided, choose_machine())
-    truth = np.array(test.labels)
+    _time(files, test.photos, params.timed)
+    fp32, serving = files["fp32"], files.get("int8", files["fp32"])
+    pictures = [test.photos[index].square() for index in evenly_spaced(len(test.photos), params.covered)]
+    evidence = occlusion(fp32.network, pictures)
+    chosen = evenly_spaced(len(test.audited), params.corrupted)
+    cells = robustness(
+        {precision: file.file for precision, file in files.items()}, test.audited, np.array(test.audited.labels), chosen
+    )
+    for precision, file in files.items():
+        file.robustness = cells[precision]
+    rows = ablation.ablation(trained, fp32.file, serving.file, test.audited, choose_machine())
     precisions = (
-        compare(*(files[precision].outputs.probabilities.argmax(1) == truth for precision in ("fp32", "int8")))
+        compare(*(files[precision].answered.outputs.probabilities.argmax(1) == test.truth for precision in FILES))
         if "int8" in files
         else None
     )
     _write(params, test, files, evidence, rows, precisions)
-    _track(params, trained["mlflow_run_id"], files, rows)
+    _track(params, trained["mlflow_run_id"], files)
     for precision, file in files.items():
         print(
             f"{precision}: {file.raw.accuracy.text()} right on {file.raw.pictures:,} test photos, "
@@ -103,20 +133,29 @@ def evaluate(params: Evaluate) -> None:
     print(f"{stage.REPORTS / 'report.html'}: the full report")
 
 
-def _measure(path: Path, test: Pictures, after_audit: list[str | None], others: dict[str, list[Pixels]]) -> Measured:
+def _test_side() -> TestSide:
+    photos = Photographs("test")
+    audited = Photographs("test", labels.decisions())
+    return TestSide(photos, np.array(photos.labels), audited, np.isin(photos.ids, audited.ids))
+
+
+def _measure(path: Path, test: TestSide, parts: dict[tuple[str, str], Bools], others: dict[str, Photos]) -> Measured:
     data = path.read_bytes()
     model = onnx.load_model_from_string(data)
     document = contract.loads({entry.key: entry.value for entry in model.metadata_props})
-    run = runner(data)
-    failures = exam.sit(document.exam, run)
+    network, when = single_threaded(data), document.second_look
+    failures = exam.sit(document.exam, network, when)
     if failures:
         raise StageError(f"{path} fails its exam: {'; '.join(failures)}")
-    outputs = answers(run, test, f"testing {document.precision}")
-    kept = np.array([label is not None for label in after_audit])
-    right_labels = np.array([CLASSES.index(label) for label in after_audit if label is not None])
-    raw = quality(outputs, np.array(test.labels), document)
-    audited = quality(Outputs(*(rows[kept] for rows in outputs)), right_labels, document)
-    ood_outputs = ood.grouped_answers(run, others, f"out of distribution, {document.precision}") if others else {}
+    answered = answers(network, test.photos, when, f"testing {document.precision}")
+    first = _first(network, test.photos, answered)
+    raw, first_raw = (quality(outputs, test.truth, document) for outputs in (answered.outputs, first))
+    truth = np.array(test.audited.labels)
+    kept = [Outputs(*(rows[test.kept] for rows in outputs)) for outputs in (answered.outputs, first)]
+    audited, first_audited = (quality(outputs, truth, document) for outputs in kept)
+    ood_outputs = {
+        name: answers(network, photos, when, f"{name}, {document.precision}").outputs for name, photos in others.items()
+    }
     promise = contract.TestMetrics(
         pictures=raw.pictures,
         accuracy=raw.accuracy,
@@ -126,36 +165,69 @@ def _measure(path: Path, test: Pictures, after_audit: list[str | None], others: 
     )
     document = msgspec.structs.replace(document, test=promise)
     onnx.helper.set_model_props(model, {contract.METADATA_KEY: contract.dumps(document)})
-    detection = ood.ood_detection(outputs, ood_outputs, document) if ood_outputs else None
-    return Measured(model, document, run, outputs, raw, audited, detection, ood_outputs)
+    return Measured(
+        model=model,
+        document=document,
+        network=network,
+        answered=answered,
+        raw=raw,
+        audited=audited,
+        first_raw=first_raw,
+        first_audited=first_audited,
+        ood_detection=ood.ood_detection(answered.outputs, ood_outputs, document) if ood_outputs else None,
+        ood_outputs=ood_outputs,
+        slices=slices(parts, kept[0].probabilities.argmax(1) == truth, reasons(kept[0], document) == ""),
+        robustness={},
+    )
 
 
-def _time(files: dict[Precision, Measured], test: Pictures, count: int) -> None:
-    """Median milliseconds of a photo on one thread, in turns so that other load affects all files alike.
+def _first(network: Runner, photos: Photographs, answered: Answered) -> Outputs:
+    """What the first look alone says of the photos."""
+    outputs = Outputs(*(rows.copy() for rows in answered.outputs))
+    for index in np.flatnonzero(answered.again).tolist():
+        alone = network.first(photos[index].square()[np.newaxis])
+        for rows, row in zip(outputs, alone, strict=True):
+            rows[index] = row[0]
+    return outputs
+
+
+def _time(files: dict[Precision, Measured], photos: Photographs, count: int) -> None:
+    """Milliseconds of a photo on one thread, in turns so that other load affects all files alike.
 
     A turn is several photos long, because a service runs one file: alternating photo by photo, each file evicts the
     other's weights from the caches, which costs the faster one most (2.6 ms rather than 1.9; float takes 4.6).
+    Decoding is not counted; cutting out what the second look sees is.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    runs = {precision: runner(file.model.SerializeToString(), options) for precision, file in files.items()}
-    spent: dict[Precision, list[float]] = {precision: [] for precision in files}
-    chosen = evenly_spaced(len(test), count)
+    first: dict[Precision, list[float]] = {precision: [] for precision in files}
+    whole: dict[Precision, list[tuple[float, bool]]] = {precision: [] for precision in files}
+    chosen = evenly_spaced(len(photos), count)
     for start in progress(range(0, len(chosen), TURN), "timing", unit=" turns"):
-        pictures = [test.array(index)[np.newaxis] for index in chosen[start : start + TURN]]
-        for precision, run in runs.items():
+        turn = [photos[index] for index in chosen[start : start + TURN]]
+        pictures = [photo.square()[np.newaxis] for photo in turn]
+        for precision, file in files.items():
             for picture in pictures:
                 began = perf_counter()
-                run(picture)
-                spent[precision].append((perf_counter() - began) * 1000)
+                file.network.first(picture)
+                first[precision].append(perf_counter() - began)
+        for precision, file in files.items():
+            for photo in turn:
+                began = perf_counter()
+                again = look(photo, file.network, file.document.second_look).again
+                whole[precision].append((perf_counter() - began, again))
     for precision, file in files.items():
-        file.milliseconds = median(spent[precision])
+        file.milliseconds = median(first[precision]) * 1000
+        seconds, twice = np.array(whole[precision]).T
+        share = float(file.answered.again.mean())
+        file.milliseconds_mean = typical_seconds(seconds, twice == 1, share) * 1000
 
 
 def figures(file: Measured, evidence: Occlusion | None) -> dict[str, Any]:
-    """Content of ``metrics.json`` for a file; names without ``audited`` are of the original labels."""
+    """Content of ``metrics.json`` for a file.
+
+    Names without ``audited`` are of the labels that the photos came with; slices and robustness are of audited ones.
+    """
     document, raw, audited = file.document, msgspec.to_builtins(file.raw), msgspec.to_builtins(file.audited)
+    again = file.answered.again
     result = {
         "version": document.version,
         "pictures": raw["pictures"],
@@ -167,11 +239,15 @@ def figures(file: Measured, evidence: Occlusion | None) -> dict[str, Any]:
             true: dict(zip(CLASSES, row, strict=True)) for true, row in zip(CLASSES, raw["confusion"], strict=True)
         },
         "answered": raw["answered"],
+        "answered_wrong": raw["answered_wrong"],
         "accuracy_when_answered": raw["accuracy_when_answered"],
         "unsure": raw["unsure"],
         "audited": {name: value for name, value in audited.items() if name != "confusion"},
+        "looked_again": msgspec.to_builtins(wilson(int(again.sum()), len(again))),
+        "first_look": _short(file.first_raw) | {"audited": _short(file.first_audited)},
         "megabytes": round(file.model.ByteSize() / 1e6, 2),
         "milliseconds": round(file.milliseconds, 2),
+        "milliseconds_mean": round(file.milliseconds_mean, 2),
         "dataset_digest": document.provenance.dataset_digest,
         "split_digest": document.provenance.split_digest,
         "git_commit": document.provenance.git_commit,
@@ -180,38 +256,46 @@ def figures(file: Measured, evidence: Occlusion | None) -> dict[str, Any]:
         result["strangers"] = msgspec.to_builtins(file.ood_detection)
     if evidence:
         result["evidence"] = msgspec.to_builtins(evidence)
-    return result
+    return result | {"slices": msgspec.to_builtins(file.slices), "robustness": msgspec.to_builtins(file.robustness)}
+
+
+def _short(found: Quality) -> dict[str, Any]:
+    named: dict[str, Interval] = {"accuracy": found.accuracy, "log_loss": found.log_loss, "answered": found.answered}
+    short: dict[str, Any] = msgspec.to_builtins(named)
+    return short
 
 
 def _write(
     params: Evaluate,
-    test: Pictures,
+    test: TestSide,
     files: dict[Precision, Measured],
     evidence: Occlusion,
     rows: list[ablation.AblationRow],
     precisions: Comparison | None,
 ) -> None:
-    fp32, truth = files["fp32"], np.array(test.labels)
+    fp32, truth = files["fp32"], test.truth
+    outputs = fp32.answered.outputs
     metrics = {precision: figures(file, evidence if precision == "fp32" else None) for precision, file in files.items()}
-    predicted = fp32.outputs.probabilities.argmax(1)
-    worst = _worst(fp32.outputs, truth, params.worst)
+    predicted = outputs.probabilities.argmax(1)
+    worst = _worst(outputs, truth, params.worst)
     mistakes = plots.contact_sheet(
-        [test.array(index) for index in worst],
-        [f"{CLASSES[truth[i]]}, said {CLASSES[predicted[i]]} {fp32.outputs.probabilities[i].max():.3f}" for i in worst],
-        f"{len(worst)} worst of {int((predicted != truth).sum())} mistakes on {len(truth):,} test photos",
+        [test.photos[index].square() for index in worst],
+        [f"{CLASSES[truth[i]]}, said {CLASSES[predicted[i]]} {outputs.probabilities[i].max():.3f}" for i in worst],
+        f"{len(worst)} worst of {int((predicted != truth).sum())} mistakes on {len(truth):,} test photos, "
+        "by the labels they came with",
     )
     stage.REPORTS.mkdir(exist_ok=True)
     for precision, (_, _, name) in FILES.items():
         if precision in metrics:
             write_json(stage.REPORTS / name, metrics[precision])
-    table = [msgspec.to_builtins(row) | {"verdict": _verdict(row)} for row in rows]
-    write_json(stage.REPORTS / "ablation.json", {"compared_with": rows[1].name, "rows": table})
-    write_whole(stage.REPORTS / "predictions.csv", _predictions(test.paths, fp32))
+    table = [msgspec.to_builtins(asdict(row)) | _verdicts(row) for row in rows]
+    write_json(stage.REPORTS / "ablation.json", {"labels": "audited", "compared_with": ablation.FIRST, "rows": table})
+    write_whole(stage.REPORTS / "predictions.csv", _predictions(test.photos, fp32))
     plots.confusion_matrix(truth, predicted).savefig(stage.REPORTS / "confusion.png", dpi=120)
     mistakes.savefig(stage.REPORTS / "worst.png", dpi=110)
     content = report.Content(
         metrics={str(precision): figures for precision, figures in metrics.items()},
-        outputs={str(precision): file.outputs for precision, file in files.items()},
+        outputs={str(precision): file.answered.outputs for precision, file in files.items()},
         contracts={str(precision): file.document for precision, file in files.items()},
         ood_outputs=fp32.ood_outputs,
         labels=truth,
@@ -228,30 +312,33 @@ def _write(
             path.unlink(missing_ok=True)
 
 
-def _verdict(row: ablation.AblationRow) -> str:
-    return row.against_first.describe("the fine-tuned network", "this one") if row.against_first else "compared with"
+def _verdicts(row: ablation.AblationRow) -> dict[str, str]:
+    named = {"verdict": row.against_first, "degraded_verdict": row.degraded_against_first}
+    return {name: found.describe(ablation.FIRST, "this") if found else "compared with" for name, found in named.items()}
 
 
-def _worst(outputs: Outputs, truth: Labels, count: int) -> list[int]:
+def _worst(outputs: Outputs, truth: Ints, count: int) -> list[int]:
     """Indices of the mistakes, the most confident first."""
     mistakes = np.flatnonzero(outputs.probabilities.argmax(1) != truth)
     order = np.argsort(-outputs.probabilities[mistakes].max(1))
     return [int(index) for index in mistakes[order][:count]]
 
 
-def _predictions(paths: list[Path], file: Measured) -> str:
+def _predictions(photos: Photographs, file: Measured) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("photo", "actual", "predicted", "dogs", "familiarity", "verdict"))
-    outputs = file.outputs
-    for path, probabilities, familiarity in zip(paths, outputs.probabilities, outputs.familiarity, strict=True):
+    writer.writerow(("photo", "actual", "predicted", "dogs", "familiarity", "verdict", "looked_again"))
+    outputs, again = file.answered
+    for id_, label, probabilities, familiarity, twice in zip(
+        photos.ids, photos.given, outputs.probabilities, outputs.familiarity, again, strict=True
+    ):
         verdict = file.document.judge(probabilities, float(familiarity))
-        row = (path.stem, path.parent.name, verdict.label, f"{probabilities[1]:.6f}", f"{familiarity:.4f}")
-        writer.writerow((*row, verdict.verdict))
+        row = (id_, label, verdict.label, f"{probabilities[1]:.6f}", f"{familiarity:.4f}")
+        writer.writerow((*row, verdict.verdict, int(twice)))
     return text.getvalue()
 
 
-def _track(params: Evaluate, run_id: str, files: dict[Precision, Measured], rows: list[ablation.AblationRow]) -> None:
+def _track(params: Evaluate, run_id: str, files: dict[Precision, Measured]) -> None:
     with tracking.run(run_id):
         for precision, file in files.items():
             mlflow.log_metrics(
@@ -259,20 +346,12 @@ def _track(params: Evaluate, run_id: str, files: dict[Precision, Measured], rows
                     f"test_accuracy_{precision}": file.raw.accuracy.value,
                     f"test_accuracy_audited_{precision}": file.audited.accuracy.value,
                     f"test_log_loss_{precision}": file.raw.log_loss.value,
+                    f"test_looked_again_{precision}": float(file.answered.again.mean()),
                     f"milliseconds_{precision}": file.milliseconds,
+                    f"milliseconds_mean_{precision}": file.milliseconds_mean,
                 }
             )
         for path in sorted(stage.REPORTS.iterdir()):
             mlflow.log_artifact(str(path), "report")
         mlflow.set_tag("version", files["fp32"].document.version)
         tracking.log_section("evaluate", params)
-        for row in rows:
-            if row.mlflow_run_id:
-                with tracking.run(row.mlflow_run_id, nested=True):
-                    mlflow.log_metrics(
-                        {
-                            "test_accuracy_audited": row.accuracy.value,
-                            "test_log_loss_audited": row.log_loss.value,
-                            "test_accuracy_degraded": row.degraded.value,
-                        }
-                    )

@@ -1,28 +1,29 @@
-"""Familiarity: how much a picture's features look like those of the training set, computed inside the graph.
+"""Familiarity: how much a picture looks like a cat or a dog at all, computed inside the graph from pooled features.
 
-Training pictures vary mostly along a few principal components of the pooled features; a car or a chair varies along
-others. So what is measured is the share of a picture's deviation from the mean that lies outside those components: the
-residual of ViM (Wang et al. 2022, https://arxiv.org/abs/2203.10807, section 4.1) relative to the deviation's length.
+Where photos of other things are at hand (``export.others``), a logistic regression tells their features from those of
+the training pictures (outlier exposure, Hendrycks et al. 2019, https://arxiv.org/abs/1812.04606, on features that are
+there anyway). Photos of kinds that it never saw, leaving out a tenth of the others at a time: 98 % of animals and
+people and 99 % of things lie below the 3rd percentile of pets, where the residual below gives 76 and 99 %.
 
-Measured with the network of the first release, 300 not-pets against its test photos, area under the ROC curve: this
-share with 64 components 0.998, ViM's absolute residual 0.989, the 10th nearest neighbour's cosine 0.998 (but it needs
-the training set at inference), the energy of the logits 0.963, Mahalanobis' distance within all components 0.997 and
-within the leading 64 only 0.28, worse than chance.
-
-A logistic curve maps the share to 0..1: the median validation picture gets 0.9, the one at the 99th percentile 0.5.
+Without such photos the measure is the share of a picture's deviation from the mean of the training pictures that lies
+outside their first principal components: the residual of ViM (Wang et al. 2022, https://arxiv.org/abs/2203.10807,
+section 4.1) relative to the deviation's length. A logistic curve maps it to 0..1: the median validation picture gets
+0.9, the one at the 99th percentile 0.5.
 """
 
 from typing import Final
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 MOST_EXPLAINED: Final = 0.95
+REGULARISED: Final = 1e-3  # the regression's C: there are more features than photos of other things
 
 
-class Familiarity(nn.Module):
-    """Pooled features float [n, channels] to familiarity float [n] in 0..1.
+class Residual(nn.Module):
+    """Pooled features float [n, channels] to the log-odds of being familiar, float [n].
 
     Args:
         features: of training pictures, float [n, channels].
@@ -56,6 +57,37 @@ class Familiarity(nn.Module):
         return 1 - explained / deviation.square().sum(1).clamp_min(1e-12)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Map pooled features to familiarity."""
+        """Map pooled features to log-odds."""
         steepness, far = self.scale
-        return torch.sigmoid(steepness * (far - self.residual(pooled)))
+        odds: Tensor = steepness * (far - self.residual(pooled))
+        return odds
+
+
+class Learned(nn.Module):
+    """Pooled features float [n, channels] to the log-odds of being familiar, float [n].
+
+    Args:
+        features: of training pictures, float [n, channels].
+        others: features of photos of other things, likewise.
+    """
+
+    def __init__(self, features: Tensor, others: Tensor) -> None:
+        """Fit the regression, both sides weighted alike."""
+        super().__init__()
+        rows = torch.cat([features, others])
+        mean, std = rows.mean(0), rows.std(0).clamp_min(1e-6)
+        pets = torch.cat([torch.ones(len(features)), torch.zeros(len(others))])
+        found = LogisticRegression(C=REGULARISED, max_iter=1000, class_weight="balanced").fit(
+            ((rows - mean) / std).numpy(), pets.numpy()
+        )
+        weight = torch.tensor(found.coef_, dtype=torch.float32) / std
+        bias = torch.tensor(found.intercept_, dtype=torch.float32) - weight @ mean
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    weight: Tensor  # [1, channels]
+    bias: Tensor  # [1]
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map pooled features to log-odds."""
+        return nn.functional.linear(pooled, self.weight, self.bias).squeeze(1)

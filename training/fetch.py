@@ -1,11 +1,11 @@
-"""Fetch: copy the photos unchanged to ``data/raw/<source>/{cats,dogs}/``.
+"""Fetch: copy the photos unchanged to ``data/raw/<collection>/{cats,dogs}/``.
 
-catsdogs fetch                              # the Kaggle set, through kagglehub
+catsdogs fetch kaggle oxford-iiit-pet       # collections that are downloaded
 catsdogs fetch photos/ more.tar.gz          # folders, zip and tar files, tables of paths and labels
 catsdogs fetch --classes "cats=cat,kitten,0 dogs=dog,puppy,1" photos.zip
 
-``docs/pipeline.md`` has the layouts. ``data/names.csv`` has the name that each photo had in its source, and the side
-that it keeps. What is passed over is counted by its reason.
+``docs/pipeline.md`` has the layouts. ``data/names.csv`` has the collection of each photo, the name that it had there,
+and the side that it keeps. What is passed over is counted by its reason.
 """
 
 import csv
@@ -18,18 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-import kagglehub
-
 from shared.contract import CLASSES, Label
 from shared.files import write_whole
 from shared.folders import CLASS_FOLDERS
 from shared.pixels import sniff
 from shared.spec import FORMATS
 from training import layouts
+from training.downloads import KNOWN, download
+from training.params import Collection
 from training.sources import File, PassedOverError, hidden, opened
 from training.stage import StageError, progress, whole_directory
 
-KAGGLE_HANDLE: Final = "bhavikjikadara/dog-and-cat-classification-dataset"
 REASONS: Final = {
     "hidden": "hidden",
     "no_class": "in no class folder",
@@ -40,9 +39,10 @@ REASONS: Final = {
     "missing": "named by a table, but not there",
     "repeated": "the same file again",
 }
+NOT_STATED: Final = "not stated"
 EXAMPLES: Final = 3  # names shown for each reason
 # A file of such a name is left to the audit, which lists it as corrupt if its bytes are no picture's.
-PICTURE: Final = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|gif|bmp|avif)", re.IGNORECASE)
+PICTURE: Final = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|gif|bmp|avif|heic|heif)", re.IGNORECASE)
 # Names that need no quoting in a table and that every file system takes. Others give way to a digest.
 PLAIN: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ._()+@=&~#!-]{0,150}[A-Za-z0-9()_-])?")
 SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,5}")
@@ -50,12 +50,17 @@ SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,5}")
 
 @dataclass
 class Fetched:
-    """What the sources gave: photos by class, photos by the side that their folder names, files passed over."""
+    """What the sources gave: photos by collection and class and by the side of their folder, files passed over."""
 
-    photos: Counter[str] = field(default_factory=Counter)
+    collections: dict[Collection, Counter[str]] = field(default_factory=dict)
     sides: Counter[str] = field(default_factory=Counter)
     passed_over: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def photos(self) -> Counter[str]:
+        """Photos of all collections, by class."""
+        return sum(self.collections.values(), Counter())
 
     def pass_over(self, name: str, reason: str) -> None:
         """Count a file that is not taken."""
@@ -67,6 +72,10 @@ class Fetched:
         """The counts, for ``reports/fetch.json``."""
         return {
             "photos": {label: self.photos[label] for label in CLASSES},
+            "collections": {
+                one.name: {"licence": one.licence, "origin": one.origin, **{label: photos[label] for label in CLASSES}}
+                for one, photos in self.collections.items()
+            },
             "sides": {side: self.sides[side] for side in ("train", "val", "test")},
             "passed_over": {reason: self.passed_over[reason] for reason in REASONS},
         }
@@ -81,12 +90,16 @@ class Fetched:
 
 
 def fetch(
-    sources: Iterable[str], out: Path, classes: Mapping[str, Label] = CLASS_FOLDERS, *, keep_sides: bool = False
+    sources: Iterable[str | Collection],
+    out: Path,
+    classes: Mapping[str, Label] = CLASS_FOLDERS,
+    *,
+    keep_sides: bool = False,
 ) -> Fetched:
     """Copy every photo of ``sources`` that has a label to ``out``, and list them in ``names.csv`` beside it.
 
     Args:
-        sources: folders, archives and tables, or ``kaggle``.
+        sources: folders, archives, tables, and names in :data:`training.downloads.KNOWN`.
         out: the folder to make.
         classes: the label that a folder of each name, in lower case, gives its photos.
         keep_sides: whether ``names.csv`` says the side that a photo's folder names, for ``split`` to keep; ``train`` if
@@ -96,14 +109,17 @@ def fetch(
         StageError: a source is missing or unreadable, a class has no photo in any of them, or no folder names a side.
     """
     fetched = Fetched()
-    rows = [("path", "source", "name", "side")]
+    rows = [("path", "collection", "name", "side")]
+    collections = named(sources)
     with whole_directory(out) as aside:
-        for source in sources:
-            path = _kaggle() if source == "kaggle" else Path(source).expanduser().absolute()
-            folder = _folder(aside, path.name)
+        for collection in collections:
+            source = collection.source
+            path = download(source) if source in KNOWN else Path(source).expanduser().absolute()
+            folder = aside / collection.name
+            photos = fetched.collections[collection] = Counter()
             seen: set[tuple[Label, tuple[int, int]]] = set()
             with opened(path, scratch=aside) as files:
-                for file in progress(files, f"reading {path.name}", unit=" files"):
+                for file in progress(files, f"reading {collection.name}", unit=" files"):
                     try:
                         label, data = _photo(file, layouts.label(file, path.name, classes), seen)
                         place = _write(folder / label, PurePosixPath(file.name).name, data)
@@ -111,11 +127,11 @@ def fetch(
                         fetched.pass_over(file.name, error.reason)
                         continue
                     side = layouts.side(file.name, path.name)
-                    fetched.photos[label] += 1
+                    photos[label] += 1
                     fetched.sides.update([side] if side else [])
                     kept = (side or "train") if keep_sides else ""
-                    rows.append((place.relative_to(aside).as_posix(), path.name, file.name, kept))
-        _check(fetched, ", ".join(sources), keep_sides=keep_sides)
+                    rows.append((place.relative_to(aside).as_posix(), collection.name, file.name, kept))
+        _check(fetched, ", ".join(one.source for one in collections), keep_sides=keep_sides)
         text = io.StringIO()
         # Quoted, since names may have line ends in them; bytes that are no text are written as escapes.
         csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(rows)
@@ -123,16 +139,24 @@ def fetch(
     return fetched
 
 
-def _kaggle() -> Path:
-    print(f"fetching {KAGGLE_HANDLE} from Kaggle")
-    try:
-        return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
-    # kagglehub raises what requests, urllib3 and its own client raise; all mean the same to the user.
-    except Exception as error:
-        raise StageError(
-            f"Kaggle did not deliver {KAGGLE_HANDLE} ({type(error).__name__}: {error}); "
-            "download the zip yourself and pass it: make pipeline SOURCE=archive.zip"
-        ) from error
+def named(sources: Iterable[str | Collection]) -> list[Collection]:
+    """The collections with all that is known of them; one without a name gets its source's, with a number if taken."""
+    collections = [Collection(source=source) if isinstance(source, str) else source for source in sources]
+    taken = {collection.name.lower() for collection in collections}
+    result = []
+    for collection in collections:
+        source = collection.source
+        known = Collection(source, _plain(source), licence=NOT_STATED, origin=NOT_STATED)
+        if source in KNOWN:
+            known = KNOWN[source].collection
+        name, number = collection.name or known.name, 1
+        while not collection.name and name.lower() in taken:
+            number += 1
+            name = f"{known.name}-{number}"
+        taken.add(name.lower())
+        licence, origin = collection.licence or known.licence, collection.origin or known.origin
+        result.append(Collection(source, name, licence, origin))
+    return result
 
 
 def _photo(file: File, label: Label | None, seen: set[tuple[Label, tuple[int, int]]]) -> tuple[Label, bytes]:
@@ -174,15 +198,10 @@ def _write(folder: Path, name: str, data: bytes) -> Path:
     return path
 
 
-def _folder(parent: Path, source: str) -> Path:
-    """A new folder for the source of this name."""
-    plain = PurePosixPath(layouts.stem(source)).stem
-    plain = plain if PLAIN.fullmatch(plain) else "photos"
-    number, folder = 1, parent / plain
-    while folder.exists():
-        number += 1
-        folder = parent / f"{plain}-{number}"
-    return folder
+def _plain(source: str) -> str:
+    """A plain name for the collection at this path."""
+    plain = PurePosixPath(layouts.stem(Path(source).expanduser().absolute().name)).stem
+    return plain if PLAIN.fullmatch(plain) else "photos"
 
 
 def _check(fetched: Fetched, sources: str, *, keep_sides: bool) -> None:

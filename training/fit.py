@@ -2,7 +2,6 @@
 
 import io
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,10 +9,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from shared.files import write_whole
+from training import group, whole_batch
 from training.models import Classifier
 from training.params import Train
 
@@ -39,17 +40,25 @@ class Fit:
         model: the network, on its device; its averaged twin is what is validated and kept.
         params: the section ``train`` of params.yaml.
         steps: batches in the whole run.
+        start: the weights it starts from.
+        made_of: digests of what the run depends on, for a checkpoint to be resumed with the same only.
     """
 
-    def __init__(self, model: Classifier, params: Train, steps: int) -> None:
+    def __init__(self, model: Classifier, params: Train, steps: int, start: Weights, made_of: dict[str, str]) -> None:
         """Make the optimizer, its schedule and the average."""
+        self.start = start
+        self.made_of = made_of
         self.model = model
+        for module in model.modules():
+            if isinstance(module, whole_batch.Drop):
+                module.batch_size = params.batch_size
+        # Which gives all processes the first one's weights, and the mean of their gradients.
+        self.network = DistributedDataParallel(model) if group.size() > 1 else model
         self.optimizer = _optimizer(model, params)
         self.scheduler = LambdaLR(self.optimizer, _warmup_then_cosine(steps))
         self.average = AveragedModel(model, multi_avg_fn=_moving_average(params.weight_average), use_buffers=True)
-        self.loss_function = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+        self.loss_function = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing, reduction="sum")
         self.history: list[Epoch] = []
-        self.best: Weights = {}
         self.mlflow_run_id: str | None = None
         self._begin_epoch()
 
@@ -58,30 +67,33 @@ class Fit:
         """The network with the averaged weights."""
         return cast("Classifier", self.average.module)
 
-    def step(self, images: Tensor, labels: Tensor, autocast: torch.dtype | None) -> None:
-        """Learn from one batch: uint8 [n, 3, 224, 224] and int64 [n], on the model's device."""
+    def step(self, images: Tensor, labels: Tensor, autocast: torch.dtype | None, whole: int) -> None:
+        """Learn from one batch of ``whole`` pictures.
+
+        Args:
+            images: this process's part of it, uint8 [n, 3, side, side], on the model's device.
+            labels: int64 [n], likewise.
+            autocast: the type to compute in, unless float32.
+            whole: pictures in the batch.
+        """
         began = time.monotonic()
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
-            logits = self.model(images)
-            loss = self.loss_function(logits.float(), labels)
+            logits = self.network(images)
+            loss = self.loss_function(logits.to(self.model.mean.dtype), labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * (group.size() / whole)).backward()  # the mean of the processes' gradients is the batch's
         self.optimizer.step()
         self.scheduler.step()
         self.average.update_parameters(self.model)
         self.batch += 1
-        self.seen += len(labels)
-        self.loss += float(loss.detach()) * len(labels)
-        self.right += int((logits.argmax(1) == labels).sum())
+        self.seen += whole
+        figures = group.total(torch.stack([loss.detach(), (logits.argmax(1) == labels).sum()])).tolist()
+        self.loss += figures[0]
+        self.right += int(figures[1])
         self.seconds += time.monotonic() - began
 
-    @property
-    def best_line(self) -> Epoch:
-        """The epoch whose weights are kept."""
-        return min(self.history, key=lambda line: line.val_loss)
-
     def end_epoch(self, logits: Tensor, labels: Tensor) -> Epoch:
-        """Append the epoch to the history, given the validation outputs, and keep its weights if they are the best."""
+        """Append the epoch to the history, given the validation outputs."""
         line = Epoch(
             epoch=len(self.history) + 1,
             train_loss=self.loss / self.seen,
@@ -90,8 +102,6 @@ class Fit:
             val_accuracy=float((logits.argmax(1) == labels).double().mean()),
             seconds=self.seconds,
         )
-        if all(line.val_loss < earlier.val_loss for earlier in self.history):
-            self.best = {name: tensor.detach().clone() for name, tensor in self.averaged.state_dict().items()}
         self.history.append(line)
         self._begin_epoch()
         return line
@@ -103,7 +113,8 @@ class Fit:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "best": self.best,
+            "start": self.start,
+            "made_of": self.made_of,
             "history": [asdict(line) for line in self.history],
             "mlflow_run_id": self.mlflow_run_id,
             "epoch_so_far": [self.batch, self.seen, self.loss, self.right, self.seconds],
@@ -112,49 +123,18 @@ class Fit:
         torch.save(content, buffer)
         write_whole(path, buffer.getvalue())
 
-    def load(self, path: Path) -> None:
-        """Resume from a checkpoint."""
-        content = torch.load(path, weights_only=True, map_location="cpu")
+    def load(self, content: dict[str, Any]) -> None:
+        """Resume from the content of a checkpoint."""
         self.model.load_state_dict(content["model"])
         self.average.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
-        self.best = content["best"]
         self.history = [Epoch(**line) for line in content["history"]]
         self.mlflow_run_id = content["mlflow_run_id"]
         self.batch, self.seen, self.loss, self.right, self.seconds = content["epoch_so_far"]
 
     def _begin_epoch(self) -> None:
         self.batch, self.seen, self.loss, self.right, self.seconds = 0, 0, 0.0, 0, 0.0
-
-
-def average(members: list[Weights]) -> Weights:
-    """Mean of several networks' weights.
-
-    It works for networks fine-tuned from one start, and beats each of them at no cost at inference.
-    """
-    return {
-        name: torch.stack([member[name] for member in members]).mean(0) if tensor.is_floating_point() else tensor
-        for name, tensor in members[0].items()
-    }
-
-
-def greedy_soup(members: list[Weights], loss: Callable[[Weights], float]) -> tuple[list[int], Weights]:
-    """Average the members that help (Wortsman et al. 2022, https://arxiv.org/abs/2203.05482, recipe 1).
-
-    The best member is the start; each next best joins if the average with it has a smaller loss.
-
-    Returns:
-        The indices of those averaged, the best first, and the average.
-    """
-    losses = [loss(member) for member in members]
-    order = sorted(range(len(members)), key=losses.__getitem__)
-    chosen, best = order[:1], losses[order[0]]
-    for number in order[1:]:
-        mixed = loss(average([members[index] for index in (*chosen, number)]))
-        if mixed < best:
-            chosen, best = [*chosen, number], mixed
-    return chosen, average([members[index] for index in chosen])
 
 
 def _optimizer(model: Classifier, params: Train) -> torch.optim.AdamW:

@@ -123,13 +123,13 @@ class Ours:
         began = time.monotonic()
         plain_pictures = Pictures(self.folder / "prepared" / task.side)
         decoded = time.monotonic()
-        start = train.start_weights(self.folder / "no checkpoint", self.recipe, plain_pictures, self.machine)
+        start = train.start_weights(self.recipe, plain_pictures, self.machine)
         self.once = {"decoding": decoded - began, "probe": time.monotonic() - decoded}
-        self.model = train.build_model(self.recipe, start["weights"], self.machine)
+        self.model = train.build_model(self.recipe, start, self.machine)
         self.choices.append(f"frozen: {self.model.freeze(self.recipe.frozen_blocks)}")
         if self.without == "channels_last":
             self.model.to(memory_format=torch.contiguous_format)
-        self.fit = Fit(self.model, self.recipe, task.steps)
+        self.fit = Fit(self.model, self.recipe, task.steps, start, {})
         self.augmented = self._augmented(self.folder / "prepared" / task.side)
         self.batches = pictures.shuffled(len(self.augmented), self.recipe.batch_size, self.recipe.seed, 0)
 
@@ -146,7 +146,7 @@ class Ours:
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         device = self.machine.device
-        self.fit.step(images.to(device), labels.to(device), self.machine.autocast)
+        self.fit.step(images.to(device), labels.to(device), self.machine.autocast, len(labels))
 
     def learn(self, batches: int) -> dict[str, Any]:
         """Learn from the next batches."""

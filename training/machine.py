@@ -5,10 +5,16 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from shared import hardware
+from training import group
+from training.stage import StageError
+
+# torchrun's words for the processes on this machine and this one's number, and what they are without it.
+PLACE: Final = {"LOCAL_WORLD_SIZE": 1, "LOCAL_RANK": 0}
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,22 @@ class Machine:
 
 
 def choose_machine() -> Machine:
-    """Pick device, precision and loader processes, and say why."""
-    cores = hardware.cores()
+    """Pick device, precision, threads and loader processes, and say why.
+
+    Raises:
+        StageError: there are more processes than GPUs.
+    """
+    here, number = (int(os.environ[name]) if group.size() > 1 else default for name, default in PLACE.items())
+    cores = max(1, hardware.cores() // here)
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
+    if cuda and here > torch.cuda.device_count():
+        raise StageError(f"{here} processes, but {torch.cuda.device_count()} GPUs: start one for each GPU")
+    device = torch.device("cuda", number) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if group.size() > 1:
+        torch.set_num_threads(cores)
+        print(f"processes: {group.size()}, of which {here} share this machine's cores: {cores} threads each")
     print(f"device: {device} ({torch.cuda.get_device_name() if cuda else 'no CUDA device is visible'})")
     bf16 = torch.cuda.is_bf16_supported() if cuda else _cpu_has_bf16()
     print(

@@ -9,7 +9,6 @@ import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
 from shared.contract import Contract
-from shared.exam import Outputs
 from shared.intervals import Interval, wilson
 from shared.metrics import (
     Bools,
@@ -21,6 +20,7 @@ from shared.metrics import (
     log_losses,
     reliability_bins,
 )
+from shared.second_look import Outputs
 
 RESAMPLES: Final = 1000
 SEED: Final = 20261123
@@ -34,6 +34,7 @@ class Quality(msgspec.Struct, frozen=True):
     log_loss: Interval
     calibration_error: Interval
     answered: Interval
+    answered_wrong: Interval  # of all photos
     accuracy_when_answered: Interval | None
     unsure: dict[str, int]
     confusion: ConfusionMatrix
@@ -61,6 +62,7 @@ def quality(outputs: Outputs, labels: Ints, document: Contract) -> Quality:
             lambda rows: calibration_error(reliability_bins(confidence[rows], right[rows])), len(labels)
         ),
         answered=wilson(int(answered.sum()), len(answered)),
+        answered_wrong=wilson(int((answered & ~right).sum()), len(answered)),
         accuracy_when_answered=(wilson(int((right & answered).sum()), int(answered.sum())) if answered.any() else None),
         unsure={reason: int((because == reason).sum()) for reason in ("close_call", "unfamiliar")},
         confusion=confusion_counts(labels, probabilities.argmax(1)),
@@ -74,6 +76,25 @@ def reasons(outputs: Outputs, document: Contract) -> npt.NDArray[np.str_]:
         for probabilities, familiarity in zip(outputs.probabilities, outputs.familiarity, strict=True)
     )
     return np.array([verdict.unsure_because or "" for verdict in verdicts])
+
+
+def share_of(part: Bools, whole: Bools) -> Interval:
+    """Share of the photos in ``whole`` that are in ``part``, bool [n] each; 0 with an interval of 0..1 if none is."""
+    return wilson(int(part.sum()), int(whole.sum())) if whole.any() else Interval(0.0, 0.0, 1.0)
+
+
+def typical_seconds(seconds: npt.NDArray[np.float64], again: Bools, share: float) -> float:
+    """Mean time of a photo, from the median of those answered at once and that of those looked at again.
+
+    So a pause of the machine, which a plain mean would have in it, counts for little.
+
+    Args:
+        seconds: float [n].
+        again: which photos were looked at again, bool [n].
+        share: of all photos that are looked at again.
+    """
+    twice, once = (float(np.median(seconds[kind] if kind.any() else seconds)) for kind in (again, ~again))
+    return share * twice + (1 - share) * once
 
 
 def bootstrap(statistic: Callable[[Ints], float], count: int) -> Interval:

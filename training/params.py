@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 from ruamel.yaml import YAML
@@ -11,8 +11,6 @@ from ruamel.yaml.error import YAMLError
 from shared.contract import CLASSES, Label
 from shared.files import write_whole
 from training.stage import StageError
-
-FIRST: Final = "fine-tuned"  # name in tables of the run that `train` describes; the variations have their own
 
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 JpegQuality = Annotated[int, msgspec.Meta(ge=1, le=100)]
@@ -26,19 +24,31 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the file; an unknown name in it is an error."""
 
 
+class Collection(Section, frozen=True, omit_defaults=True):
+    """Photographs from one source, the name that they are filed under, and where they come from on which terms."""
+
+    source: str
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,60}[A-Za-z0-9])?\Z")] = ""
+    licence: str = ""
+    origin: str = ""
+
+
 class Fetch(Section, frozen=True):
     """Where the photographs come from, what says which animal they show, and whether they keep the side they are on."""
 
-    source: Annotated[list[str], msgspec.Meta(min_length=1)]
+    source: Annotated[list[str | Collection], msgspec.Meta(min_length=1)]
     classes: dict[Label, list[str | int]]
     keep_sides: bool
     digest: str = ""  # of what the source holds, so that DVC sees new photos under an old name; `training.own` sets it
 
     def __post_init__(self) -> None:
-        """Each class has names, and none has another's."""
+        """Each class has names, none has another's, and no two collections have the same."""
         names = [str(name).lower() for label in CLASSES for name in self.classes.get(label, [""])]
         if "" in names or len(set(names)) < len(names):
             raise ValueError(f"classes {self.classes}: cats and dogs need names, all different")
+        stated = [entry.name.lower() for entry in self.source if isinstance(entry, Collection) and entry.name]
+        if len(set(stated)) < len(stated):
+            raise ValueError(f"source: two collections have the same name: {', '.join(stated)}")
 
     def labels(self) -> dict[str, Label]:
         """Label by name, in lower case."""
@@ -94,6 +104,8 @@ class Augmentation(Section, frozen=True):
     """What training does to its pictures; see :mod:`training.augmentation`."""
 
     flip: Share
+    turn: Share
+    frame: Share
     rotation: Annotated[float, msgspec.Meta(ge=0, le=180)]
     crop_scale: tuple[Positive, Positive]
     crop_ratio: tuple[Positive, Positive]
@@ -101,22 +113,21 @@ class Augmentation(Section, frozen=True):
     contrast: Share
     saturation: Share
     hue: Annotated[float, msgspec.Meta(ge=0, le=0.5)]
+    grey: Share
+    dark: Share
+    rescaled: Share
     rescale: tuple[Positive, Share]
     sharpness: tuple[NotNegative, NotNegative]
+    noise: Share
+    covered: Share
     jpeg: tuple[JpegQuality, JpegQuality]
 
 
-class Variation(Section, frozen=True):
-    """A further run from the same start: its name, and the values of ``train`` that differ, by their dotted names."""
-
-    name: str
-    changes: dict[str, Any]
-
-
 class Train(Section, frozen=True):
-    """The network and how it learns."""
+    """A network and how it learns; it sees squares of ``side`` pixels."""
 
     model: str
+    side: Annotated[int, msgspec.Meta(ge=32)]
     pretrained: bool
     seed: Count
     epochs: AtLeastOne
@@ -130,47 +141,48 @@ class Train(Section, frozen=True):
     weight_average: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     checkpoint_minutes: Positive
     audited: bool
-    soup: tuple[Variation, ...]
     augmentation: Augmentation
 
-    def __post_init__(self) -> None:
-        """Check the variations too, before the first run takes hours."""
-        for variation in self.soup:
-            self.varied(variation)
-        names = [FIRST, *(variation.name for variation in self.soup)]
-        if len(set(names)) < len(names):
-            raise ValueError(f"soup: two members have the same name: {', '.join(names)}")
-
-    def varied(self, variation: Variation) -> "Train":
-        """The section as one member of the soup has it: with the variation's values, and no further members.
+    def varied(self, changes: dict[str, Any]) -> "Train":
+        """The recipe with other values, by their dotted names.
 
         Raises:
-            ValueError: it names an unknown parameter, or gives one an invalid value.
+            ValueError: they name an unknown parameter, or give one an invalid value.
         """
-        section = msgspec.to_builtins(msgspec.structs.replace(self, soup=()) if self.soup else self)
-        for name, value in variation.changes.items():
+        section = msgspec.to_builtins(self)
+        for name, value in changes.items():
             *parents, last = name.split(".")
             part = section
             for parent in parents:
                 part = part.get(parent)
                 if not isinstance(part, dict):
-                    raise ValueError(f"soup: {variation.name}: no parameter {name!r}")
+                    raise ValueError(f"closer: no parameter {name!r}")
             if last not in part:
-                raise ValueError(f"soup: {variation.name}: no parameter {name!r}")
+                raise ValueError(f"closer: no parameter {name!r}")
             part[last] = value
         try:
             return msgspec.convert(section, Train)
         except msgspec.ValidationError as error:
-            raise ValueError(f"soup: {variation.name}: {error}") from error
+            raise ValueError(f"closer: {error}") from error
+
+
+class LookAgain(Section, frozen=True):
+    """Shares of the validation photos that are looked at again: the least sure ones, and the least familiar."""
+
+    unsure: Share
+    unfamiliar: Share
 
 
 class Export(Section, frozen=True):
-    """The file and what is fitted on the validation set."""
+    """The file and what is fitted on the validation photos."""
 
     opset: Annotated[int, msgspec.Meta(ge=18)]
     parity_pictures: AtLeastOne
     familiarity_pictures: AtLeastOne
     familiarity_dimensions: AtLeastOne
+    others: tuple[str, ...]
+    crops: Annotated[tuple[Annotated[float, msgspec.Meta(gt=0, le=1)], ...], msgspec.Meta(min_length=1, max_length=8)]
+    look_again: LookAgain
     answered_error: Share
     unfamiliar_share: Share
 
@@ -187,9 +199,9 @@ class Evaluate(Section, frozen=True):
     """The report."""
 
     worst: Count
-    not_pets: str
     timed: AtLeastOne
     covered: AtLeastOne
+    corrupted: AtLeastOne
 
 
 class Params(Section, frozen=True):
@@ -200,9 +212,22 @@ class Params(Section, frozen=True):
     split: Split
     suspects: Suspects
     train: Train
+    closer: dict[str, Any] | None
     export: Export
     quantize: Quantize
     evaluate: Evaluate
+
+    def __post_init__(self) -> None:
+        """Check the second network's recipe before the first one is trained."""
+        self.closer_recipe()
+
+    def closer_recipe(self) -> Train | None:
+        """The section ``train`` as the network of the second look has it; None if the first network looks again.
+
+        Raises:
+            ValueError: ``closer`` names an unknown parameter, or gives one an invalid value.
+        """
+        return self.train.varied(self.closer) if self.closer else None
 
 
 def load(path: Path) -> Params:

@@ -16,9 +16,7 @@ from shared.metrics import Floats
 CATS: Final = "#d1495b"
 DOGS: Final = "#00798c"
 GREY: Final = "#8d99ae"
-
-
-MEMBERS: Final = (GREY, DOGS, CATS, "#edae49", "#5f4b8b", "#3f7d20")
+COLOURS: Final = (GREY, DOGS, CATS, "#edae49", "#5f4b8b", "#3f7d20")
 
 
 class HistoryLine(Protocol):
@@ -35,10 +33,10 @@ class HistoryLine(Protocol):
 
 
 def learning_curves(histories: Mapping[str, Sequence[HistoryLine]]) -> Figure:
-    """Losses and validation accuracies by epoch, a colour for each member of the soup."""
+    """Losses and validation accuracies by epoch, a colour for each network."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     losses, accuracies = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
-    for colour, (name, history) in zip(itertools.cycle(MEMBERS), histories.items(), strict=False):
+    for colour, (name, history) in zip(itertools.cycle(COLOURS), histories.items(), strict=False):
         epochs = [line.epoch for line in history]
         losses.plot(epochs, [line.val_loss for line in history], "o-", color=colour, label=name)
         losses.plot(epochs, [line.train_loss for line in history], ":", color=colour)
@@ -135,7 +133,7 @@ def risk_coverage(curves: Mapping[str, tuple[Floats, Floats]], chosen: Mapping[s
     """
     figure = Figure(figsize=(4.8, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for colour, (name, (coverage, risk)) in zip(MEMBERS[1:], curves.items(), strict=False):
+    for colour, (name, (coverage, risk)) in zip(COLOURS[1:], curves.items(), strict=False):
         axes.plot(coverage, np.asarray(risk) * 100, color=colour, label=name)
         if name in chosen:
             axes.plot(chosen[name][0], chosen[name][1] * 100, "o", color=colour)
@@ -152,7 +150,7 @@ def familiarity(groups: Mapping[str, Floats], threshold: float) -> Figure:
     """Histograms of familiarity, one row for each group of photos, and the threshold below which none is answered."""
     figure = Figure(figsize=(7.4, 0.9 + 0.85 * len(groups)), layout="constrained")
     rows = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, colour, (name, values) in zip(rows, itertools.cycle(MEMBERS[1:]), groups.items(), strict=False):
+    for axes, colour, (name, values) in zip(rows, itertools.cycle(COLOURS[1:]), groups.items(), strict=False):
         axes.hist(values, bins=np.linspace(0, 1, 41), color=colour)
         axes.axvline(threshold, color="black", linestyle=":")
         axes.set(yticks=())
@@ -185,7 +183,7 @@ def bars(groups: Mapping[str, Mapping[str, float]], title: str) -> Figure:
     axes = figure.add_subplot()
     names = list(next(iter(groups.values())))
     width = 0.8 / len(names)
-    for offset, (name, colour) in enumerate(zip(names, (CATS, DOGS, GREY, *MEMBERS), strict=False)):
+    for offset, (name, colour) in enumerate(zip(names, (CATS, DOGS, GREY, *COLOURS), strict=False)):
         places = np.arange(len(groups)) + (offset - (len(names) - 1) / 2) * width
         heights = [group[name] for group in groups.values()]
         drawn = axes.bar(places, heights, width, color=colour, label=name)

@@ -1,21 +1,26 @@
-"""Prepare: decode each photo once, with the same ``pixels`` as the service, and store the result losslessly.
+"""Prepare: decode each photo once, as the service does, and store it losslessly, at a size that is quick to read.
 
     catsdogs prepare
 
-Writes ``data/processed_split/{train,val,test}/{cats,dogs}/<start of the photo's SHA-256>.png``, 224×224 RGB.
+Writes ``data/processed_split/{train,val,test}/{cats,dogs}/<start of the photo's SHA-256>.webp``, RGB: squares of at
+most ``SIDE`` pixels, never larger than the photo. That is more than a network sees at once, so that a crop of half a
+photo is as sharp as the service's second look at it.
 """
 
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 from PIL import Image
 
 from shared.contract import CLASSES
-from shared.pixels import pixels
+from shared.pixels import decode
 from training.split import SIDES, Photo
 from training.stage import StageError, progress, whole_directory
+
+SIDE: Final = 320
 
 
 def prepare(photos: list[Photo], raw: Path, out: Path) -> None:
@@ -34,10 +39,12 @@ def prepare(photos: list[Photo], raw: Path, out: Path) -> None:
                 data = (raw / photo.path).read_bytes()
             except OSError as error:
                 raise StageError(f"{raw / photo.path}: {error.strerror}; run `catsdogs audit` again") from error
+            decoded = decode(data)
             picture = io.BytesIO()
-            # The lightest compression: half the time of the default for a tenth more bytes.
-            Image.fromarray(pixels(data)).save(picture, "PNG", compress_level=1)
-            (aside / photo.side / photo.label / f"{photo.sha256[:20]}.png").write_bytes(picture.getvalue())
+            # Of 320×320: 116 kB and 1.5 ms to read, where PNG takes 161 kB and 2.5 ms, BMP 307 kB and 0.1 ms.
+            square = Image.fromarray(decoded.square(min(SIDE, max(decoded.size))))
+            square.save(picture, "WEBP", lossless=True, method=0)
+            (aside / photo.side / photo.label / f"{photo.sha256[:20]}.webp").write_bytes(picture.getvalue())
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in progress(pool.map(write, photos), "preparing", total=len(photos)):

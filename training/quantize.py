@@ -1,10 +1,10 @@
-"""Quantize: write the network in int8.
+"""Quantize: write both networks in int8.
 
     catsdogs quantize
 
 Writes ``models/candidate.int8.onnx``: static quantization of weights (int8, per output channel) and activations
-(uint8), in QDQ form, calibrated on training photos, and packaged with its own thresholds and exam. The head, the
-evidence and the familiarity stay in float: they are a thousandth of the work, and decide the answer.
+(uint8), in QDQ form, calibrated on training photos, and packaged with its own temperatures, thresholds and exam. The
+heads, the evidence and the familiarity stay in float: they are a thousandth of the work, and decide the answer.
 
 Weights get 7 bits of the 8. A processor without VNNI adds pairs of products in 16 bits, which overflow with 8; with 7
 every processor computes the same.
@@ -28,12 +28,11 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from shared.exam import Outputs, Run
 from shared.files import write_json, write_whole
 from shared.pixels import Pixels
-from training import labels, stage, tracking
-from training.export import read_candidate
-from training.graph import INPUT, runner
+from training import stage, tracking
+from training.export import read_candidate, read_networks
+from training.graph import Runner, merged
 from training.packaging import package
 from training.params import Export, Quantize
 from training.pictures import Pictures, evenly_spaced
@@ -56,16 +55,17 @@ CENTRED_RANGE: Final = {
 
 
 class CalibrationPhotos(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Calibration photos for the ranges of the activations, uint8 [224, 224, 3] each, one at a time."""
+    """Calibration photos for the ranges of the activations, uint8 [side, side, 3] each, one at a time."""
 
-    def __init__(self, photos: list[Pixels]) -> None:
-        """Start with the first."""
+    def __init__(self, name: str, photos: list[Pixels]) -> None:
+        """Start with the first; ``name`` is the graph's input."""
+        self._name = name
         self._photos = iter(photos)
 
     def get_next(self) -> dict[str, Pixels] | None:
         """Give the next photo as a batch of one, None after the last."""
         picture = next(self._photos, None)
-        return None if picture is None else {INPUT: picture[np.newaxis]}
+        return None if picture is None else {self._name: picture[np.newaxis]}
 
 
 def quantize(params: Quantize, answering: Export) -> None:
@@ -74,16 +74,17 @@ def quantize(params: Quantize, answering: Export) -> None:
     Raises:
         StageError: an earlier stage has not run, or no exam can be set for the file.
     """
-    candidate, calibrated = read_candidate()
-    train_set = Pictures(stage.PREPARED / "train")
-    val_set = Pictures(stage.PREPARED / "val", decided=labels.decisions())
-    photos = [train_set.array(index) for index in evenly_spaced(len(train_set), params.pictures)]
-    model = whole_numbers(candidate, photos, params.percentile, params.in_float)
-    others = {"the same graph computed in float": in_float(model)}
-    packaged = package(model, "int8", calibrated, val_set, answering, others)
+    trained = read_networks()
+    graphs = []
+    for graph in read_candidate():
+        side = graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+        train_set = Pictures(stage.PREPARED / "train", side=side)
+        photos = [train_set.array(index) for index in evenly_spaced(len(train_set), params.pictures)]
+        graphs.append(whole_numbers(graph, photos, params.percentile, params.in_float))
+    packaged = package(merged(*graphs), "int8", trained, answering, {"the same graph computed in float": in_float})
     write_whole(stage.CANDIDATE_INT8, packaged.data)
     write_json(stage.REPORTS / "quantize.json", packaged.report)
-    with tracking.run(calibrated.trained["mlflow_run_id"]):
+    with tracking.run(trained.first["mlflow_run_id"]):
         tracking.log_section("quantize", params)
         mlflow.log_metrics({f"int8_{k}": v for k, v in packaged.report.items() if isinstance(v, float)})
     print(f"{stage.CANDIDATE_INT8}: {packaged.report['version']}, {packaged.report['megabytes']:.1f} MB")
@@ -92,11 +93,11 @@ def quantize(params: Quantize, answering: Export) -> None:
 def whole_numbers(
     model: onnx.ModelProto, photos: list[Pixels], percentile: float, in_float: tuple[str, ...]
 ) -> onnx.ModelProto:
-    """Quantize the trunk of a graph of ``training.graph``.
+    """Quantize the trunk of one of the graphs of ``training.graph``.
 
     Args:
         model: float.
-        photos: to calibrate the ranges of the activations on, uint8 [224, 224, 3] each.
+        photos: to calibrate the ranges of the activations on, uint8 [side, side, 3] each.
         percentile: share of each activation's values, in per cent, that its range must hold; 100 is all of them.
         in_float: layers to leave in float, by the names of their weights.
     """
@@ -107,7 +108,7 @@ def whole_numbers(
         quantize_static(
             source,
             result,
-            CalibrationPhotos(photos),
+            CalibrationPhotos(_input(model), photos),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED,
             per_channel=True,
@@ -126,10 +127,15 @@ def whole_numbers(
     return quantized
 
 
+def _input(model: onnx.ModelProto) -> str:
+    name: str = model.graph.input[0].name
+    return name
+
+
 def _pool(model: onnx.ModelProto) -> onnx.NodeProto:
     """The node that takes the mean over places: the last before the head. A trunk may have others."""
     made_by = {name: node for node in model.graph.node for name in node.output}
-    node: onnx.NodeProto = made_by[Outputs._fields[0]]
+    node: onnx.NodeProto = made_by[model.graph.output[0].name]
     while node.op_type != "ReduceMean":
         node = made_by[node.input[0]]
     return node
@@ -169,7 +175,7 @@ def _channel_means(model: onnx.ModelProto, names: list[str], photos: list[Pixels
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     sums = [np.float64(0)] * len(names)
     for photo in photos:
-        found = session.run(names, {INPUT: photo[np.newaxis]})
+        found = session.run(names, {_input(model): photo[np.newaxis]})
         sums = [
             total + value[0].mean(tuple(range(1, value.ndim - 1))) for total, value in zip(sums, found, strict=True)
         ]
@@ -185,7 +191,7 @@ def _correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, photos: 
     Args:
         model: in float.
         quantized: the same, in whole numbers; modified in place.
-        photos: to measure on, uint8 [224, 224, 3] each.
+        photos: to measure on, uint8 [side, side, 3] each.
     """
     entries = {entry.name: entry for entry in quantized.graph.initializer}
     made_by = {name: node for node in quantized.graph.node for name in node.output}
@@ -221,12 +227,12 @@ def _move_back(model: onnx.ModelProto, shift: npt.NDArray[np.float64]) -> None:
     new: dict[str, npt.NDArray[np.float64]] = {}
     for node in graph.node:
         if node.op_type == "Gemm" and node.input[0] == pool.output[0]:
-            new[node.input[2]] = array(node.input[2]) + array(node.input[1]) @ shift  # the head: weights [2, channels]
+            new[node.input[2]] = array(node.input[2]) + array(node.input[1]) @ shift  # a head: weights [1, channels]
         elif node.op_type == "Conv" and node.input[0] == pool.input[0]:
             new[node.input[2]] = array(node.input[2]) + array(node.input[1])[:, :, 0, 0] @ shift  # the evidence
         elif node.op_type == "Sub" and node.input[0] == pool.output[0]:
             new[node.input[1]] = array(node.input[1]) - shift  # the mean that familiarity is measured from
-    assert len(new) == 3, "not a graph of training.graph"
+    assert new, "not a graph of training.graph"
     for name, value in new.items():
         entries[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
 
@@ -287,7 +293,7 @@ def _feed_bytes(model: onnx.ModelProto) -> None:
     _drop_unused(model)
 
 
-def in_float(model: onnx.ModelProto) -> Run:
+def in_float(model: onnx.ModelProto) -> Runner:
     """Run a QDQ graph as it is written, rounding between layers but computing each in float.
 
     It shows how far another processor's int8 arithmetic can be from this one's: it neither saturates nor rounds as the
@@ -295,4 +301,4 @@ def in_float(model: onnx.ModelProto) -> Run:
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return runner(model.SerializeToString(), options)
+    return Runner(model.SerializeToString(), options)

@@ -20,12 +20,14 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 import shared
-from shared.contract import Contract
-from shared.exam import Outputs
+from shared.contract import CLASSES, Contract
 from shared.intervals import Interval, percent
 from shared.metrics import reliability_bins
-from training import measure, plots, stage
+from shared.second_look import Outputs
+from training import ablation, measure, plots, robustness, stage
 from training.comparison import Comparison
+from training.corruptions import CORRUPTIONS, SEVERITIES
+from training.split import SIDES
 
 TEMPLATES: Final = jinja2.Environment(
     loader=jinja2.FileSystemLoader([Path(__file__).with_name("templates"), Path(shared.__file__).parent]),
@@ -38,7 +40,10 @@ TEMPLATES: Final = jinja2.Environment(
 
 @dataclass(frozen=True)
 class Content:
-    """What both documents are made of. Figures, outputs and contracts are by precision, fp32 first."""
+    """What both documents are made of.
+
+    Figures, outputs and contracts are by precision, fp32 first; ``labels`` are those that the photos came with.
+    """
 
     metrics: dict[str, dict[str, Any]]
     outputs: dict[str, Outputs]
@@ -71,15 +76,41 @@ def _common(content: Content) -> dict[str, Any]:
         "ablation": content.ablation,
         "precisions": content.precisions.describe("the fp32 file", "the int8 file") if content.precisions else None,
         "audit": _read("audit.json"),
-        "split": _read("split.json"),
+        "split": _split(),
+        "collections": collections(),
         "suspects": _read("suspects.json"),
         "export": _read("export.json"),
         "quantize": _read("quantize.json"),
+        "calibrations": (fitted := _calibrations(content)),
+        "promised": {name: found["promised_wrong"] for name, found in fitted.items()},
+        "kinds": list(CORRUPTIONS),
+        "severities": range(1, SEVERITIES + 1),
+        "judged": robustness.JUDGED,
+        "most_wrong": robustness.MOST_WRONG,
+        "worst_cells": {name: _worst_cells(metrics) for name, metrics in content.metrics.items()},
+        "heat": _heat,
         "made": f"{datetime.now(UTC):%d %B %Y}",
         "percent": percent,
         "bounds": lambda interval, digits=2: Interval(**interval).bounds(digits),
         "share": lambda interval, digits=2: Interval(**interval).text(digits),
     }
+
+
+def _calibrations(content: Content) -> dict[str, dict[str, Any]]:
+    """What was fitted on the validation photos, by file; without those whose stage left no report."""
+    reports = {"fp32": _read("export.json"), "int8": _read("quantize.json")}
+    return {name: found for name in content.metrics if (found := reports[name])}
+
+
+def _worst_cells(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cells of the severity that is judged, those with most wrong answers first."""
+    cells = [cell for cell in metrics["robustness"].values() if cell["severity"] == robustness.JUDGED]
+    return sorted(cells, key=lambda cell: -cell["wrong_when_answered"]["value"])
+
+
+def _heat(share: float) -> str:
+    """Background of a cell with this share of wrong answers: from clear to red at ten times what is asked for."""
+    return f"rgb(200 60 40 / {min(1.0, share / (10 * robustness.MOST_WRONG)):.2f})"
 
 
 def _read(name: str) -> dict[str, Any] | None:
@@ -89,6 +120,25 @@ def _read(name: str) -> dict[str, Any] | None:
     except OSError:
         return None
     return document
+
+
+def _split() -> dict[str, Any] | None:
+    """Photos by side and class."""
+    found = _read("split.json")
+    return {side: found[side] for side in SIDES} if found else None
+
+
+def collections() -> list[dict[str, Any]]:
+    """A row for each collection: name, licence, origin, and its photos fetched, kept by the audit, and on each side."""
+    fetched, split = _read("fetch.json") or {}, _read("split.json") or {}
+    rows = []
+    for name, found in fetched.get("collections", {}).items():
+        none = dict.fromkeys(CLASSES, 0)
+        sides = split.get("collections", {}).get(name, dict.fromkeys(SIDES, none))
+        kept = {label: sum(count[label] for count in sides.values()) for label in CLASSES}
+        counts = {"fetched": {label: found[label] for label in CLASSES}, "kept": kept, **sides}
+        rows.append({"name": name, "licence": found["licence"], "origin": found["origin"], "photos": counts})
+    return rows
 
 
 def _figures(content: Content) -> dict[str, str]:
@@ -117,29 +167,30 @@ def _figures(content: Content) -> dict[str, str]:
         "ablation": plots.intervals(
             {name: Interval(**row["accuracy"]) for name, row in rows.items()},
             "right on the test photos, % (audited labels, 95 % intervals)",
-            baseline=content.ablation[1]["name"],
+            baseline=ablation.FIRST,
         ),
         "cost": plots.file_costs(
-            {name: (figures["milliseconds"], figures["megabytes"]) for name, figures in content.metrics.items()}
+            {name: (figures["milliseconds_mean"], figures["megabytes"]) for name, figures in content.metrics.items()}
         ),
     }
-    if (split := _read("split.json")) is not None:
+    if (split := _split()) is not None:
         drawn["split"] = plots.bars(split, "Photos by side")
-    if (histories := _histories()) is not None:
+    if histories := _histories():
         drawn["curves"] = plots.learning_curves(histories)
     return {name: _svg(figure) for name, figure in drawn.items()}
 
 
-def _histories() -> dict[str, list[SimpleNamespace]] | None:
-    path = stage.TRAINED / "history.csv"
-    if not path.exists():
-        return None
-    histories: dict[str, list[SimpleNamespace]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            name = row.pop("member")
-            numbers = {column: float(value) for column, value in row.items()}
-            histories.setdefault(name, []).append(SimpleNamespace(**numbers | {"epoch": int(row["epoch"])}))
+def _histories() -> dict[str, list[SimpleNamespace]]:
+    histories = {}
+    for name, folder in (("first look", stage.TRAINED), ("second look", stage.CLOSER)):
+        if (folder / "history.csv").exists():
+            with (folder / "history.csv").open(newline="") as file:
+                histories[name] = [
+                    SimpleNamespace(
+                        **{column: float(value) for column, value in row.items()} | {"epoch": int(row["epoch"])}
+                    )
+                    for row in csv.DictReader(file)
+                ]
     return histories
 
 

@@ -1,8 +1,8 @@
-"""What ``training.bench`` found, as tables.
+"""Tables of README.md and docs/benchmarks.md: the figures of the model that ships, and what ``training.bench`` found.
 
-    python -m training.scoreboard     # puts the table of reports/bench-train.json into docs/benchmarks.md
+    python -m training.scoreboard     # puts the tables into both pages
 
-That table is generated here, and a test compares it with the report.
+They are generated here from the reports, and tests compare the pages with those.
 """
 
 import json
@@ -12,10 +12,63 @@ from typing import Any, Final
 
 from shared.files import write_whole
 from shared.intervals import Interval
+from training.robustness import JUDGED
 from training.stage import REPORTS
 
 PAGE: Final = Path("docs/benchmarks.md")
 HEADING: Final = "## How fast it trains\n"
+README: Final = Path("README.md")
+SHIPPED: Final = [Path(f"serving/models/cats-dogs.{precision}.json") for precision in ("int8", "fp32")]
+MODEL_HEADINGS: Final = {PAGE: "## The model\n", README: "## How good it is\n"}
+# The rows that README.md has.
+SHORT: Final = (
+    "test photos",
+    "right, original labels",
+    "right, audited labels",
+    "right where answered, audited labels",
+    "looked at again",
+    "milliseconds of an answer, mean with second looks",
+)
+
+
+def model_rows(figures: dict[str, Any]) -> dict[str, str]:
+    """The figures of one file, ``metrics.json``, by what they are; those of labels say which."""
+    audited = figures["audited"]
+    cells = [cell for cell in figures["robustness"].values() if cell["severity"] == JUDGED]
+    worst = max(cells, key=lambda cell: float(cell["wrong_when_answered"]["value"]))
+
+    def share(interval: dict[str, float]) -> str:
+        return Interval(**interval).text()
+
+    return {
+        "test photos": f"{figures['pictures']:,}",
+        "right, original labels": share(figures["accuracy"]),
+        "right, audited labels": share(audited["accuracy"]),
+        "right, first look alone, audited labels": share(figures["first_look"]["audited"]["accuracy"]),
+        "looked at again": share(figures["looked_again"]),
+        "log loss, original labels": f"{figures['log_loss']:.4f}",
+        "log loss, audited labels": f"{audited['log_loss']['value']:.4f}",
+        "calibration error, audited labels": share(audited["calibration_error"]),
+        'answered, rather than "unsure", audited labels': share(audited["answered"]),
+        "right where answered, audited labels": share(audited["accuracy_when_answered"]),
+        "answered wrongly, of all, audited labels": share(audited["answered_wrong"]),
+        f"wrong where answered, worst corruption of severity {JUDGED}, audited labels": (
+            f"{share(worst['wrong_when_answered'])}, {worst['kind']}"
+        ),
+        "other things called unsure": share(figures["strangers"]["strangers_unsure"]),
+        "milliseconds of the first look, one thread": f"{figures['milliseconds']:.1f}",
+        "milliseconds of an answer, mean with second looks": f"{figures['milliseconds_mean']:.1f}",
+        "megabytes": f"{figures['megabytes']:.1f}",
+    }
+
+
+def model_table(page: Path, int8: dict[str, Any], fp32: dict[str, Any]) -> str:
+    """The table of the model that ships, as a page has it."""
+    both = model_rows(int8), model_rows(fp32)
+    names = SHORT if page == README else both[0]
+    lines = ["| what | int8, which serves | fp32 |", "|---|---|---|"]
+    lines += [f"| {name} | {' | '.join(rows[name] for rows in both)} |" for name in names]
+    return "\n".join(lines) + "\n"
 
 
 def table(document: dict[str, Any]) -> str:
@@ -61,7 +114,7 @@ def report(document: dict[str, Any]) -> str:
     lines += [
         f"The whole epoch took {seconds[0]:.0f} s and {seconds[1]:.0f} s. Before it, ours spent "
         f"{once['decoding']:.0f} s on decoding and {once['probe']:.0f} s on the probe that its head starts from, once "
-        "for all epochs and members.",
+        "for all epochs.",
         "",
     ]
     if "ablation" in document:
@@ -75,12 +128,15 @@ def report(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def into_page(page: str, document: dict[str, Any]) -> str:
-    """Put the main figures in the place of the table below the page's heading ``HEADING``."""
-    before, heading, after = page.partition(HEADING)
-    return before + heading + re.sub(r"(?m)(^\|.*\n)+", lambda _: table(document), after, count=1)
+def into_page(page: str, heading: str, new: str) -> str:
+    """Put a table in the place of the first one below a heading."""
+    before, heading, after = page.partition(heading)
+    return before + heading + re.sub(r"(?m)(^\|.*\n)+", lambda _: new, after, count=1)
 
 
 if __name__ == "__main__":
+    shipped = [json.loads(path.read_text()) for path in SHIPPED]
+    for path, title in MODEL_HEADINGS.items():
+        write_whole(path, into_page(path.read_text(), title, model_table(path, *shipped)))
     found = json.loads((REPORTS / "bench-train.json").read_text())
-    write_whole(PAGE, into_page(PAGE.read_text(), found))
+    write_whole(PAGE, into_page(PAGE.read_text(), HEADING, table(found)))

@@ -15,10 +15,12 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from shared.contract import CLASSES
 from shared.files import write_whole
@@ -31,10 +33,11 @@ NONE_GIVEN: Final[Mapping[str, str]] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Photo:
-    """One kept photo and its side; ``path`` is relative to the raw folder."""
+    """One kept photo and its side; ``path`` is relative to the raw folder, whose folders are the collections."""
 
     path: str
     label: str
+    collection: str
     side: str
     sha256: str
 
@@ -64,7 +67,11 @@ def split(
             return side(row.sha256, train, val)
         return side(row.sha256, *of_train) if said == "train" else said
 
-    photos = [Photo(row.path, row.label, side_of(row), row.sha256) for row in rows if row.status == "kept"]
+    photos = [
+        Photo(row.path, row.label, row.path.partition("/")[0], side_of(row), row.sha256)
+        for row in rows
+        if row.status == "kept"
+    ]
     count = Counter((photo.side, photo.label) for photo in photos)
     empty = [f"{name}/{label}" for name in SIDES for label in CLASSES if not count[name, label]]
     if empty:
@@ -75,8 +82,8 @@ def split(
         )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "label", "side", "sha256"))
-    writer.writerows((photo.path, photo.label, photo.side, photo.sha256) for photo in photos)
+    writer.writerow(field.name for field in fields(Photo))
+    writer.writerows(map(astuple, photos))
     write_whole(out, text.getvalue())
     return photos
 
@@ -93,8 +100,22 @@ def read(path: Path) -> list[Photo]:
     """Read the table that :func:`split` wrote."""
     if not path.exists():
         raise StageError(f"{path}: not found; run `catsdogs split` first")
-    with path.open(newline="") as file:
-        return [Photo(**row) for row in csv.DictReader(file)]
+    try:
+        with path.open(newline="") as file:
+            return [msgspec.convert(row, Photo) for row in csv.DictReader(file)]
+    except msgspec.ValidationError as error:
+        raise StageError(f"{path}: {error}; run `catsdogs split` again") from error
+
+
+def summary(photos: list[Photo]) -> dict[str, Any]:
+    """Photos per side and class, of all collections and of each, for the report."""
+    count = Counter((photo.collection, photo.side, photo.label) for photo in photos)
+    names = sorted({photo.collection for photo in photos})
+
+    def sides(of: list[str]) -> dict[str, dict[str, int]]:
+        return {side: {label: sum(count[name, side, label] for name in of) for label in CLASSES} for side in SIDES}
+
+    return sides(names) | {"collections": {name: sides([name]) for name in names}}
 
 
 def given_sides(names: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What every pipeline stage shares: its error, its progress bar, directories written whole, and the paths."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -11,6 +12,8 @@ from typing import Final, TypeVar
 
 import tqdm
 
+from shared.addresses import without_secrets
+
 T = TypeVar("T")
 
 RAW: Final = Path("data/raw")
@@ -21,6 +24,7 @@ PREPARED: Final = Path("data/processed_split")
 CHECKPOINTS: Final = Path("data/checkpoints")
 TRAINING: Final = Path("data/training.lock")
 TRAINED: Final = Path("models/trained")
+CLOSER: Final = Path("models/closer")
 CANDIDATE: Final = Path("models/candidate.onnx")
 CANDIDATE_INT8: Final = Path("models/candidate.int8.onnx")
 MODEL: Final = Path("models/model.onnx")
@@ -29,11 +33,19 @@ SUSPECTS: Final = Path("data/suspects.csv")
 REPORTS: Final = Path("reports")
 
 
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 IMBALANCE: Final = 10  # photos of one class for each of the other from which a warning is given
 
 
 class StageError(Exception):
-    """A problem the user can fix; shown as one line with exit code 2, and no output is half-written."""
+    """A problem the user can fix; shown as one line with exit code 2, and no output is half-written.
+
+    Addresses in the message are shown without their secrets.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Keep the message."""
+        super().__init__(without_secrets(message))
 
 
 def imbalance(cats: int, dogs: int) -> str | None:
@@ -45,6 +57,18 @@ def imbalance(cats: int, dogs: int) -> str | None:
         f"warning: {more[0]:,} {more[1]} and only {fewer[0]:,} {fewer[1]}. The model will tend to say {more[1]}, and "
         f"figures of {fewer[1]} will be coarse: add photos of {fewer[1]}"
     )
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Make a StageError of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        message = f"{error.strerror}: nothing is half-written and finished files are kept; run it again"
+        raise StageError(message) from error
 
 
 @contextmanager
@@ -90,5 +114,8 @@ def progress(items: Iterable[T], what: str, total: int | None = None, unit: str 
     if total is None and isinstance(items, Sized):
         total = len(items)
     every = 0.5 if sys.stderr.isatty() else 15  # fewer lines in a log file than on a terminal
-    bar: Iterable[T] = tqdm.tqdm(items, desc=what, total=total, unit=unit, mininterval=every, dynamic_ncols=True)
+    quiet = os.environ.get("RANK", "0") != "0"  # of processes that train together, the first one shows it
+    bar: Iterable[T] = tqdm.tqdm(
+        items, desc=what, total=total, unit=unit, mininterval=every, dynamic_ncols=True, disable=quiet
+    )
     return bar

@@ -99,4 +99,4 @@ def _judge(sides: dict[str, Pictures], model: Classifier, params: Suspects) -> l
 
 
 def _path(prepared: Path, suspect: Suspect) -> Path:
-    return prepared / suspect.side / suspect.label / f"{suspect.photo}.png"
+    return prepared / suspect.side / suspect.label / f"{suspect.photo}.webp"

@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,7 @@ DEFAULTS: Final = {
 }
 # Whose versions can change a figure.
 PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "pillow", "scikit-learn", "torch", "torchvision")
+WRITTEN: Final = [f":(top,exclude){output}" for output in ("dvc.lock", "models", "reports")]
 DIGEST_LENGTH: Final = 36  # the longest that MLflow's tables hold
 
 
@@ -73,7 +75,7 @@ def store() -> Iterator[mlflow.MlflowClient]:
 def _reason(error: Exception) -> str:
     """The error in a line; for "API request to … (Caused by …: [Errno 111] Connection refused"))" only its end."""
     line = (str(error) or type(error).__name__).splitlines()[0]
-    return without_secrets(line.rpartition(": ")[2].rstrip("\"')") if line.startswith("API request") else line)
+    return line.rpartition(": ")[2].rstrip("\"')") if line.startswith("API request") else line
 
 
 def _open(uri: str) -> None:
@@ -131,7 +133,7 @@ def log_dataset(prepared: Path, split_digest: str) -> None:
             tag ``split_digest`` for all of them.
     """
     for side in SIDES:
-        photos = [(path.stem, path.parent.name) for path in sorted((prepared / side).glob("*/*.png"))]
+        photos = [(path.stem, path.parent.name) for path in sorted((prepared / side).glob("*/*.webp"))]
         dataset = from_pandas(
             pd.DataFrame(photos, columns=["sha256", "label"]),
             source=get_dataset_source_from_json(json.dumps({"uri": str(prepared / side)}), "local"),
@@ -167,21 +169,14 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The checkout's commit, with ``-dirty`` appended if files differ, or ``unknown`` outside a repository."""
+    """The checkout's commit, with ``-dirty`` appended if files differ, or ``unknown`` outside a repository.
+
+    What stages before this one wrote in the same `dvc repro` does not count.
+    """
+    git = partial(subprocess.run, capture_output=True, text=True, check=True)
     try:
-        described = subprocess.run(
-            [
-                "git",
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=40",
-                "--exclude=*",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", *WRITTEN]).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return described.stdout.strip()
+    return commit + "-dirty" * bool(changed)

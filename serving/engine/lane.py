@@ -29,6 +29,7 @@ from serving.engine.wire import (
     Ready,
     Start,
 )
+from shared.samples import PIXEL_BYTES
 
 WORKER: Final = "serving.engine.worker"
 # Of a body that is too large for the shared memory, sent at a time.
@@ -252,6 +253,10 @@ class Lane(asyncio.Protocol):
         while self._unsent and self._writable:
             self._transport.write(self._unsent[:PIECE_BYTES])
             self._unsent = self._unsent[PIECE_BYTES:]
+
+    def pixels(self) -> bytes:
+        """What the network saw in the picture answered last, if `Flags.KEEP` asked for it."""
+        return self._shared[:PIXEL_BYTES]
 
     def end(self, reason: str) -> None:
         """Kill the lane; its job is answered when it has ended."""

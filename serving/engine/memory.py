@@ -15,9 +15,13 @@ from shared.spec import Limits
 CGROUP: Final = Path("/sys/fs/cgroup")
 # Version 1 says "no limit" with the largest number of whole pages.
 NO_LIMIT: Final = 1 << 60
-# The front process and the zygote, with what they share and what malloc keeps, measured in a container; each lane.
+# The front process and the zygote, with what they share and what malloc keeps; each lane. Measured (PSS) with one and
+# two lanes after 800 photos of all sizes from 8 clients.
 RESIDENT_BYTES: Final = 75_000_000
-LANE_BYTES: Final = 45_000_000
+LANE_BYTES: Final = 66_000_000
+# Pictures that are written, that wait for it, and that wait for feedback: two times `telemetry.samples.MAX_UNWRITTEN`,
+# and `MAX_HELD`.
+SAMPLES_BYTES: Final = 70_000_000
 # A connection whose body is not admitted yet: what uvicorn reads ahead, one read, and its objects.
 CONNECTION_BYTES: Final = 140_000
 LEAST_CONNECTIONS: Final = 50
@@ -31,9 +35,9 @@ EASE_ABOVE: Final = 0.6
 BODY_COPIES: Final = 2
 # Enough for a phone's photo.
 LEAST_BODY_BYTES: Final = 10_000_000
-# Enough for 12 megapixels of JPEG as a camera writes it.
+# Enough for 108 megapixels of JPEG as a camera writes it: decoded at an eighth of its size.
 LEAST_DECODE_BYTES: Final = 8_000_000
-# Enough for 50 megapixels in any format.
+# Enough for 50 megapixels in any format, and for 108 of most.
 MOST_DECODE_BYTES: Final = 1_500_000_000
 
 
@@ -90,7 +94,7 @@ def fitted(settings: Settings, lanes: int, limit: int | None) -> tuple[Settings,
     """
     if limit is None:
         return settings, Limits(settings.max_pixels, settings.max_decode_bytes or MOST_DECODE_BYTES)
-    spare = max(0, limit - RESIDENT_BYTES - LANE_BYTES * lanes)
+    spare = max(0, limit - RESIDENT_BYTES - LANE_BYTES * lanes - (SAMPLES_BYTES if settings.samples else 0))
     bodies = min(settings.max_memory_bytes, int(BODIES_SHARE * spare))
     body = min(settings.max_body_bytes, max(LEAST_BODY_BYTES, bodies // BODY_COPIES))
     decode = int((1 - CONNECTIONS_SHARE - BODIES_SHARE) * spare / lanes)

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Self
 
+import msgspec
+
 from serving.engine.lane import ClientGoneError, Job, Lane, LaneStartError, Zygote
 from serving.engine.wire import Answer, Body, Flags, Loaded, ModelFailed, Outcome, PictureRefused, Ready, Start
 from serving.errors import ProblemError
@@ -217,6 +219,8 @@ class Lanes:
         if isinstance(outcome, Answer):
             # As the lane measured it: in a burst, its answer waits while this process reads requests.
             self.seconds += LATELY * (outcome.decode + outcome.infer + outcome.draw - self.seconds)
+            if Flags.KEEP in job.flags:
+                outcome = msgspec.structs.replace(outcome, pixels=lane.pixels())
         if isinstance(outcome, ModelFailed):
             SERVICE.error("the model failed on a picture", extra={"fields": {"reason": outcome.reason}})
             job.fail(_PROBLEMS["model"]())

@@ -36,6 +36,7 @@ class Flags(IntFlag):
     BATCH = 16  # the body is a batch: find its pictures
     INFER = 32  # the body is the JSON of an inference request: find its pictures
     PIXELS = 64  # the body is a decoded picture: uint8 [224, 224, 3]
+    KEEP = 128  # leave what the network saw, uint8 [224, 224, 3], at the start of the shared memory
 
 
 PLAIN: Final = Flags(0)
@@ -82,14 +83,18 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     cats: float
     dogs: float
     familiarity: float
+    again: bool  # it was looked at twice
     brightness: float  # mean pixel value, 0..1
     size: int  # of the picture file, in bytes
+    width: int  # of the upright picture, in pixels; so is the height
+    height: int
     evidence: list[list[float]] | None
     png: bytes | None
     decode: float  # seconds; so are the next two
     infer: float
     draw: float
     cpu: float  # processor seconds for all of it
+    pixels: bytes | None = None  # what the network saw, if `Flags.KEEP` asks; through the shared memory, not the socket
 
     @property
     def confidence(self) -> float:

@@ -10,12 +10,14 @@ import resource
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from serving.engine import bodies
+from serving.engine.memory import trim
 from serving.engine.wire import (
     ANSWER,
     REQUEST,
@@ -31,10 +33,12 @@ from serving.engine.wire import (
 )
 from serving.model.classify import classify
 from serving.model.session import Model, ModelFailedError, ModelRefusedError
-from shared.pixels import Limits, RefusedImageError
+from shared.pixels import Limits, Pixels, RefusedImageError
 
-# Added to `Start.cpu_seconds`. Decoding 50 megapixels took 4 (BMP) to 35 (WebP) ns a pixel on two cores.
+# Added to `Start.cpu_seconds`. Decoding 50 megapixels took 4 (BMP) to 35 (WebP) ns a pixel on two cores; a JPEG of 108
+# that is decoded small takes 3.
 CPU_SECONDS_PER_PIXEL: Final = 1e-7
+MOST_CPU_SECONDS: Final = 5.0
 # Up to this size, an ordinary photo, the base is enough, which saves a system call.
 PIXELS_WITHIN_BASE: Final = 1_000_000
 # Finding the pictures in 64 MB of batch took 0.05 s on two cores.
@@ -53,15 +57,20 @@ def main(model: Model, start: Start, threads: int, connection: socket.socket, sh
         start: limits.
         threads: of a wide session for this lane; 1 for none.
         connection: a stream socket to the front process.
-        shared: where the front process puts bodies of up to `SHARED_BYTES`.
+        shared: where the front process puts bodies of up to `SHARED_BYTES`, and gets pixels (`Flags.KEEP`).
     """
     refused = None
     if threads > 1:
         try:
             model.widen(threads)
+            trim()  # 12 MB likewise
         except ModelRefusedError as error:
             refused = str(error)
     limits = Limits(start.max_pixels, start.max_bytes)
+
+    def keep(picture: Pixels) -> None:  # in place of the request's body, which was copied
+        shared[: picture.nbytes] = picture.tobytes()
+
     _confine(start)
     _send(connection, Ready(refused))
     while head := connection.recv(REQUEST.size, socket.MSG_WAITALL):
@@ -70,7 +79,7 @@ def main(model: Model, start: Start, threads: int, connection: socket.socket, sh
         if data is None:
             outcome: Outcome = PictureRefused("body_too_large", "receiving it takes more memory than there is")
         else:
-            outcome = _outcome(model, data, limits, Flags(number), start.cpu_seconds)
+            outcome = _outcome(model, data, limits, Flags(number), start.cpu_seconds, keep)
         _send(connection, outcome)
         del data  # or the next one would come beside it
 
@@ -87,7 +96,9 @@ def _receive(connection: socket.socket, length: int, shared: mmap.mmap) -> bytes
         return None
 
 
-def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: float) -> Outcome:
+def _outcome(
+    model: Model, data: bytes, limits: Limits, flags: Flags, seconds: float, keep: Callable[[Pixels], None]
+) -> Outcome:
     processor = time.process_time()
     seconds += len(data) * CPU_SECONDS_PER_BYTE
     # It is never stopped: waiting for a request takes no processor time, and the next request sets it again.
@@ -95,7 +106,7 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
 
     def opened(pixels: int) -> None:
         if pixels > PIXELS_WITHIN_BASE:
-            signal.setitimer(signal.ITIMER_PROF, seconds + pixels * CPU_SECONDS_PER_PIXEL)
+            signal.setitimer(signal.ITIMER_PROF, seconds + min(pixels * CPU_SECONDS_PER_PIXEL, MOST_CPU_SECONDS))
 
     try:
         source = bodies.unpack(data, flags)
@@ -106,7 +117,7 @@ def _outcome(model: Model, data: bytes, limits: Limits, flags: Flags, seconds: f
     except MemoryError:
         return PictureRefused("body_too_large", "reading the batch takes more memory than there is")
     try:
-        answer = classify(model, source, limits, flags, opened)
+        answer = classify(model, source, limits, flags, opened, keep)
     except RefusedImageError as error:
         return PictureRefused(error.code, str(error))
     except MemoryError:

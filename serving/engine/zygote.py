@@ -26,8 +26,10 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from serving.engine.memory import trim
 from serving.engine.wire import MAX_MESSAGE, NUMBER, SHARED_BYTES, Loaded, LoadRefused, Start
 from serving.model.session import Model, ModelRefusedError, load
+from shared.pixels import heif_reader
 
 # When the machine runs out of memory, lanes are killed before the processes that they need.
 OOM_SCORE: Final = "800"
@@ -57,6 +59,8 @@ def main(control: socket.socket, module: str) -> None:
         control.send(msgspec.msgpack.encode(LoadRefused(str(error), error.again)))
         return
     control.send(msgspec.msgpack.encode(_loaded(model)))
+    trim()  # 8 MB that loading the file took
+    heif_reader()  # a lane can open no file to import it from
     # Collecting garbage in a lane would otherwise write to, and so copy, every page that has an object.
     gc.freeze()
     while True:

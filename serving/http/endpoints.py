@@ -103,7 +103,8 @@ ENDPOINTS: Final = (
         "/feedback",
         routes.feedback,
         "Report what the picture of an earlier prediction really showed",
-        description="It counts towards the live accuracy. A second feedback for a prediction replaces the first.",
+        description="Where the picture shows one animal and the verdict was not `unsure`, it counts towards the live "
+        "accuracy. A second feedback for a prediction replaces the first.",
         takes={JSON: FeedbackRequest(id=examples.PREDICTION.id, label="dogs")},
         gives={
             JSON: FeedbackResponse(id=examples.PREDICTION.id, label="dogs", predicted_label="cats", correct=False),

@@ -54,6 +54,13 @@ MODEL: Final = msgspec.convert(
         "precision": "int8",
         "pixels": "63907562…",
         "temperature": 1.072,
+        "second_look": {
+            "sure": 0.97,
+            "familiar": 0.6,
+            "side": 260,
+            "crops": [1.0, 0.6, 0.45],
+            "temperature": 1.031,
+        },
         "unsure": {"close_call": 0.793, "unfamiliar": 0.511},
         "provenance": {
             "dataset_digest": "a8322504…",

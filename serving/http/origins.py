@@ -49,7 +49,7 @@ class Origins:
         self.vary: Headers = () if ANY in self.allowed or not self.allowed else (VARY,)
         self.hosts: re.Pattern[bytes] | None = None
         # Where every page is allowed, one that has its own name lead here (DNS rebinding) gains nothing.
-        if ANY not in self.allowed and _on_loopback(host):
+        if ANY not in self.allowed and on_loopback(host):
             # A proxy on this machine passes on the host of the origin under which it serves this service.
             names = [host.encode(), *(origin.partition(b"://")[2] for origin in self.allowed)]
             known = b"|".join([_LOOPBACK.encode(), *map(re.escape, names)])
@@ -111,7 +111,8 @@ def _canonical(origin: bytes) -> bytes:
     return origin.removesuffix(b":443" if origin.startswith(b"https:") else b":80")
 
 
-def _on_loopback(host: str) -> bool:
+def on_loopback(host: str) -> bool:
+    """Whether only this machine's own programs reach a service on this host."""
     try:
         addresses = [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
     except (OSError, ValueError):  # the server will say so when it listens

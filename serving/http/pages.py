@@ -17,6 +17,11 @@ from starlette.types import Receive, Scope, Send
 from serving.errors import ProblemError
 
 WEB: Final = Path(__file__).parent.parent / "web"
+# What the page says of photos, and what it says where `CATSDOGS_SAMPLES` is set.
+NOT_KEPT: Final = "classified, and not kept."
+KEPT: Final = (
+    "classified, and some are kept to train later models: reduced to 224×224 pixels, without their names or EXIF."
+)
 
 
 class WholeFile(FileResponse):
@@ -39,9 +44,13 @@ class WholeFile(FileResponse):
         await super().__call__({**scope, "headers": headers}, receive, send)
 
 
-async def page(_: Request) -> Response:
-    """GET /: the web page."""
-    return WholeFile(WEB / "index.html")
+async def page(request: Request) -> Response:
+    """GET /: the web page, which says whether photos are kept."""
+    if not request.app.state.service.settings.samples:
+        return WholeFile(WEB / "index.html")
+    html = await asyncio.to_thread((WEB / "index.html").read_text)
+    # Not stored, or a browser could take it for the file, or the file for it, once the setting has changed.
+    return Response(html.replace(NOT_KEPT, KEPT), media_type="text/html", headers={"cache-control": "no-store"})
 
 
 async def docs(_: Request) -> Response:

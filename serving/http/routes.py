@@ -65,7 +65,7 @@ async def feedback(request: Request) -> Response:
     service.model  # noqa: B018 - raises if the service is not ready or draining
     with service.budget.lease() as lease:
         (body,) = await uploads.read(request, feedbacks.MAX_BYTES, lease, uploads.Whole())
-    answer = await service.ledger.feedback(feedbacks.parse(body))
+    answer = service.ledger.feedback(feedbacks.parse(body))
     service.metrics.count_feedback(answer.predicted_label, answer.label)
     return Response(msgspec.json.encode(answer), media_type=JSON)
 

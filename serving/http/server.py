@@ -1,11 +1,14 @@
 """The server process: uvicorn around the application, signals, and the line printed at start."""
 
 import asyncio
+import contextlib
+import errno
 import signal
 import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Final, Literal
 
@@ -16,13 +19,20 @@ from serving.engine.lane import Zygote
 from serving.http.app import create_app, create_metrics_app
 from serving.http.connections import ConnectionLimits
 from serving.http.descriptors import affordable
+from serving.http.origins import on_loopback
 from serving.service import Service
-from serving.settings import Settings
+from serving.settings import PREFIX, Settings, unknown
 from serving.telemetry import logs
 from serving.telemetry.logs import SERVICE
 
 DRAIN_SECONDS: Final = 10
 METRICS_CONNECTIONS: Final = 32
+# The exit code of a service that cannot start as it is set.
+MISTAKE: Final = 2
+
+
+class StartError(Exception):
+    """The service cannot start as it is set; the message says why."""
 
 
 class Listener(uvicorn.Server):
@@ -63,12 +73,16 @@ class Listener(uvicorn.Server):
 class Server(Listener):
     """The service's server. It stops gracefully: first refuse new work, then drain, then exit with code 0."""
 
-    def __init__(self, app: Starlette) -> None:
-        """Serve an app made by `create_app`, and its metrics on a separate port if the settings name one."""
+    def __init__(self, app: Starlette, *, needs_model: bool = False) -> None:
+        """Serve an app made by `create_app`, and its metrics on a separate port if the settings name one.
+
+        With ``needs_model`` it ends if the first model is refused; otherwise it waits for another file.
+        """
         settings = app.state.service.settings
         super().__init__(app, settings.port, settings.max_connections, "on", DRAIN_SECONDS)
         self._closes_at: float | None = None
-        self.lost = False  # no worker can be started
+        self._needs_model = needs_model
+        self.code = 0  # the process's exit code
         self.metrics: Listener | None = None
         self._metrics_task: asyncio.Task[None] | None = None
         if settings.metrics_port:
@@ -99,17 +113,34 @@ class Server(Listener):
             self.service.drain()
         if self.service.engine.lost and not self.should_exit:
             SERVICE.error("no worker can be started; the process ends, for a supervisor to start another")
-            self.should_exit = self.lost = True
+            self.should_exit, self.code = True, 1
+        self._end_if_refused()
         return await super().on_tick(counter)
 
+    def _end_if_refused(self) -> None:
+        if self._needs_model and self.service.manager.decided.is_set():
+            self._needs_model = False
+            if self.service.manager.model is None:
+                self.should_exit, self.code = True, MISTAKE
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the ports and print the page's address."""
+        """Open the ports and print the page's address.
+
+        Raises:
+            StartError: a port cannot be opened.
+        """
         self.limits.max_connections = affordable(self.limits.max_connections)
-        metrics_socket = None if self.metrics is None else _listen(self.metrics.config)
-        if not self.service.settings.api_keys:
+        metrics_socket = None
+        if self.metrics is not None:
+            with _explained(self.metrics.config, "METRICS_PORT"):
+                metrics_socket = _listen(self.metrics.config)
+        with _explained(self.config, "PORT"):
+            await _probe(self.config)
+        if not self.service.settings.api_keys and not on_loopback(self.config.host):
             SERVICE.info("no API keys are set: any client that reaches the service may use it")
         await super().startup(sockets)
-        if not self.started:
+        self._end_if_refused()
+        if self.should_exit or not self.started:
             return
         if threading.current_thread() is threading.main_thread():  # only it can have signal handlers
             loop = asyncio.get_running_loop()
@@ -132,22 +163,45 @@ class Server(Listener):
 
 
 def _listen(config: uvicorn.Config) -> socket.socket:
-    """Open the metrics' port first, so that a port in use ends the process before anything runs."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    return socket.create_server((config.host, config.port), family=family, backlog=METRICS_CONNECTIONS)
+
+
+async def _probe(config: uvicorn.Config) -> None:
+    """Raise OSError if the port cannot be opened: uvicorn finds out only when the model is loaded."""
+    loop = asyncio.get_running_loop()
+    (await loop.create_server(asyncio.Protocol, config.host, config.port, start_serving=False)).close()
+
+
+@contextlib.contextmanager
+def _explained(config: uvicorn.Config, name: str) -> Iterator[None]:
+    """Raise a `StartError` for an OSError; ``name`` is the setting's that the port comes from."""
     try:
-        return socket.create_server((config.host, config.port), family=family, backlog=METRICS_CONNECTIONS)
+        yield
     except OSError as error:
-        SERVICE.error("the metrics' port cannot be opened", extra={"fields": {"reason": str(error)}})
-        sys.exit(1)
+        port = config.port
+        if error.errno == errno.EADDRINUSE:
+            another = port + 1 if port < 65_535 else 8000
+            raise StartError(f"port {port} is taken: try {PREFIX}{name}={another}") from error
+        raise StartError(f"{config.host}, port {port}, cannot be opened: {error.strerror}") from error
 
 
 def run(settings: Settings, zygote: Zygote | None = None) -> int:
-    """Serve until a signal; ``zygote`` is already running. Returns the exit code."""
+    """Serve until a signal; ``zygote`` is already running. Returns the exit code.
+
+    On a terminal somebody is there to put another model in the place of one that is refused; elsewhere that may happen
+    while the service runs.
+    """
     with logs.to_stdout(settings.log_level):
-        server = Server(create_app(settings, zygote))
+        for line in unknown():
+            SERVICE.warning(line)
+        server = Server(create_app(settings, zygote), needs_model=sys.stdout.isatty())
         try:
             server.run()
-        finally:  # also where it did not come to start the service: a port may be in use
+        except StartError as error:
+            SERVICE.error(str(error))
+            return MISTAKE
+        finally:  # also where it did not come to start the service
             if zygote is not None:
                 zygote.kill()
-    return 0 if server.started and not server.lost else 1
+    return server.code if server.started else 1

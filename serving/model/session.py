@@ -7,15 +7,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 
 from shared import contract, exam
 from shared.contract import Contract, ContractError, Precision
-from shared.exam import Outputs
-from shared.pixels import Pixels
-
-INPUT = "image"
+from shared.pixels import Photo, Pixels
+from shared.second_look import Look, Outputs, inputs, look
 
 
 class ModelRefusedError(Exception):
@@ -40,8 +37,40 @@ class ModelFailedError(Exception):
     """onnxruntime failed on a picture, although the model passed its exam."""
 
 
+class Network:
+    """Both networks of a file in one session; a :class:`shared.second_look.Network`."""
+
+    def __init__(self, session: Any, version: str) -> None:
+        """Take the session, and its model's version."""
+        self._session = session
+        self._version = version
+
+    def first(self, pictures: Pixels) -> Outputs:
+        """Run the first look's network on uint8 [n, 224, 224, 3].
+
+        Raises:
+            ModelFailedError: onnxruntime raised an error.
+        """
+        return self._run(pictures, again=False)
+
+    def closer(self, pictures: Pixels) -> Outputs:
+        """Run the second look's network on uint8 [n, side, side, 3].
+
+        Raises:
+            ModelFailedError: onnxruntime raised an error.
+        """
+        return self._run(pictures, again=True)
+
+    def _run(self, pictures: Pixels, *, again: bool) -> Outputs:
+        try:
+            return Outputs(*self._session.run(Outputs._fields, inputs(pictures, again=again)))
+        # onnxruntime's error classes have no common base.
+        except Exception as error:
+            raise ModelFailedError(f"the model {self._version} cannot be run") from error
+
+
 class Model:
-    """The onnxruntime sessions and the contract of one file.
+    """The networks and the contract of one file.
 
     ``fallback`` says why this file serves instead of the one asked for; None if it is that one.
     """
@@ -61,12 +90,12 @@ class Model:
         self.fallback = fallback
         self.digest = hashlib.sha256(data).hexdigest()
         self._data = data
-        self._session = self._wide = _session(data, file, 1)
+        session = _session(data, file, 1)
         try:
-            self.contract: Contract = contract.loads(self._session.get_modelmeta().custom_metadata_map)
+            self.contract: Contract = contract.loads(session.get_modelmeta().custom_metadata_map)
         except ContractError as error:
             raise ModelRefusedError(f"{file}: {error}") from error
-        self._sit_exam(self._session)
+        self.network = self._wide = self._examined(session)
 
     def widen(self, threads: int) -> None:
         """Add a session with ``threads`` threads, for a picture that has the machine to itself.
@@ -74,33 +103,26 @@ class Model:
         Raises:
             ModelRefusedError: it fails the exam; the first session answers in its place.
         """
-        wide = _session(self._data, self.file, threads)
-        self._sit_exam(wide)
-        self._wide = wide
+        self._wide = self._examined(_session(self._data, self.file, threads))
 
-    def run(self, batch: Pixels, *, alone: bool = False) -> Outputs:
-        """Run the network on uint8 [n, 224, 224, 3]; ``alone``: in the wide session, if there is one.
+    def look(self, photo: Photo, *, alone: bool = False) -> Look:
+        """Look at a picture, and again if need be; ``alone``: in the wide session, if there is one.
 
         Raises:
             ModelFailedError: onnxruntime raised an error.
         """
-        return self._run(self._wide if alone else self._session, batch)
+        return look(photo, self._wide if alone else self.network, self.contract.second_look)
 
-    def _run(self, session: Any, batch: Pixels) -> Outputs:
+    def _examined(self, session: Any) -> Network:
+        network = Network(session, self.contract.version)
         try:
-            return Outputs(*session.run(Outputs._fields, {INPUT: np.ascontiguousarray(batch)}))
-        # onnxruntime's error classes have no common base.
-        except Exception as error:
-            raise ModelFailedError(f"the model {self.contract.version} cannot be run") from error
-
-    def _sit_exam(self, session: Any) -> None:
-        try:
-            failures = exam.sit(self.contract.exam, lambda batch: self._run(session, batch))
+            failures = exam.sit(self.contract.exam, network, self.contract.second_look)
         except ModelFailedError as error:
-            raise ModelRefusedError(str(error)) from error
+            raise ModelRefusedError(f"{error}: {error.__cause__}") from error
         if failures:
             reason = f"the model {self.contract.version} fails its exam: {'; '.join(failures)}"
             raise ExamFailedError(reason, self.contract.precision)
+        return network
 
 
 def _session(data: bytes, file: str, threads: int) -> Any:

@@ -1,7 +1,7 @@
 """Feedback: which prediction it is about, and the accuracy that follows from it.
 
-The last predictions are remembered in memory. If there is a journal, they are read back from it at start, so that a
-restart loses neither them nor the live accuracy.
+A prediction's id says what was answered, so no prediction is remembered. If there is a journal, the last feedback is
+read back from it at start, so that a restart does not lose the live accuracy.
 """
 
 import asyncio
@@ -16,23 +16,22 @@ import msgspec
 
 from serving.engine.wire import Answer
 from serving.errors import ProblemError
+from serving.ids import Predicted, PredictionIds, recorded
 from serving.messages import FeedbackRequest, FeedbackResponse, Prediction
 from serving.settings import Settings
 from serving.telemetry.journal import Journal
 from serving.telemetry.logs import SERVICE
+from serving.telemetry.samples import Samples
 from shared import journal
-from shared.contract import Label
+from shared.contract import CLASSES, Actual
 from shared.intervals import Interval, wilson
 from shared.journal import FeedbackLine, PredictionLine
 
 MAX_BYTES: Final = 65_536
-# Between this number and twice this number of the last predictions can get feedback: 12 MB, measured.
-REMEMBERED: Final = 50_000
 # How many of the last feedbacks the live accuracy is computed from.
 LIVE: Final = 1_000
-# Read back at start: about REMEMBERED lines of predictions, and as many bytes again for feedback.
+# Of the journal, read back at start for that.
 READ_BACK_BYTES: Final = 32_000_000
-READ_BACK_SECONDS: Final = 5.0
 
 
 def parse(body: bytes | bytearray) -> FeedbackRequest:
@@ -50,56 +49,41 @@ def parse(body: bytes | bytearray) -> FeedbackRequest:
         raise ProblemError("malformed_request", f"invalid feedback: {error}") from error
 
 
-class RecentPredictions:
-    """The labels of the last predictions by id, and whether the last feedbacks confirmed them.
-
-    There are two generations: when the young one is full, the old one is dropped as a whole, which costs nothing.
-    """
+class LiveAccuracy:
+    """Whether the last ``LIVE`` feedbacks on one animal confirmed what was answered."""
 
     def __init__(self) -> None:
         """Make it empty."""
-        self._young: dict[str, Label] = {}
-        self._old: dict[str, Label] = {}
-        self._right: OrderedDict[str, bool] = OrderedDict()
+        self._right: OrderedDict[str, bool | None] = OrderedDict()
 
-    def predicted(self, key: str, label: Label) -> None:
-        """Add a prediction."""
-        if len(self._young) >= REMEMBERED:
-            self._young, self._old = {}, self._young
-        self._young[key] = label
-
-    def label(self, key: str) -> Label | None:
-        """The predicted label, None if it is not remembered."""
-        return self._young.get(key) or self._old.get(key)
-
-    def told(self, key: str, label: Label) -> None:
+    def tell(self, id_: str, predicted: Predicted, actual: Actual) -> None:
         """Add feedback; a second one on the same prediction replaces the first."""
-        predicted = self.label(key)
-        if predicted is not None:
-            self._tell(key, right=predicted == label)
+        counts = actual in CLASSES and not predicted.unsure
+        self._put(id_, predicted.label == actual if counts else None)
 
-    def accuracy(self) -> Interval | None:
-        """Share of right predictions among the last ``LIVE`` feedbacks, None before the first."""
-        return wilson(sum(self._right.values()), len(self._right)) if self._right else None
+    def share(self) -> Interval | None:
+        """Share of right answers, None before the first feedback."""
+        told = self._counted()
+        return wilson(sum(told), len(told)) if told else None
 
     @property
     def feedback(self) -> int:
-        """How many feedbacks the accuracy is computed from."""
-        return len(self._right)
+        """How many answers the share is computed from."""
+        return len(self._counted())
 
-    def follow(self, later: "RecentPredictions") -> None:
+    def follow(self, later: "LiveAccuracy") -> None:
         """Add everything in ``later``, as newer."""
-        for generation in (later._old, later._young):
-            for key, label in generation.items():
-                self.predicted(key, label)
-        for key, right in later._right.items():
-            self._tell(key, right=right)
+        for id_, right in later._right.items():
+            self._put(id_, right)
 
-    def _tell(self, key: str, *, right: bool) -> None:
-        self._right.pop(key, None)
-        self._right[key] = right
+    def _put(self, id_: str, right: bool | None) -> None:
+        self._right.pop(id_, None)
+        self._right[id_] = right
         if len(self._right) > LIVE:
             self._right.popitem(last=False)
+
+    def _counted(self) -> list[bool]:
+        return [right for right in self._right.values() if right is not None]
 
 
 class FeedbackStore:
@@ -107,25 +91,27 @@ class FeedbackStore:
 
     def __init__(self, settings: Settings) -> None:
         """Make it; nothing runs yet."""
-        self._memory = RecentPredictions()
-        self._read_back = asyncio.Event()
+        self.ids = PredictionIds(settings.id_key)
+        self._live = LiveAccuracy()
+        self.samples = Samples(settings) if settings.samples else None
         self._journal: Journal | None = None
         if settings.journal:
             self._folder = Path(settings.journal).expanduser()
             self._journal = Journal(self._folder, settings.journal_file_bytes, settings.journal_files, self._remember)
-        else:
-            self._read_back.set()
 
     def start(self) -> None:
-        """Start the journal's writer, if there is one; it reads the journal back in its thread."""
+        """Start the writers; the journal's reads the journal back in its thread."""
         self._loop = asyncio.get_running_loop()
         if self._journal:
             self._journal.start()
+        if self.samples:
+            self.samples.start()
 
     async def close(self) -> None:
-        """Write the waiting lines to disk."""
-        if self._journal:
-            await asyncio.to_thread(self._journal.close)
+        """Write to disk what waits."""
+        for writer in (self._journal, self.samples):
+            if writer:
+                await asyncio.to_thread(writer.close)
 
     def record(self, message: Prediction, answer: Answer, queued: float) -> None:
         """Record one prediction.
@@ -135,8 +121,7 @@ class FeedbackStore:
             answer: the lane's answer that it was made from.
             queued: seconds in the queue.
         """
-        self._memory.predicted(message.id, message.predicted_label)
-        if self._journal:
+        if self._journal or self.samples:
             line = PredictionLine(
                 time=datetime.now(UTC),
                 id=message.id,
@@ -151,32 +136,38 @@ class FeedbackStore:
                 queue_ms=round(queued * 1000, 3),
                 decode_ms=round(answer.decode * 1000, 3),
                 infer_ms=round(answer.infer * 1000, 3),
+                again=answer.again,
             )
-            self._journal.append(line)
+            if self._journal:
+                self._journal.append(line)
+            if self.samples and answer.pixels:
+                self.samples.predicted(line, answer.pixels)
 
-    async def feedback(self, given: FeedbackRequest) -> FeedbackResponse:
+    def feedback(self, given: FeedbackRequest) -> FeedbackResponse:
         """Record what a picture showed; a second feedback on one prediction replaces the first in the accuracy.
 
         Raises:
-            ProblemError: ``unknown_prediction``; ``not_ready`` if reading the journal back takes too long.
+            ProblemError: ``unknown_prediction``.
         """
-        predicted = self._memory.label(given.id)
-        if predicted is None and not self._read_back.is_set():
-            await self._be_read_back()
-            predicted = self._memory.label(given.id)
+        predicted = self.ids.read(given.id)
         if predicted is None:
-            raise ProblemError("unknown_prediction", "no prediction with this id is remembered")
-        self._memory.told(given.id, given.label)
+            raise ProblemError("unknown_prediction", "no prediction of this service has this id")
+        self._live.tell(given.id, predicted, given.label)
+        if self.samples:
+            self.samples.told(given.id, given.label)
         if self._journal:
             self._journal.append(FeedbackLine(time=datetime.now(UTC), id=given.id, label=given.label))
         return FeedbackResponse(
-            id=given.id, label=given.label, predicted_label=predicted, correct=given.label == predicted
+            id=given.id,
+            label=given.label,
+            predicted_label=predicted.label,
+            correct=given.label == predicted.label if given.label in CLASSES else None,
         )
 
     def readings(self) -> dict[str, float]:
         """Values for the metrics; those without a value are left out."""
-        readings: dict[str, float] = {"live_feedback": self._memory.feedback}
-        if accuracy := self._memory.accuracy():
+        readings: dict[str, float] = {"live_feedback": self._live.feedback}
+        if accuracy := self._live.share():
             readings |= {
                 "live_accuracy": accuracy.value,
                 "live_accuracy_low": accuracy.low,
@@ -189,32 +180,30 @@ class FeedbackStore:
                 "journal_failing": float(self._journal.failures > 0),
                 "journal_skipped_total": self._journal.skipped,
             }
+        if self.samples:
+            readings |= {
+                "samples_written_total": self.samples.written,
+                "samples_dropped_total": self.samples.dropped,
+                "samples_failing": float(self.samples.failures > 0),
+                "samples_stored": self.samples.stored,
+                "samples_stored_bytes": self.samples.stored_bytes,
+            }
         return readings
-
-    async def _be_read_back(self) -> None:
-        try:
-            async with asyncio.timeout(READ_BACK_SECONDS):
-                await self._read_back.wait()
-        except TimeoutError as error:
-            raise ProblemError("not_ready", "the journal is still being read back", retry_after=5) from error
 
     def _remember(self) -> None:
         """Read the end of the journal back; runs in the writer's thread."""
-        memory = RecentPredictions()
+        live = LiveAccuracy()
         try:
             if self._folder.exists():
                 for line in journal.recent(self._folder, READ_BACK_BYTES):
-                    if isinstance(line, PredictionLine):
-                        memory.predicted(line.id, line.label)
-                    elif isinstance(line, FeedbackLine):
-                        memory.told(line.id, line.label)
+                    if isinstance(line, FeedbackLine) and (predicted := recorded(line.id)):
+                        live.tell(line.id, predicted, line.label)
         except OSError as error:
             SERVICE.warning("the journal cannot be read back", extra={"fields": {"reason": error.strerror}})
         # The service may have stopped meanwhile, and closed the loop.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._remembered, memory)
+            self._loop.call_soon_threadsafe(self._remembered, live)
 
-    def _remembered(self, memory: RecentPredictions) -> None:
-        memory.follow(self._memory)
-        self._memory = memory
-        self._read_back.set()
+    def _remembered(self, live: LiveAccuracy) -> None:
+        live.follow(self._live)
+        self._live = live

@@ -1,9 +1,9 @@
-"""Logs: one JSON object per line on stdout, written in a thread, since a pipe may be full."""
+"""Logs on stdout: a JSON object per line, plain text on a terminal; written in a thread, since a pipe may be full."""
 
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
@@ -31,13 +31,39 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
+class PlainFormatter(logging.Formatter):
+    """Formats for people: the time of day, the message, and what the record's ``fields`` say."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record."""
+        fields: dict[str, object] = getattr(record, "fields", {})
+        if record.name == ACCESS.name:
+            said = "{method} {route}: {status}, {duration_ms} ms".format_map(fields)
+        else:
+            told = [
+                str(value) if name == "reason" else f"{name.replace('_', ' ')} {value}"
+                for name, value in fields.items()
+                if value is not None
+            ]
+            said = ": ".join(filter(None, (record.getMessage(), ", ".join(told))))
+        if record.levelno >= logging.WARNING:
+            said = f"{record.levelname.lower()}: {said}"
+        traced = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{datetime.fromtimestamp(record.created):%H:%M:%S} {said}{traced}"
+
+
 class Handler(logging.Handler):
     """Formats and writes records in a thread; a line tells how many were dropped while the stream was blocked."""
 
     def __init__(self, stream: TextIO) -> None:
         """Write to ``stream`` until :meth:`close`."""
         super().__init__()
-        self.setFormatter(JsonFormatter())
+        if stream.isatty():
+            self.setFormatter(PlainFormatter())
+            # uvicorn's own tell where it listens once more.
+            self.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith(SERVICE.name))
+        else:
+            self.setFormatter(JsonFormatter())
         self._stream = stream
         self._told = 0
         self._writer = LineWriter("logs", self._write)
@@ -56,7 +82,7 @@ class Handler(logging.Handler):
         lines = [self._line(record) for record in records]
         if dropped := self._writer.dropped - self._told:
             self._told += dropped
-            lines.append(msgspec.json.encode({"level": "warning", "message": f"{dropped} lines lost"}).decode())
+            lines.append(self._line(_record(logging.WARNING, f"{dropped} lines lost")))
         # A closed stream must not end the thread.
         with contextlib.suppress(OSError, ValueError):
             self._stream.writelines(line + "\n" for line in lines)
@@ -67,13 +93,17 @@ class Handler(logging.Handler):
         try:
             return self.format(record)
         except Exception as error:
-            told = {"level": "error", "message": "a record could not be formatted", "logger": record.name}
-            return msgspec.json.encode(told | {"reason": type(error).__name__}).decode()
+            fields = {"logger": record.name, "reason": type(error).__name__}
+            return self.format(_record(logging.ERROR, "a record could not be formatted", fields))
+
+
+def _record(level: int, message: str, fields: Mapping[str, object] | None = None) -> logging.LogRecord:
+    return SERVICE.makeRecord(SERVICE.name, level, "", 0, message, (), None, extra={"fields": fields or {}})
 
 
 @contextlib.contextmanager
 def to_stdout(level: str) -> Iterator[None]:
-    """Send every record of ``level`` and above to stdout as JSON, until the block ends."""
+    """Send every record of ``level`` and above to stdout, until the block ends."""
     root, handler = logging.getLogger(), Handler(sys.stdout)
     root.addHandler(handler)
     root.setLevel(level.upper())

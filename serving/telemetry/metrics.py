@@ -14,7 +14,7 @@ from serving.engine.memory import resident_memory, usable_memory
 from serving.engine.wire import Answer
 from serving.errors import CODES
 from shared import drift
-from shared.contract import CLASSES, Contract, Label
+from shared.contract import CLASSES, Actual, Contract, Label
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, float("inf"))
 CONFIDENCE: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, float("inf"))
@@ -27,14 +27,22 @@ DRIFT_LEAST: Final = 200
 
 # Metrics without labels, by their name in `readings`; :func:`_exposed` gives the name on the page.
 READINGS: Final = (
-    ("live_accuracy", "Share of right answers among the last 1,000 with feedback."),
+    (
+        "live_accuracy",
+        "Share right of the last 1,000 answers with feedback; not of the unsure, nor pictures of neither or both.",
+    ),
     ("live_accuracy_low", "Lower end of its 95 % Wilson interval."),
     ("live_accuracy_high", "Upper end of its 95 % Wilson interval."),
     ("journal_lines_total", "Lines of the journal that are on disk."),
     ("journal_dropped_total", "Lines of the journal that were lost because they could not be written."),
     ("journal_failing", "1 while the journal cannot be written."),
     ("journal_skipped_total", "Entries with the name of a journal's file that were skipped: not regular files."),
-    ("live_feedback", "Number of feedbacks that live_accuracy is computed from, at most 1,000."),
+    ("samples_written_total", "Samples that are in the store."),
+    ("samples_dropped_total", "Samples that were lost because too many waited to be written."),
+    ("samples_failing", "1 while samples cannot be written."),
+    ("samples_stored", "Samples that the store holds."),
+    ("samples_stored_bytes", "Their bytes."),
+    ("live_feedback", "Number of answers that live_accuracy is computed from, at most 1,000."),
     ("test_accuracy", "Accuracy on the test photos, from the contract of the model in service."),
     ("test_accuracy_low", "Lower end of its 95 % Wilson interval."),
     ("test_accuracy_high", "Upper end of its 95 % Wilson interval."),
@@ -75,11 +83,14 @@ class Metrics:
         )
         self.stages = Histogram(
             "catsdogs_prediction_stage_seconds",
-            "Time a picture spent in the queue, in decoding, in the network and, if asked for, in drawing.",
+            "Time a picture spent in the queue, in decoding, in one or two looks and, if asked for, in drawing.",
             registry=self._registry,
             buckets=SECONDS,
         )
         self.predictions = Counter("catsdogs_predictions_total", "Pictures answered.", registry=self._registry)
+        self.second_looks = Counter(
+            "catsdogs_second_looks_total", "Pictures answered that were looked at again.", registry=self._registry
+        )
         self.confidence = Histogram(
             "catsdogs_prediction_confidence", "The larger probability.", registry=self._registry, buckets=CONFIDENCE
         )
@@ -120,6 +131,7 @@ class Metrics:
             self._gauges["memory_limit_bytes"].set({}, limit)
 
         # Start at 0: Prometheus sees no increase in a series that appears with its first event.
+        self.second_looks.set({}, 0)
         for code in CODES:
             self.rejected.set({"code": code}, 0)
         for reason in RESTART_REASONS:
@@ -127,7 +139,7 @@ class Metrics:
         for label in CLASSES:
             for verdict in (label, "unsure"):
                 self.predictions.set({"label": label, "verdict": verdict}, 0)
-            for actual in get_args(Label):
+            for actual in get_args(Actual):
                 self.feedback.set({"predicted": label, "actual": actual}, 0)
 
     def expect(self, routes: Iterable[Route]) -> None:
@@ -176,10 +188,12 @@ class Metrics:
         if self._drift:
             self._drift.add(answer.confidence, answer.brightness, answer.familiarity)
         self.predictions.inc({"label": answer.label, "verdict": answer.verdict})
+        if answer.again:
+            self.second_looks.inc({})
         self.confidence.observe({}, answer.confidence)
         self.familiarity.observe({}, answer.familiarity)
 
-    def count_feedback(self, predicted: Label, actual: Label) -> None:
+    def count_feedback(self, predicted: Label, actual: Actual) -> None:
         """Count one feedback."""
         self.feedback.inc({"predicted": predicted, "actual": actual})
 

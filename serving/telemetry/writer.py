@@ -20,9 +20,20 @@ class LineWriter(Generic[T]):
     ``failures`` the attempts that failed since the last success.
     """
 
-    def __init__(self, name: str, write: Callable[[list[T]], None]) -> None:
-        """Make it; ``name`` is the thread's. :meth:`start` starts it."""
+    def __init__(
+        self, name: str, write: Callable[[list[T]], None], most: int | None = None, pause: float | None = None
+    ) -> None:
+        """Make it; :meth:`start` starts it.
+
+        Args:
+            name: the thread's.
+            write: writes a group.
+            most: how many lines may wait; ``MAX_LINES`` if None.
+            pause: seconds in which lines make a group; ``GROUP_SECONDS`` if None.
+        """
         self.dropped = self.failures = 0
+        self._most = MAX_LINES if most is None else most
+        self._pause = GROUP_SECONDS if pause is None else pause
         self._write = write
         self._buffer: deque[T] = deque()
         self._waiting, self._closing = threading.Event(), threading.Event()
@@ -30,14 +41,18 @@ class LineWriter(Generic[T]):
         self.start = self._thread.start
 
     def append(self, line: T) -> None:
-        """Queue a line; it is dropped if ``MAX_LINES`` are waiting."""
-        if len(self._buffer) >= MAX_LINES:
+        """Queue a line; it is dropped if too many are waiting."""
+        if len(self._buffer) >= self._most:
             self.dropped += 1
             return
         self._buffer.append(line)
         # Waking a thread costs more than the rest of this method, so it is done once per group.
         if not self._waiting.is_set():
             self._waiting.set()
+
+    def wake(self) -> None:
+        """Have ``write`` called, with an empty group if nothing waits."""
+        self._waiting.set()
 
     def close(self) -> int:
         """Write the waiting lines, for ``CLOSE_SECONDS`` at most; returns how many are lost."""
@@ -65,4 +80,4 @@ class LineWriter(Generic[T]):
                 self._closing.wait(RETRY_SECONDS[min(self.failures, len(RETRY_SECONDS)) - 1])
             else:
                 self._waiting.wait()
-                self._closing.wait(GROUP_SECONDS)
+                self._closing.wait(self._pause)

@@ -1,10 +1,12 @@
-// Photos on their way to the service: a lone one as it is, many in batches, a few requests at a time.
+// Photos on their way to the service: in requests that take about a second each, one or two at a time.
 
-import { alive, predict, predictBatch, Refusal } from "./service.js";
+import { alive, predict, Refusal, unreadable } from "./service.js";
 
 const AT_ONCE = 2; // requests under way: one is looked at while the next comes in
-const PHOTOS = 8; // in a batch: few enough that answers keep coming
-const BYTES = 8_000_000; // in a batch
+const SLOW = 8; // seconds; after a request that took longer, the next has the line to itself
+const PHOTOS = 8; // in a request: few enough that answers keep coming
+const BYTES = [128_000, 4_000_000]; // in a request of several photos, on the slowest and the fastest line
+const SLOW_REQUEST = 408;
 const TRIES = 5; // more, at a photo that the service asks to come back with later
 const LONGEST_WAIT = 30; // seconds, between two tries
 
@@ -18,6 +20,8 @@ export class Sending {
   held = null; // why nothing is sent right now, and for how many seconds
   #waiting = [];
   #senders = 0;
+  #atOnce = 1; // until the first answer
+  #bytes = BYTES[0]; // in the next request, if it has several photos
   #stopping = new AbortController();
 
   constructor(settled, changed) {
@@ -34,7 +38,7 @@ export class Sending {
     if (this.#stopping.signal.aborted) this.#stopping = new AbortController();
     this.total += things.length;
     this.#waiting = this.#waiting.concat(things.map((thing) => ({ thing, tries: 0, alone: false })));
-    while (this.#senders < Math.min(AT_ONCE, this.#waiting.length)) this.#send();
+    this.#start();
     this.changed();
   }
 
@@ -44,16 +48,20 @@ export class Sending {
     this.changed();
   }
 
+  #start() {
+    while (this.#senders < Math.min(this.#atOnce, this.#waiting.length)) this.#send();
+  }
+
   async #send() {
     this.#senders += 1;
-    await null; // so that `changed` has been called for all photos before the first is sent
-    while (this.#waiting.length) {
+    for (;;) {
+      await this.held?.over; // or for a moment, so that `changed` has been called for all photos
+      if (!this.#waiting.length || this.#senders > this.#atOnce) break;
       const batch = this.#take();
       const outcomes = await this.#outcomes(batch);
       this.#waiting.unshift(...batch.filter((_, place) => outcomes[place] === null));
       batch.forEach(({ thing }, place) => outcomes[place] && this.#settle(thing, outcomes[place]));
       this.changed();
-      await this.held?.over;
     }
     this.#senders -= 1;
   }
@@ -63,7 +71,7 @@ export class Sending {
     let [count, bytes] = [0, 0];
     for (const { thing, alone } of this.#waiting.slice(0, PHOTOS)) {
       bytes += thing.file.size;
-      if (count && (bytes > BYTES || alone || this.#waiting[0].alone)) break;
+      if (count && (bytes > this.#bytes || alone || this.#waiting[0].alone)) break;
       count += 1;
     }
     return this.#waiting.splice(0, count);
@@ -73,15 +81,20 @@ export class Sending {
   async #outcomes(batch) {
     const files = batch.map(({ thing }) => thing.file);
     const { signal } = this.#stopping;
+    const begun = performance.now();
     let outcomes;
     try {
-      outcomes = files.length === 1 ? [await predict(files[0], signal)] : await predictBatch(files, signal);
+      outcomes = await predict(files, signal);
+      this.#adapt(files, (performance.now() - begun) / 1000);
     } catch (refusal) {
       if (signal.aborted) return files.map(stopped);
       if (refusal.status === 0 && !(await alive())) {
         this.#refuseWaiting(refusal); // rather than find it out for each of them
         return files.map(() => refusal);
       }
+      if (refusal.status === SLOW_REQUEST) this.#atOnce = 1;
+      const broken = refusal.status === 0 ? await Promise.all(files.map(unreadable)) : [];
+      if (broken.some(Boolean)) return broken;
       if (refusal.forGood && batch.length > 1) {
         // It is about the batch, such as a limit lower than ours; each photo by itself may well be answered.
         return batch.map((one) => (one.alone = true) && null);
@@ -89,6 +102,14 @@ export class Sending {
       outcomes = files.map(() => refusal);
     }
     return outcomes.map((outcome, place) => (this.#comesBack(batch[place], outcome, signal) ? null : outcome));
+  }
+
+  // The next request is to take a second at the pace of this one.
+  #adapt(files, seconds) {
+    const bytes = files.reduce((sum, { size }) => sum + size, 0);
+    this.#bytes = Math.min(Math.max(BYTES[0], bytes / seconds), BYTES[1]);
+    this.#atOnce = seconds > SLOW ? 1 : AT_ONCE;
+    this.#start();
   }
 
   #comesBack(one, outcome, signal) {

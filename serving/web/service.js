@@ -1,11 +1,11 @@
 // Requests to the service, and messages for its errors.
 
 const PATIENCE = 60_000; // milliseconds; the service itself gives up on a picture much sooner
+const SLOWEST = 32_000; // bytes per second; the service ends an upload that is slower
 const FOR_GOOD = [400, 403, 404, 405, 413, 415, 421, 422]; // a retry would get the same answer
 const PASSING = [0, 408, 429, 503]; // a retry may succeed
 const UNREACHABLE = "The service cannot be reached. Is it still running?";
 const IN_WORDS = {
-  unsupported_format: "This is not a picture I can read. JPEG, PNG, WebP, GIF, BMP and AVIF work.",
   undecodable_image: "This picture is damaged or incomplete.",
   image_too_large: "This picture has too many pixels.",
   too_costly: "This picture takes too long to read.",
@@ -16,7 +16,7 @@ const IN_WORDS = {
   draining: "The service is restarting.",
   not_ready: "The service is still getting ready.",
   slow_request: "The upload took too long.",
-  unknown_prediction: "The service no longer remembers this photo.",
+  unknown_prediction: "This service did not answer for this photo.",
 };
 
 /** A request without a result: `message` is for people. Status 0 means that no answer arrived. */
@@ -36,28 +36,32 @@ export class Refusal extends Error {
   }
 }
 
-/** The prediction for one file. */
-export function predict(file, signal) {
+/** For each file, in order, its prediction or a Refusal. */
+export async function predict(files, signal) {
   const body = new FormData();
-  body.append("file", file);
-  return ask("predict?explain=true", { method: "POST", body, signal });
+  let size = 0;
+  for (const file of files) {
+    body.append("file", file);
+    size += file.size;
+  }
+  const options = { method: "POST", body, signal, patience: PATIENCE + (1000 * size) / SLOWEST };
+  if (files.length === 1) return [await ask("predict?explain=true", options)];
+  const { results } = await ask("predict/batch?explain=true", options);
+  return results.map((result) => (result.error ? refusal(result.error, result.error.status) : result));
 }
 
-/** For each file, in order, its prediction or a Refusal. */
-export async function predictBatch(files, signal) {
-  const read = await Promise.all(files.map(base64));
-  const images = read.filter((data) => data !== null).map((data) => ({ data }));
-  const { results } = await post("predict/batch?explain=true", { images }, signal);
-  return read.map((data) => {
-    if (data === null) return new Refusal("This file cannot be read. It may be a folder, or it has been moved.", 400);
-    const result = results.shift();
-    return result.error ? refusal(result.error, result.error.status) : result;
-  });
+/** Null, or a Refusal of a file that the browser cannot read. */
+export function unreadable(file) {
+  return file.slice(0, 1).arrayBuffer().then(
+    () => null,
+    () => new Refusal("This file cannot be read. It may be a folder, or it has been moved.", 400),
+  );
 }
 
 /** Tell the service what a photo really shows; says whether the prediction was right. */
 export function tell(id, label) {
-  return post("feedback", { id, label });
+  const headers = { "Content-Type": "application/json" };
+  return ask("feedback", { method: "POST", headers, body: JSON.stringify({ id, label }) });
 }
 
 /** The contract of the model that answers. */
@@ -73,16 +77,11 @@ export async function alive() {
   );
 }
 
-function post(path, message, signal) {
-  const headers = { "Content-Type": "application/json" };
-  return ask(path, { method: "POST", headers, body: JSON.stringify(message), signal });
-}
-
-async function ask(path, { signal, ...options } = {}) {
-  const patience = AbortSignal.timeout(PATIENCE);
+async function ask(path, { signal, patience = PATIENCE, ...options } = {}) {
+  const enough = AbortSignal.timeout(patience);
   let response;
   try {
-    response = await fetch(path, { ...options, signal: signal ? AbortSignal.any([signal, patience]) : patience });
+    response = await fetch(path, { ...options, signal: signal ? AbortSignal.any([signal, enough]) : enough });
     if (response.ok) return await response.json();
   } catch {
     throw new Refusal(UNREACHABLE);
@@ -92,15 +91,6 @@ async function ask(path, { signal, ...options } = {}) {
 }
 
 function refusal({ code, detail }, status, retryAfter) {
-  return new Refusal(IN_WORDS[code] ?? detail ?? `The service answered with error ${status}.`, status, retryAfter);
-}
-
-// The bytes of a file, or null where the browser cannot read it.
-function base64(file) {
-  return new Promise((resolve) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result.split(",")[1] ?? "");
-    reader.onerror = () => resolve(null);
-    reader.readAsDataURL(file);
-  });
+  const said = detail ?? `the service answered with error ${status}`;
+  return new Refusal(IN_WORDS[code] ?? `${said[0].toUpperCase()}${said.slice(1)}.`, status, retryAfter);
 }

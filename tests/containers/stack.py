@@ -25,6 +25,7 @@ class Stack:
         self.environment = {
             "COMPOSE_PROJECT_NAME": name,
             "CATSDOGS_PORT": str(ports[0]),
+            "CATSDOGS_ID_KEY": "a secret of this test alone",
             "CATSDOGS_CANDIDATE_PORT": str(ports[1]),
             "PROMETHEUS_PORT": str(ports[2]),
             "GRAFANA_PORT": str(ports[3]),

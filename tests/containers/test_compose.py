@@ -50,13 +50,14 @@ def test_grafana_whose_password_has_a_default_is_published_on_loopback_only(stac
 
 
 def test_keys_reach_the_service_as_they_are_set_and_are_not_made_empty(stack: Stack) -> None:
-    def keys(**environment: str) -> object:
+    def keys(name: str, **environment: str) -> object:
         told = json.loads(stack.compose("config", "--format", "json", check=True, timeout=60, **environment))
-        return told["services"]["service"]["environment"]["CATSDOGS_API_KEYS"]
+        return told["services"]["service"]["environment"][name]
 
-    assert keys() is None
-    assert keys(CATSDOGS_API_KEYS="") == ""
-    assert keys(CATSDOGS_API_KEYS="a") == "a"
+    assert keys("CATSDOGS_API_KEYS") is None
+    for name in ("CATSDOGS_API_KEYS", "CATSDOGS_ID_KEY"):
+        assert keys(name, **{name: ""}) == ""
+        assert keys(name, **{name: "a"}) == "a"
 
 
 def test_what_is_published_is_published_on_this_machine_alone(stack: Stack) -> None:
@@ -163,7 +164,7 @@ def test_an_alert_fires_when_the_service_is_stopped_and_clears_when_it_is_back(s
     until(lambda: stack.predict().status_code == 200)
 
 
-def test_the_journal_outlives_the_container(stack: Stack) -> None:
+def test_feedback_is_taken_after_the_container_was_replaced(stack: Stack) -> None:
     prediction = stack.predict(encoded(blobs(5), "PNG")).json()
     until(lambda: stack.query("sum(catsdogs_journal_lines_total) > 0"))
     stack.compose("up", "--detach", "--no-deps", "--no-build", "--force-recreate", "--wait", "service")

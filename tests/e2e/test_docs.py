@@ -63,7 +63,22 @@ COMMANDS: Final = {
     # As they stand.
     ".venv/bin/catsdogs predict tests/cat.jpg": Run("cats .* tests/cat.jpg"),
     ".venv/bin/catsdogs key": Run("digest  [0-9a-f]{64}"),
+    f"{VENV}/catsdogs score photos.zip --out scores\n{VENV}/catsdogs sort scores sorted": Run("6  pictures"),
+    f"{VENV}/catsdogs score photos.zip --csv > scores.csv": Run(whole="tests/scoring/test_score.py"),
+    f"{VENV}/catsdogs score s3://my-bucket/photos --out s3://my-bucket/scores": Run(
+        "SOURCE", f"{VENV}/catsdogs score --help", "tests/scoring/test_stores.py"
+    ),
+    f"{VENV}/python -m scoring.bench photos": Run("--rounds", f"{VENV}/python -m scoring.bench --help"),
     f"{VENV}/catsdogs train --help": Run("catsdogs train"),
+    f"{VENV}/catsdogs train --processes 4": Run(
+        "--processes", f"{VENV}/catsdogs train --help", "tests/training/test_distributed.py"
+    ),
+    f"{VENV}/torchrun --standalone --nproc-per-node 4 -m training.train": Run(
+        "--closer", f"{VENV}/python -m training.train --help", "tests/training/test_distributed.py"
+    ),
+    f"{VENV}/torchrun --nnodes 2 --node-rank 0 --master-addr 10.0.0.1 --nproc-per-node 4 -m training.train": Run(
+        "--node-rank", f"{VENV}/torchrun --help", "tests/training/test_distributed.py"
+    ),
     f"{VENV}/python -m ops.stale": Run("Nothing is stale."),
     f"{VENV}/python -m ops.changes HEAD": Run("## What this changes in the model"),
     f"{VENV}/python -m pytest tests/shared/test_contract.py": Run("passed"),
@@ -78,6 +93,12 @@ COMMANDS: Final = {
     "make serve": Run("catsdogs serve", "make --dry-run serve", "tests/e2e/test_process.py"),
     "CATSDOGS_JOURNAL=journal make serve": Run(
         "catsdogs serve", "CATSDOGS_JOURNAL=journal make --dry-run serve", "tests/e2e/test_process.py"
+    ),
+    "CATSDOGS_SAMPLES=samples make serve": Run(
+        "catsdogs serve", "CATSDOGS_SAMPLES=samples make --dry-run serve", "tests/serving/telemetry/test_samples.py"
+    ),
+    ".venv/bin/catsdogs forget --samples samples 6a6a0f8c9d1e2f3a4b5c6d7e8f9001020304050607080900010203": Run(
+        "there was no sample"
     ),
     "CATSDOGS_PORT=9000 CATSDOGS_LOG_LEVEL=warning make serve": Run(
         "catsdogs serve",
@@ -190,7 +211,7 @@ def test_every_command_is_in_the_table_and_the_table_has_no_other() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_block_says_what_it_is(name: str) -> None:
-    assert {language for language, _ in FENCE.findall(PAGES[name])} <= {"bash", "json", "text"}
+    assert {language for language, _ in FENCE.findall(PAGES[name])} <= {"bash", "json", "text", "yaml"}
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if not any(word in command for word in ELSEWHERE)])

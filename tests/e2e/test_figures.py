@@ -2,13 +2,15 @@
 `make bench-train` are compared in tests/ops/test_bench.py and tests/training/test_bench.py."""
 
 import json
-import re
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.conftest import ROOT
 from tests.serving.conftest import Running
+from training import scoreboard
 
-README = (ROOT / "README.md").read_text()
 PAGE = (ROOT / "docs/benchmarks.md").read_text()
 
 
@@ -17,29 +19,12 @@ def measured(precision: str) -> "dict[str, Any]":
     return document
 
 
-def test_the_figures_are_the_reports() -> None:
-    files = [measured("int8"), measured("fp32")]
-
-    def share(interval: "dict[str, float]") -> str:
-        return f"{interval['value']:.2%} ({interval['low']:.2%} to {interval['high']:.2%})"
-
-    rows = {
-        f"right, of {files[0]['pictures']:,} photos": [share(file["accuracy"]) for file in files],
-        "right, wrong labels corrected": [share(file["audited"]["accuracy"]) for file in files],
-        "log loss": [f"{file['log_loss']:.4f}" for file in files],
-        "log loss, wrong labels corrected": [f"{file['audited']['log_loss']['value']:.4f}" for file in files],
-        "calibration error": [share(file["audited"]["calibration_error"]) for file in files],
-        'answered, rather than "unsure"': [share(file["audited"]["answered"]) for file in files],
-        "right where answered": [share(file["audited"]["accuracy_when_answered"]) for file in files],
-        "other things called unsure": [share(file["strangers"]["strangers_unsure"]) for file in files],
-        "milliseconds a photo, one thread": [f"{file['milliseconds']:.1f}" for file in files],
-        "megabytes": [f"{file['megabytes']:.1f}" for file in files],
-    }
-    lines = [f"| {name} | {' | '.join(figures)} |" for name, figures in rows.items()]
-    assert "\n".join(lines) in PAGE
-    shown = re.search(r"\| what \| int8.*\n\|[-|]+\n((?:\|.*\n)+)", README)
-    assert shown is not None
-    assert set(shown[1].splitlines()) <= set(lines)
+@pytest.mark.parametrize("page", scoreboard.MODEL_HEADINGS)
+def test_the_figures_are_the_reports(page: Path) -> None:
+    text = (ROOT / page).read_text()
+    made = scoreboard.model_table(page, measured("int8"), measured("fp32"))
+    assert scoreboard.into_page(text, scoreboard.MODEL_HEADINGS[page], made) == text
+    assert made in text
 
 
 def test_the_report_is_the_shipped_file_s(service: Running) -> None:

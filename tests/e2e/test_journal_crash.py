@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 PREDICTIONS = int(os.environ.get("CATSDOGS_TEST_PREDICTIONS", "10000"))
 CLIENTS = 4
+KEY = "a key that outlives the process"
 PICTURES = [b64encode(encoded(blobs(seed, (64, 48)), "PNG")).decode() for seed in range(16)]
 
 
@@ -66,7 +67,8 @@ def on_disk(process: Process) -> int:
 
 def test_kill_9_under_load_costs_only_what_was_not_flushed_and_the_next_start_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
-    process = serve(tmp_path, CATSDOGS_JOURNAL=str(folder), CATSDOGS_JOURNAL_FILE_BYTES="300000").ready()
+    settings = {"CATSDOGS_JOURNAL": str(folder), "CATSDOGS_ID_KEY": KEY}
+    process = serve(tmp_path, CATSDOGS_JOURNAL_FILE_BYTES="300000", **settings).ready()
     load = Load(process)
     flushed = 0
     while len(load.answered) < PREDICTIONS:
@@ -91,7 +93,7 @@ def test_kill_9_under_load_costs_only_what_was_not_flushed_and_the_next_start_go
         file.write(b'{"type":"prediction","time":"2026-11-')  # as if the kill had come in the middle of a write
     assert list(journal.read(files)) == lines
 
-    process = serve(tmp_path, CATSDOGS_JOURNAL=str(folder)).ready()
+    process = serve(tmp_path, **settings).ready()
     for id_ in (predicted[0], predicted[-1]):
         answer = httpx.post(f"{process.url}/feedback", json={"id": id_, "label": "dogs"})
         assert answer.status_code == 200

@@ -16,7 +16,7 @@ from training.stage import StageError
 
 SMALL = (
     "fetch.keep_sides=true suspects.pretrained=false "
-    "train.model=simple_cnn train.epochs=2 train.head_lr=3e-3 train.soup=[]"
+    "train.model=simple_cnn train.epochs=2 train.head_lr=3e-3 closer=null evaluate.corrupted=2"
 )
 
 
@@ -92,11 +92,19 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_parameters_are_those_of_the_checkout_but_for_what_was_asked(checkout: Path) -> None:
     before = (checkout / "params.yaml").read_bytes()
-    arguments = ["own", "--source", "photos kaggle", "--classes", "cats=a,b dogs=c", "--set", "train.epochs=2"]
+    arguments = [
+        "own",
+        "--source",
+        "photos kaggle oxford-iiit-pet",
+        "--classes",
+        "cats=a,b dogs=c",
+        "--set",
+        "train.epochs=2",
+    ]
     result = CliRunner().invoke(own.main, arguments)
     assert result.exit_code == 0, result.output
     mine = params.load(checkout / "own/params.yaml")
-    assert mine.fetch.source == [str(checkout / "photos"), "kaggle"]
+    assert mine.fetch.source == [str(checkout / "photos"), "kaggle", "oxford-iiit-pet"]
     assert mine.fetch.classes == {"cats": ["a", "b"], "dogs": ["c"]}
     assert mine.train.epochs == 2
     assert mine.split == params.load(checkout / "params.yaml").split

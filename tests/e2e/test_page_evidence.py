@@ -44,7 +44,7 @@ def test_a_switch_shows_it_on_every_photo_those_to_come_too(page: Page, tmp_path
     expect(page.locator("#status")).to_have_text("All 3 photos done.")
     switch.check()
     expect(page.locator(".card canvas:visible")).to_have_count(2)
-    expect(page.locator('.card[data-state="failed"] .why-button')).to_be_hidden()
+    expect(page.locator('.card[data-state="unreadable"] .why-button')).to_be_hidden()
     page.set_input_files("#choose", CAT)
     expect(page.locator(".card canvas:visible")).to_have_count(3)
     page.locator(".why-button").first.click()

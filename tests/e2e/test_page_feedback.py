@@ -51,7 +51,20 @@ def test_of_an_unsure_one_both_animals_are_offered_and_nothing_was_right_or_wron
     expect(page.get_by_role("button", name="It’s a dog")).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#tally")).to_contain_text("1 unsure")
     expect(page.locator("#tally")).to_contain_text("1 cat")
-    expect(page.locator("#tally .checked")).to_be_hidden()
+    expect(page.locator("#tally .checked")).to_have_text("Say below what I got right.")
+
+
+def test_a_photo_of_neither_or_both_can_be_said_to_be_one(page: Page, service: Running) -> None:
+    before = told(service, "neither"), told(service, "both")
+    page.set_input_files("#choose", [CAT, CAT])
+    first, second = page.locator(".card").all()
+    first.get_by_role("button", name="Neither").click()
+    expect(first.locator(".thanks")).to_have_text("Thank you. So it is neither.")
+    second.get_by_role("button", name="Both").click()
+    expect(second.locator(".thanks")).to_have_text("Thank you. So it is both.")
+    expect(page.locator("#tally .checked")).to_have_text("0 of 2 answers right, you say")
+    expect(page.locator("#tally").get_by_role("button", name="2 wrong")).to_be_enabled()
+    assert (told(service, "neither"), told(service, "both")) == (before[0] + 1, before[1] + 1)
 
 
 def test_feedback_that_was_not_noted_says_so_and_can_be_given_again(page: Page) -> None:
@@ -68,7 +81,7 @@ def test_feedback_that_was_not_noted_says_so_and_can_be_given_again(page: Page) 
 
     page.route("**/feedback", with_an_id_unknown)
     right.click()
-    expect(page.locator(".thanks")).to_have_text("Not noted. The service no longer remembers this photo.")
+    expect(page.locator(".thanks")).to_have_text("Not noted. This service did not answer for this photo.")
     page.unroute("**/feedback")
     right.click()
     expect(page.locator(".thanks")).to_have_text("Thank you.")

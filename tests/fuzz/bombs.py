@@ -82,6 +82,13 @@ def animation(name: str, frames: int) -> bytes:
     return encoded(images[0].convert("RGB"), name, save_all=True, append_images=images[1:], duration=10, **options)
 
 
+def blank_animation(frames: int) -> bytes:
+    """A GIF that shows nothing, and none of whose frames Pillow leaves out."""
+    still = encoded(Image.new("P", (256, 256)), "GIF")
+    start = still.index(b",", 13 + 3 * (2 << (still[10] & 7)))
+    return still[:-1] + still[start:-1] * (frames - 1) + b";"
+
+
 # Says that the frame is to be replaced by the background, for which Pillow takes memory as soon as it opens the file.
 WIPED: Final = b"!\xf9\x04\x08\x00\x00\x00\x00"
 # After an empty extension Pillow reads one more row of pieces, here one that looks like a frame of 1×1.
@@ -100,9 +107,10 @@ def gif(
     return head + before + b"," + struct.pack("<HHHHB", 0, 0, *(frame or (width, height)), 0) + lzw + b";"
 
 
-def wide_avif(side: int) -> bytes:
-    """An AVIF whose container says 16×16 and whose AV1 stream says ``side``."""
-    data = encoded(Image.new("L", (side, side)), "AVIF", speed=10, quality=10, max_threads=2)
+def wide(name: str, side: int) -> bytes:
+    """An AVIF or HEIF whose container says 16×16 and whose stream says ``side``."""
+    options = {"speed": 10, "max_threads": 2} if name == "AVIF" else {}
+    data = encoded(Image.new("L", (side, side)), name, quality=10, **options)
     place = data.index(b"ispe") + 8
     return data[:place] + struct.pack(">II", 16, 16) + data[place + 8 :]
 
@@ -152,6 +160,7 @@ COSTLY: Final[dict[str, Callable[[], bytes]]] = {
 BOMBS: Final[dict[str, Callable[[], bytes]]] = {
     "PNG, 50,000 × 50,000": lambda: png(50_000, 50_000, 1, 0, b""),
     "PNG, 50 megapixels of one bit": lambda: encoded(_flat(mode="1"), "PNG"),
+    "PNG, 250 megapixels of grey": lambda: encoded(_flat(15_811), "PNG", compress_level=1),
     "PNG, 50 megapixels of RGBA": lambda: png(SIDE, SIDE, 8, 6, zlib.compress(bytes((1 + SIDE * 4) * SIDE))),
     "PNG, 50 megapixels of 16-bit grey": lambda: png(SIDE, SIDE, 16, 0, zlib.compress(bytes((1 + SIDE * 2) * SIDE))),
     "PNG, 50 megapixels, transparent palette": lambda: encoded(_flat(mode="P"), "PNG", transparency=0),
@@ -219,6 +228,7 @@ BOMBS: Final[dict[str, Callable[[], bytes]]] = {
     "GIF, 50 megapixels": lambda: encoded(_flat(mode="P"), "GIF"),
     "GIF, 50 megapixels, transparent": lambda: encoded(_flat(mode="P"), "GIF", transparency=0),
     "GIF, 10,000 frames": lambda: animation("GIF", 10_000),
+    "GIF, 10,000 blank frames of 65,536 pixels": lambda: blank_animation(10_000),
     "GIF, comments without end": lambda: gif(32, 32, b"!\xfe\x01a\x00" * (ROOM // 5)),
     "GIF, a comment of pieces without end": lambda: gif(32, 32, b"!\xfe" + b"\x01a" * (ROOM // 2) + b"\x00"),
     "GIF, extensions without end": lambda: gif(32, 32, b"!\x01\x00" * (ROOM // 3)),
@@ -249,8 +259,10 @@ BOMBS: Final[dict[str, Callable[[], bytes]]] = {
         Image.new("RGB", (16, 16)), "WEBP", exif=exif(60_000, ROOM, ROOM - 100)
     ),
     "AVIF, 50 megapixels": lambda: encoded(_flat(mode="L"), "AVIF", speed=10, quality=10),
-    "AVIF, 64 megapixels that say they are 256": lambda: wide_avif(8000),
+    "AVIF, 64 megapixels that say they are 256": lambda: wide("AVIF", 8000),
     "AVIF, 1,000 frames": lambda: animation("AVIF", 1_000),
+    "HEIF, 50 megapixels": lambda: encoded(_flat(mode="RGB"), "HEIF", quality=10),
+    "HEIF, 49 megapixels that say they are 256": lambda: wide("HEIF", 7000),
     "AVIF, EXIF of overlapping values": lambda: encoded(
         Image.new("RGB", (16, 16)), "AVIF", speed=10, exif=exif(60_000, ROOM, ROOM - 100)
     ),

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from shared.pixels import heif_reader
 from tests.conftest import blobs, encoded
 
 SIZE: Final = (32, 24)
@@ -74,6 +75,7 @@ def _run_length() -> bytes:
 
 def good() -> dict[str, bytes]:
     """A good file of every kind, by name; the first word of a name is the format."""
+    assert heif_reader()
     rgb, other = blobs(1, SIZE), blobs(2, SIZE)
     rgba = rgb.copy()
     rgba.putalpha(other.convert("L"))
@@ -94,6 +96,7 @@ def good() -> dict[str, bytes]:
         "PNG grey": encoded(rgb.convert("L"), "PNG"),
         "PNG grey alpha": encoded(rgba.convert("LA"), "PNG"),
         "PNG 16 bit": encoded(sixteen, "PNG"),
+        "PNG 16 bit transparent": encoded(sixteen, "PNG", transparency=257),
         "PNG 16 bit colour": _sixteen_bit_colour(),
         "PNG palette": encoded(palette, "PNG", transparency=3),
         "PNG alpha": encoded(rgba, "PNG"),
@@ -105,6 +108,7 @@ def good() -> dict[str, bytes]:
         "WEBP animated": encoded(rgb, "WEBP", quality=30, exif=turned, **several),
         "GIF": encoded(palette, "GIF", interlace=0),
         "GIF transparent": encoded(palette, "GIF", transparency=3, comment=b"a picture"),
+        "GIF blank first": encoded(Image.new("P", SIZE), "GIF", save_all=True, append_images=[other.quantize(8)]),
         "GIF animated": encoded(palette, "GIF", save_all=True, append_images=[other.quantize(8)]),
         "BMP 1 bit": encoded(rgb.convert("1"), "BMP"),
         "BMP palette": encoded(palette, "BMP"),
@@ -115,6 +119,8 @@ def good() -> dict[str, bytes]:
         "AVIF": encoded(rgb, "AVIF", quality=50, speed=10),
         "AVIF alpha": encoded(rgba, "AVIF", quality=50, speed=10, exif=turned),
         "AVIF animated": encoded(rgb, "AVIF", quality=30, speed=10, **several),
+        "HEIF": encoded(rgb, "HEIF", quality=50),
+        "HEIF alpha": encoded(rgba, "HEIF", quality=50, exif=turned.tobytes()),
     }
 
 

@@ -92,8 +92,6 @@ STRANGERS = {
     "ICO": b"\x00\x00\x01\x00\x01\x00",
     "PSD": b"8BPS\x00\x01",
     "JPEG 2000": b"\x00\x00\x00\x0cjP  \r\n\x87\n",
-    "HEIC": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00",
-    "HEIC of the general brand": b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00mif1heic",
     "PPM": b"P6 9 9 255\n",
     "HTML": b"<!doctype html><script>alert(1)</script>",
     "ZIP": b"PK\x03\x04",

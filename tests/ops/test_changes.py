@@ -70,7 +70,7 @@ def trained(folder: Path, lr: float, losses: tuple[float, ...]) -> None:
     succeeded(folder, "dvc", "repro")
     (folder / changes.HISTORY).parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{epoch},{loss}" for epoch, loss in enumerate(losses, 1)]
-    (folder / changes.HISTORY).write_text("\n".join(["total_epochs,val_loss", *lines]) + "\n")
+    (folder / changes.HISTORY).write_text("\n".join(["epoch,val_loss", *lines]) + "\n")
     (folder / "params.yaml").write_text(PARAMS.format(source="kaggle", lr=lr))
 
 
@@ -118,7 +118,7 @@ def test_a_trained_models_figures_stand_beside_the_old_ones(repository: tuple[Pa
 
 def test_learning_curves_are_drawn_before_and_after(repository: tuple[Path, str], clone: Path) -> None:
     said = told(clone, repository[1])
-    assert '"epoch, over all members" 1 --> 3' in said
+    assert '"epoch" 1 --> 3' in said
     assert "    line [0.50000, 0.40000]\n    line [0.50000, 0.30000, 0.20000]\n```" in said
 
 

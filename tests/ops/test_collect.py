@@ -86,7 +86,8 @@ def test_every_photo_is_predicted_and_told_and_the_files_say_what_came_of_it(sta
     right = wilson(sum(row["predicted"] == row["true"] for row in rows), 20)
     assert f"{right.value:.2%} ({right.low:.2%} to {right.high:.2%}) of 20 photos" in done.output
     assert "refused         1" in done.output
-    assert server.metric("catsdogs_live_accuracy") == right.value
+    answered = [row for row in rows if row["verdict"] in ("cats", "dogs")]
+    assert server.metric("catsdogs_live_feedback") == len(answered)
     until(lambda: server.metric("catsdogs_journal_lines_total") == 80)
     assert len(list(journal.read(journal.gather([tmp_path / "journal"])))) == 80
 
@@ -221,6 +222,14 @@ def test_a_service_that_answers_nothing_is_below_any_bar(tmp_path: Path) -> None
         done = CliRunner().invoke(command, [str(photos), "--url", url, "--at-least", "0"])
     assert done.exit_code == 1
     assert "none of 2 photos was answered" in done.output
+
+
+def test_an_address_that_is_none_is_said_without_its_secrets(tmp_path: Path) -> None:
+    photos = draw_photos(tmp_path, 1)
+    done = CliRunner().invoke(command, [str(photos), "--url", "http://ann:s3cret/x@127.0.0.1:9"])
+    assert done.exit_code == 2
+    assert "http://***@127.0.0.1:9: not a URL" in done.output
+    assert "s3cret" not in done.output
 
 
 async def test_a_service_that_stays_busy_or_wants_a_key_ends_it_with_words(tmp_path: Path) -> None:

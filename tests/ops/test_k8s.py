@@ -131,10 +131,11 @@ def test_its_settings_are_settings_and_the_service_takes_them(manifests: list[Ma
 
 def test_no_pod_starts_without_the_secret_with_the_keys(manifests: list[Manifest]) -> None:
     inside = container(only(manifests, "Deployment"))
-    (keys,) = inside["env"]
+    keys, id_key = inside["env"]
     # Not `optional`, which would leave the variable out and the service open.
     reference = {"name": "catsdogs-keys", "key": "CATSDOGS_API_KEYS"}
     assert keys == {"name": "CATSDOGS_API_KEYS", "valueFrom": {"secretKeyRef": reference}}
+    assert id_key["name"] == id_key["valueFrom"]["secretKeyRef"]["key"] == "CATSDOGS_ID_KEY"
     assert [source for source in inside["envFrom"] if "secretRef" in source] == []
     assert f"create secret generic {reference['name']} -n catsdogs --from-literal={reference['key']}=" in (
         (K8S / "README.md").read_text()

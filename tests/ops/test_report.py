@@ -94,12 +94,42 @@ def test_accuracy_is_counted_with_its_interval_over_all_and_where_answered(folde
     assert made.predictions == 1001
     assert made.quality is not None
     assert made.quality.feedback == 1000
-    assert made.quality.accuracy == wilson(sum(right), 1000)
-    assert made.quality.when_answered == wilson(sum(sure), len(sure))
+    assert made.quality.with_unsure == wilson(sum(right), 1000)
+    assert made.quality.accuracy == wilson(sum(sure), len(sure))
     assert made.verdicts["unsure"] == 1000 - len(sure)
     assert sum(made.verdicts.values()) == 1001
     assert sum(map(sum, made.quality.confusion)) == 1000
     assert made.quality.confusion[0][1] == sum((s.label, w.label) == ("dogs", "cats") for s, w in pairs)
+
+
+def test_pictures_of_neither_or_both_are_counted_by_themselves(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "j",
+        *(prediction(id_) for id_ in "abc"),
+        prediction("d", verdict="unsure", unsure_because="unfamiliar"),
+        feedback("a", label="neither"),
+        feedback("d", label="neither"),
+        feedback("b", label="both"),
+    )
+    made = make_report([file], None)
+    assert made.quality is None
+    assert {label: (others.feedback, others.answered) for label, others in made.others.items()} == {
+        "neither": (2, 1), "both": (1, 1),
+    }  # fmt: skip
+    text = run(file, "--html", tmp_path / "page.html")
+    assert "shown neither     2, of which 1 were answered" in text
+    assert "Pictures that showed both: 1, of which 1 were answered." in (tmp_path / "page.html").read_text()
+    write(file, *(prediction(id_) for id_ in "abc"), feedback("a"), feedback("b", label="both"))
+    share = make_report([file], None)
+    assert share.quality is not None
+    assert share.quality.accuracy == wilson(1, 1)
+    assert [model.accuracy for model in share.models.values()] == [wilson(1, 1)]
+
+
+def test_the_share_looked_at_again_has_its_interval(tmp_path: Path) -> None:
+    file = write(tmp_path / "j", *answers(30, again=True), *answers(10, seed=2))
+    assert make_report([file], None).looked_again == wilson(30, 40)
+    assert "looked at again   75.00%" in run(file)
 
 
 def test_calibration_is_what_the_evaluation_would_say(folder: Path) -> None:
@@ -116,7 +146,11 @@ def test_calibration_is_what_the_evaluation_would_say(folder: Path) -> None:
 def test_each_model_has_its_own_figures(folder: Path) -> None:
     made = make_report([folder], None)
     assert list(made.models) == ["old", "new"]
-    assert [(share.predictions, share.feedback) for share in made.models.values()] == [(600, 600), (401, 400)]
+    answered = [sum(line.verdict != "unsure" for line in answers(*n)[::2]) for n in ((600, 1), (400, 2))]  # type: ignore[union-attr]
+    assert [(share.predictions, share.feedback) for share in made.models.values()] == [
+        (600, answered[0]),
+        (401, answered[1]),
+    ]
 
 
 def test_the_last_feedback_counts_and_belongs_to_the_prediction_before_it(tmp_path: Path) -> None:
@@ -134,6 +168,15 @@ def test_the_last_feedback_counts_and_belongs_to_the_prediction_before_it(tmp_pa
     assert made.quality.confusion == ((1, 1), (0, 0))
     assert (made.feedback_lines, made.orphans) == (4, 1)
     assert "feedback without its prediction in these files: 1" in run(path)
+
+
+def test_feedback_that_another_replica_took_is_matched_though_its_file_comes_first(tmp_path: Path) -> None:
+    write(tmp_path / journal.name(1), feedback("a", label="dogs"), feedback("a", label="cats"), feedback("b"))
+    write(tmp_path / journal.name(2), prediction("a"), prediction("b"), feedback("b", label="dogs"))
+    made = make_report([tmp_path], None)
+    assert made.quality is not None
+    assert made.quality.confusion == ((1, 0), (1, 0))
+    assert made.orphans == 0
 
 
 def test_drift_is_of_the_model_that_serves_and_sees_what_has_changed(folder: Path) -> None:
@@ -176,7 +219,8 @@ def test_text_json_and_page_say_the_same(folder: Path, tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "r.json").read_text())
     page = (tmp_path / "r.html").read_text()
     share = figures["quality"]["accuracy"]
-    assert f"{share['value']:.2%} ({share['low']:.2%} to {share['high']:.2%}) of 1,000 with feedback" in text
+    answered = f"{figures['quality']['answered']} answers with feedback on one animal"
+    assert f"{share['value']:.2%} ({share['low']:.2%} to {share['high']:.2%}) of {answered}" in text
     assert f"{share['value']:.2%}" in page
     for signal, found in figures["drift"]["signals"].items():
         assert f"{signal:<12} {found['psi']:>7.3f}" in text
@@ -223,6 +267,7 @@ def test_what_cannot_be_read_is_one_line_and_exit_2(tmp_path: Path) -> None:
         ([tmp_path, "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
         ([tmp_path, "--url", "nonsense"], "nonsense"),
         ([tmp_path, "--url", "http://ann:s3cret@127.0.0.1:9"], "http://***@127.0.0.1:9"),
+        ([tmp_path, "--url", "http://ann:s3cret/x@127.0.0.1:9"], "http://***@127.0.0.1:9: not a URL"),
         ([tmp_path, "--html", tmp_path / "bad.json" / "page.html"], "File exists"),
     ):
         done = CliRunner().invoke(command, [str(argument) for argument in arguments])

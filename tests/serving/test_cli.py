@@ -1,12 +1,16 @@
 import json
+import re
+import sys
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from serving import cli
+from serving import cli, extras, local
 from tests.conftest import ROOT, blobs, encoded
+
+PIP = Path(sys.executable).with_name("pip")
 
 
 def catsdogs(*arguments: str) -> Result:
@@ -19,6 +23,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "also good.png").write_bytes(encoded(blobs(2), "PNG"))
     (tmp_path / "broken.jpg").write_bytes(encoded(blobs(3), "JPEG")[:700])
     (tmp_path / "a folder").mkdir()
+    (tmp_path / ".hidden.jpg").write_bytes(b"")
     return tmp_path
 
 
@@ -39,14 +44,56 @@ def test_json_for_programs(folder: Path) -> None:
 
 
 def test_bad_files_are_named_the_others_answered_and_the_exit_code_says_so(folder: Path) -> None:
-    names = ["a folder", "good.jpg", "missing.jpg", "broken.jpg", "also good.png"]
+    names = ["good.jpg", "missing.jpg", "broken.jpg", "also good.png"]
     result = catsdogs("predict", "--json", *(str(folder / name) for name in names))
     assert result.exit_code == 1
     assert len(result.stdout.splitlines()) == 2
-    folder_line, missing_line, broken_line = result.stderr.splitlines()
-    assert folder_line.endswith("a folder: Is a directory")
+    missing_line, broken_line = result.stderr.splitlines()
     assert missing_line.endswith("missing.jpg: No such file or directory")
     assert broken_line.endswith("broken.jpg: the JPEG data is truncated or corrupt")
+
+
+def answered(result: Result) -> list[str]:
+    return [json.loads(line)["client_id"] for line in result.stdout.splitlines()]
+
+
+def test_a_folder_is_its_files_but_hidden_ones_and_a_pattern_what_it_matches(folder: Path) -> None:
+    (folder / "a folder" / "deep").mkdir()
+    deep = folder / "a folder" / "deep" / "photo[1].jpg"
+    deep.write_bytes(encoded(blobs(4), "JPEG"))
+    good = [str(folder / "also good.png"), str(folder / "good.jpg")]
+    assert list(local.files(str(folder))) == [str(deep), good[0], str(folder / "broken.jpg"), good[1]]
+    assert list(local.files(f"{folder}/*good.*")) == good
+    assert list(local.files(f"{folder}/**/photo*")) == [str(deep)]
+    assert list(local.files(f"{folder}/a f*")) == [str(deep)]
+    assert list(local.files(str(deep))) == [str(deep)]  # a file, though its name is a pattern too
+    assert list(local.files("-")) == ["-"]
+    result = catsdogs("predict", "--json", str(folder), f"{folder}/*.webp")
+    assert answered(result) == [str(deep), *good]
+    assert result.stderr.splitlines() == [
+        f"{folder}/broken.jpg: the JPEG data is truncated or corrupt",
+        f"{folder}/*.webp: No such file or directory",
+    ]
+
+
+def test_folders_without_files_are_a_mistake(folder: Path) -> None:
+    result = catsdogs("predict", str(folder / "a folder"))
+    assert result.exit_code == 2
+    assert "no files in these folders" in result.stderr
+
+
+def test_a_picture_may_come_on_stdin(folder: Path) -> None:
+    picture = (folder / "good.jpg").read_bytes()
+    result = CliRunner().invoke(cli.main, ["predict", "--json", "-"], input=picture)
+    assert answered(result) == ["-"]
+
+
+def test_a_mistake_in_the_service_s_settings_is_none_of_predict(folder: Path) -> None:
+    environment = {"CATSDOGS_PORT": "http", "CATSDOGS_API_KEYS": "", "CATSDOGS_MAX_PIXELS": "1"}
+    result = CliRunner().invoke(cli.main, ["predict", "--json", str(folder / "good.jpg")], env=environment)
+    assert result.exit_code == 0
+    other = CliRunner().invoke(cli.main, ["predict", "x.jpg"], env={"CATSDOGS_MODEL": str(folder / "good.jpg")})
+    assert "not a model" in other.stderr
 
 
 def test_a_model_that_must_not_answer(folder: Path) -> None:
@@ -67,6 +114,26 @@ def test_help_shows_every_command_with_examples() -> None:
     for name in ("fetch", "audit", "split", "prepare", "train", "export", "evaluate", "serve", "predict"):
         assert f"\n  {name} " in text
     assert "catsdogs serve --host 0.0.0.0" in catsdogs("serve", "--help").stdout
+
+
+def test_help_groups_what_is_installed_and_names_the_extra_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ['absent>=1; extra == "train"', 'absent; extra == "score"', 'click>=8; extra == "ops"']
+    monkeypatch.setattr(extras, "requires", lambda _: needs)
+    monkeypatch.chdir(ROOT)
+    sections = catsdogs("--help").stdout.split("\n\n")
+    service, operation, absent = sections[-3:]
+    assert re.findall(r"^ {0,2}(\S+)", service, re.MULTILINE) == ["Service:", "serve", "predict", "forget", "key"]
+    assert re.findall(r"^ {0,2}(\S+)", operation, re.MULTILINE) == ["Operation:", "collect", "report"]
+    assert re.fullmatch(
+        r"Not installed:\s+fetch, audit, split, …\s[^…]+ install -e\s'\.\[train\]'\s+"
+        r"score, sort\s[^…]+ install -e\s'\.\[score\]'\s+",
+        absent,
+    )
+
+
+def test_without_a_checkout_the_hint_says_that_one_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "site-packages/serving/extras.py"))
+    assert extras.hint("ops").endswith("install '.[ops]', in a checkout")
 
 
 def test_an_unknown_command() -> None:
@@ -110,22 +177,29 @@ class Absent:
 @pytest.mark.parametrize(
     ("importer", "wants", "told"),
     [
-        ("training.train", "absent.nn", "needs absent, which comes with: pip install 'cats-dogs[train]'"),
-        ("sklearn.base", "absent", "scikit-learn lacks its module absent: pip install --force-reinstall scikit-learn"),
+        ("training.train", "absent.nn", f"needs absent, which comes with: {PIP} install -e '{ROOT}[train]'"),
+        (
+            "sklearn.base",
+            "absent",
+            f"scikit-learn lacks the module absent: {PIP} install --force-reinstall scikit-learn",
+        ),
+        ("training.train", "PIL.absent", f"pillow lacks the module PIL.absent: {PIP} install --force-reinstall pillow"),
+        ("lzma", "_absent", "this Python was built without its module _absent"),
         ("training.train", "training.gone", None),
     ],
 )
 def test_a_missing_module_is_named_with_the_pip_install_that_brings_it(
-    monkeypatch: pytest.MonkeyPatch, name: str, importer: str, wants: str, told: str | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, importer: str, wants: str, told: str | None
 ) -> None:
     found = {"catsdogs.commands.train": [Absent(name, importer, wants)]}
     assert found.keys() < cli.GROUPS.keys()
     monkeypatch.setattr(cli, "entry_points", lambda group: found.get(group, []))
+    monkeypatch.chdir(tmp_path)
     # A command that could not be loaded is there all the same, and takes options that nobody can know.
     arguments = [name, "--some", "option"] if name == "early" else [name]
     result = CliRunner().invoke(cli.Commands("catsdogs"), arguments)
     if told:
         assert result.exit_code == 2
-        assert told in result.stderr
+        assert told in result.stderr.replace("Pillow", "pillow")
     else:  # our own fault, which no extra mends
         assert isinstance(result.exception, ModuleNotFoundError)

@@ -45,7 +45,7 @@ def test_a_malformed_contract_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"schema": 2}, "schema 2"),
+        ({"schema": 3}, "schema 3"),
         ({"classes": ("dogs", "cats")}, "apart"),
         ({"pixels": "0" * 64}, "another procedure"),
         ({"version": 'v"} 1\ncatsdogs_live_accuracy 1'}, "cannot be read"),

@@ -53,6 +53,13 @@ def test_a_line_says_what_it_is_and_when_in_utc() -> None:
     assert line == {"type": "feedback", "time": "2026-11-23T12:00:00Z", "id": "a", "label": "cats"}
 
 
+def test_a_line_from_before_there_were_second_looks_is_of_a_picture_looked_at_once(tmp_path: Path) -> None:
+    line = msgspec.to_builtins(prediction("a"))
+    del line["again"]
+    (tmp_path / "j").write_bytes(msgspec.json.encode(line) + b"\n")
+    assert list(journal.read([tmp_path / "j"])) == [prediction("a", again=False)]
+
+
 @given(cut=st.integers(0, 10_000))
 def test_wherever_a_file_is_cut_off_the_whole_lines_are_read_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, cut: int

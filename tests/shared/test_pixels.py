@@ -1,5 +1,6 @@
 import io
 import struct
+import sys
 import tracemalloc
 import zlib
 
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import AvifImagePlugin, Image
 
-from shared.pixels import SIZE, Limits, RefusedImageError, pixels, sniff
+from shared.pixels import SIZE, Limits, RefusedImageError, decode, heif_reader, pixels
+from shared.spec import MAX_FRAMES
 from tests.conftest import blobs, encoded
+from tests.fuzz.pictures import PNG_SIGNATURE, bmp, chunk
 
 DEFAULT = Limits()
+assert heif_reader()
 FILES = {
     "JPEG": encoded(blobs(1), "JPEG", quality=90),
     "PNG": encoded(blobs(1), "PNG"),
@@ -18,7 +22,9 @@ FILES = {
     "GIF": encoded(blobs(1), "GIF"),
     "BMP": encoded(blobs(1), "BMP"),
     "AVIF": encoded(blobs(1), "AVIF", quality=90),
+    "HEIF": encoded(blobs(1), "HEIF", quality=90),
 }
+BLANK = Image.new("RGBA", (320, 240))
 
 
 def reference(image: Image.Image) -> np.ndarray:
@@ -60,11 +66,6 @@ def test_other_formats_are_refused(name: str) -> None:
     assert code_of(encoded(blobs(1, (64, 64)), name)) == "unsupported_format"
 
 
-@pytest.mark.parametrize("data", [b"hello, I am a cat", b"\x00" * 100, b"<svg xmlns='...'/>", b"%PDF-1.7", b"\xff\xd8"])
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    assert code_of(data) == "unsupported_format"
-
-
 def test_an_empty_file_is_undecodable() -> None:
     assert code_of(b"") == "undecodable_image"
 
@@ -100,7 +101,7 @@ def test_whatever_byte_is_damaged_the_answer_is_a_picture_or_a_refusal(name: str
 
 
 def test_a_small_file_of_many_pixels_is_refused_from_its_header() -> None:
-    data = encoded(Image.new("1", (9000, 9000)), "PNG", optimize=True)
+    data = encoded(Image.new("1", (16_000, 16_000)), "PNG", optimize=True)
     assert len(data) < 80_000
     tracemalloc.start()
     assert code_of(data) == "image_too_large"
@@ -133,12 +134,9 @@ def test_a_png_without_pixels_is_undecodable() -> None:
     assert code_of(data + b"\x00\x00\x00\x00IEND\xaeB`\x82") == "undecodable_image"
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])
-def test_exif_orientation_is_applied(name: str, orientation: int) -> None:
-    upright = blobs(3)
-    # How a camera stores the upright scene when it notes this orientation: the inverse of what a viewer does.
-    stored = {
+def stored(upright: Image.Image, orientation: int) -> Image.Image:
+    """How a camera stores the scene when it notes this orientation: the inverse of what a viewer does."""
+    return {
         1: upright,
         2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         3: upright.transpose(Image.Transpose.ROTATE_180),
@@ -148,11 +146,45 @@ def test_exif_orientation_is_applied(name: str, orientation: int) -> None:
         7: upright.transpose(Image.Transpose.TRANSVERSE),
         8: upright.transpose(Image.Transpose.ROTATE_270),
     }[orientation]
+
+
+def turned(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"quality": 95} if name == "JPEG" else {"lossless": True} if name == "WEBP" else {}
-    result = pixels(encoded(stored, name, exif=exif, **options))
-    assert mean_difference(result, reference(upright)) < 3
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "AVIF", "HEIF"])
+def test_exif_orientation_is_applied(name: str, orientation: int) -> None:
+    upright = blobs(3)
+    options = {"lossless": True} if name == "WEBP" else {} if name == "PNG" else {"quality": 95}
+    exif = turned(orientation).tobytes()
+    photo = decode(encoded(stored(upright, orientation), name, exif=exif, **options))
+    assert photo.size == photo.full_size == upright.size
+    assert mean_difference(photo.square(), reference(upright)) < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_a_part_is_that_part_of_the_upright_picture(mode: str, orientation: int) -> None:
+    upright = blobs(3).convert(mode)
+    if mode == "RGBA":
+        upright.putalpha(blobs(4).convert("L"))
+    part = upright.resize((100, 100), Image.Resampling.BILINEAR, (32, 60, 256, 180)).convert("RGBA")
+    expected = Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB")
+    photo = decode(encoded(stored(upright, orientation), "PNG", exif=turned(orientation)))
+    square = photo.square(100, (0.1, 0.25, 0.8, 0.75))
+    # Of a picture on its side, columns are resized before rows, and each of the two rounds.
+    assert np.abs(square.astype(int) - np.asarray(expected)).max() <= (4 if orientation >= 5 else 0)
+
+
+def test_a_part_shows_detail_that_the_whole_has_lost() -> None:
+    fine = np.zeros((2000, 2000), np.uint8)
+    fine[900:1100, 900:1100] = np.indices((200, 200)).sum(axis=0) // 4 % 2 * 255
+    photo = decode(encoded(Image.fromarray(fine), "PNG"))
+    assert np.ptp(photo.square(224, (0.45, 0.45, 0.55, 0.55))) == 255
+    assert photo.square()[105:118, 105:118].std() < 60
 
 
 @pytest.mark.parametrize(
@@ -165,9 +197,8 @@ def test_broken_exif_does_not_spoil_a_good_picture(exif: bytes) -> None:
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_that_does_not_exist_is_none(orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    assert mean_difference(pixels(encoded(blobs(1), "PNG", exif=exif)), reference(blobs(1))) == 0
+    data = encoded(blobs(1), "PNG", exif=turned(orientation))
+    assert mean_difference(pixels(data), reference(blobs(1))) == 0
 
 
 def test_transparency_is_laid_over_white() -> None:
@@ -212,15 +243,43 @@ def test_sixteen_bit_grey_keeps_its_high_byte() -> None:
     assert mean_difference(pixels(encoded(Image.fromarray(ramp), "PNG")), expected) == 0
 
 
-def test_sixteen_bit_colour() -> None:
-    # Pillow writes no such file: 48 bits a pixel, here all of one colour.
-    row = b"\x00" + struct.pack(">HHH", 0x1234, 0x8000, 0xFFFF) * 20
-    header = b"IHDR" + struct.pack(">IIBBBBB", 20, 20, 16, 2, 0, 0, 0)
-    body = b"IDAT" + zlib.compress(row * 20)
-    data = b"\x89PNG\r\n\x1a\n"
-    for chunk in (header, body, b"IEND"):
-        data += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    assert (pixels(data) == (0x12, 0x80, 0xFF)).all()
+def flat_png(bits: int, colour: int, row: bytes, *before: bytes) -> bytes:
+    """A PNG of 20×20 with the same bytes in each row, and chunks before its pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 20, 20, bits, colour, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress((b"\x00" + row) * 20))
+    return PNG_SIGNATURE + header + b"".join(before) + rows + chunk(b"IEND", b"")
+
+
+def deep(*values: int) -> bytes:
+    return struct.pack(f">{len(values)}H", *values)
+
+
+def test_sixteen_bits_of_colour_or_with_alpha_keep_their_high_bytes() -> None:
+    assert (pixels(flat_png(16, 2, deep(0x1234, 0x8000, 0xFFFF) * 20)) == (0x12, 0x80, 0xFF)).all()
+    assert (pixels(flat_png(16, 4, deep(0x1234, 0xFFFF) * 20)) == 0x12).all()
+    assert (pixels(flat_png(16, 4, deep(0x1234, 0) * 20)) == 255).all()
+    assert (pixels(flat_png(16, 6, deep(0x1234, 0x8000, 0xFFFF, 0xFFFF) * 20)) == (0x12, 0x80, 0xFF)).all()
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_compared_in_full() -> None:
+    clear = chunk(b"tRNS", deep(0x1234))
+    assert (pixels(flat_png(16, 0, deep(0x1234) * 20, clear)) == 255).all()
+    assert (pixels(flat_png(16, 0, deep(0x1235) * 20, clear)) == 0x12).all()
+
+
+@pytest.mark.parametrize(
+    ("bits", "colour", "row", "clear"),
+    [
+        (1, 0, bytes(3), deep(0)),
+        (2, 0, b"\x55" * 5, deep(1)),
+        (4, 0, b"\x77" * 10, deep(7)),
+        (8, 0, b"\x77" * 20, deep(0x77)),
+        (16, 2, deep(0x1234, 0, 0xFFFF) * 20, deep(0x1234, 0, 0xFFFF)),
+    ],
+)
+def test_a_transparent_colour_is_transparent_at_every_depth(bits: int, colour: int, row: bytes, clear: bytes) -> None:
+    assert (pixels(flat_png(bits, colour, row, chunk(b"tRNS", clear))) == 255).all()
+    assert not (pixels(flat_png(bits, colour, row)) == 255).all()
 
 
 def test_cmyk() -> None:
@@ -228,16 +287,41 @@ def test_cmyk() -> None:
     assert mean_difference(result, np.full((SIZE, SIZE, 3), (255, 0, 0))) < 3
 
 
-def test_only_the_first_frame_of_an_animation_counts() -> None:
-    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
-    for name in ("GIF", "WEBP"):
-        data = encoded(frames[0], name, save_all=True, append_images=frames[1:])
-        assert mean_difference(pixels(data), np.full((SIZE, SIZE, 3), (255, 0, 0))) < 3
+def animation(name: str, *frames: Image.Image) -> bytes:
+    options = {"disposal": 2} if name in ("GIF", "PNG") else {"quality": 95}
+    return encoded(frames[0], name, save_all=True, append_images=frames[1:], duration=100, **options)
+
+
+@pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("blank", [BLANK, Image.new("RGB", BLANK.size), Image.new("RGB", BLANK.size, "orange")])
+def test_the_first_frame_that_shows_something_counts(name: str, blank: Image.Image) -> None:
+    last = Image.new(blank.mode, blank.size, "navy")
+    frames = [blank, last, blobs(1).convert(blank.mode), blobs(2).convert(blank.mode)]
+    assert mean_difference(pixels(animation(name, *frames)), reference(blobs(1))) < 8
+    assert mean_difference(pixels(animation(name, *frames[2:])), reference(blobs(1))) < 8
+
+
+@pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP", "AVIF"])
+def test_of_an_animation_that_shows_nothing_the_first_frame_counts(name: str) -> None:
+    flat = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue", "lime")]
+    assert mean_difference(pixels(animation(name, *flat)), np.full((SIZE, SIZE, 3), (255, 0, 0))) < 3
+
+
+def test_few_frames_are_looked_at_and_none_but_the_first_of_a_large_animation() -> None:
+    flat = [Image.new("RGB", (40, 30), (number, 99, 0)) for number in range(MAX_FRAMES)]
+    assert np.ptp(pixels(animation("PNG", *flat[1:], blobs(1, (40, 30))))) > 100
+    assert (pixels(animation("PNG", *flat, blobs(1, (40, 30)))) == (0, 99, 0)).all()
+    large = animation("WEBP", Image.new("RGB", (2000, 1500)), blobs(1, (2000, 1500)))
+    assert (pixels(large) == 0).all()
+
+
+def test_a_broken_second_frame_leaves_the_first() -> None:
+    data = animation("GIF", Image.new("RGB", (320, 240), "red"), blobs(1))
+    assert mean_difference(pixels(data[: len(data) // 2]), np.full((SIZE, SIZE, 3), (255, 0, 0))) == 0
 
 
 def test_a_multi_picture_jpeg_of_a_phone_is_a_jpeg() -> None:
     data = encoded(blobs(1), "MPO", save_all=True, append_images=[blobs(2)])
-    assert sniff(data) == "JPEG"
     assert mean_difference(pixels(data), reference(blobs(1))) < 4
 
 
@@ -245,7 +329,7 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
     image = blobs(5, (2000, 1500))
     data = encoded(image, "JPEG", quality=92)
     full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    assert mean_difference(pixels(data), full) < 0.5
+    assert mean_difference(pixels(data), full) < 0.6
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 2), (224, 224), (223, 225)])
@@ -255,3 +339,82 @@ def test_odd_sizes(size: tuple[int, int]) -> None:
 
 def test_an_avif_is_decoded_by_the_thread_that_asks() -> None:
     assert AvifImagePlugin._get_default_max_threads() == 1
+
+
+LONG = b"cat " * 400_000
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    {
+        "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + LONG),
+        "compressed XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(LONG)),
+        "zTXt": chunk(b"zTXt", b"a\0\0" + zlib.compress(LONG)),
+        "tEXt": chunk(b"tEXt", b"a\0" + LONG * 50),
+        "profile": chunk(b"iCCP", b"a\0\0" + zlib.compress(LONG)),
+        "text with a wrong checksum": chunk(b"tEXt", b"a\0b")[:-1] + b"?",
+        "EXIF with a wrong checksum": chunk(b"eXIf", turned(6).tobytes()[6:])[:-1] + b"?",
+        "a chunk nobody knows, with a wrong checksum": chunk(b"caTs", b"meow")[:-1] + b"?",
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_a_png_is_not_refused_for_its_metadata(metadata: tuple[str, bytes]) -> None:
+    data = FILES["PNG"]
+    assert (pixels(data[:33] + metadata[1] + data[33:]) == reference(blobs(1))).all()
+    assert (pixels(data[:-12] + metadata[1] + data[-12:]) == reference(blobs(1))).all()
+
+
+@pytest.mark.parametrize("place", [29, 60], ids=["header", "pixels"])
+def test_a_png_damaged_in_header_or_pixels_is_refused(place: int) -> None:
+    data = bytearray(FILES["PNG"])
+    data[place] ^= 0xFF
+    assert code_of(bytes(data)) == "undecodable_image"
+
+
+def test_a_gif_with_a_long_comment_is_decoded() -> None:
+    data = encoded(blobs(1).quantize(64), "GIF", comment=b"a cat")
+    place = data.index(b"!\xfe")
+    comment = b"!\xfe" + (b"\xff" + b"c" * 255) * 52_000 + b"\x00"
+    assert (pixels(data[:place] + comment + data[place:]) == pixels(data)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_rows": 1}, {"subsampling": 0}])
+@pytest.mark.parametrize("size", [(320, 240), (451, 301), (2000, 1500)])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_decoded(size: tuple[int, int], options: dict[str, int]) -> None:
+    data = encoded(blobs(1, size), "JPEG", quality=90, **options)
+    assert data.endswith(b"\xff\xd9")
+    assert (pixels(data[:-2]) == pixels(data)).all()
+    assert (pixels(data[:-1]) == pixels(data)).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"restart_marker_rows": 1}, {"restart_marker_blocks": 1}, {"progressive": True}]
+)
+def test_a_jpeg_that_lacks_pixels_too_is_refused_wherever_it_is_cut(options: dict[str, int]) -> None:
+    data = encoded(blobs(1), "JPEG", quality=90, **options)
+    halves = [place + 1 for place in range(len(data) - 4000, len(data) - 40) if data[place] == 0xFF]
+    assert len(halves) > 2
+    for end in (*halves, *(place - 1 for place in halves), *range(len(data) - 4000, len(data) - 40, 50)):
+        assert code_of(data[:end]) == "undecodable_image"
+
+
+def test_a_bmp_of_bit_fields_that_are_not_read_is_not_called_corrupt() -> None:
+    plain = bmp(4, 4, 16, 3, struct.pack("<III", 0xF00, 0xF0, 0xF) + bytes(32))
+    with pytest.raises(RefusedImageError, match=r"this kind of BMP cannot be decoded.*convert it") as refused:
+        pixels(plain)
+    assert refused.value.code == "unsupported_format"
+
+
+@pytest.mark.parametrize("size", [(8160, 6144), (8192, 6144), (12000, 9000)])
+def test_a_phone_s_largest_jpeg_takes_little_memory(size: tuple[int, int]) -> None:
+    data = encoded(blobs(1).resize(size), "JPEG", quality=30)
+    assert mean_difference(pixels(data, Limits(max_bytes=8_000_000)), reference(blobs(1))) < 8
+
+
+def test_a_heif_is_refused_with_a_reason_where_its_decoder_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    heif_reader.cache_clear()
+    with pytest.raises(RefusedImageError, match=r"HEIC or HEIF picture.*extra `heif`.*convert it") as refused:
+        pixels(FILES["HEIF"])
+    heif_reader.cache_clear()
+    assert refused.value.code == "unsupported_format"

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from ruamel.yaml import YAML
 
+from shared.contract import Contract, Exam, Histogram, Provenance, Reference, SecondLook, Unsure
 from tests.conftest import ROOT, draw_photos
 from training import params
 from training.audit import audit
@@ -22,8 +23,9 @@ SMALL = {
     "batch_size": 16,
     "head_lr": 3e-3,
     "weight_average": 0.9,
-    "soup": [],
 }
+
+NEVER = SecondLook(sure=0.0, familiar=0.0, side=224, crops=(1.0,), temperature=1.0)
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +61,28 @@ def work(in_folder: Path, data: Path) -> Path:
     return in_folder
 
 
+def contract(unsure: Unsure, second_look: SecondLook = NEVER) -> Contract:
+    """The contract of a file with these thresholds."""
+    histogram = Histogram(edges=(0.0, 1.0), counts=(1,))
+    return Contract(
+        version="1",
+        architecture="simple_cnn",
+        precision="fp32",
+        temperature=1.0,
+        second_look=second_look,
+        unsure=unsure,
+        provenance=Provenance("0" * 64, "0" * 64, "unknown", "f" * 32, "2026-11-23T00:00:00+00:00"),
+        reference=Reference(confidence=histogram, brightness=histogram, familiarity=histogram),
+        exam=Exam(questions=(), tolerance=0.0),
+    )
+
+
 def write_params(folder: Path, **sections: Mapping[str, object]) -> None:
     """Write the repository's own params.yaml with a small training run, and other values of the sections named."""
     document = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     document["train"] |= SMALL
+    document["closer"] = None
+    document["evaluate"] |= {"timed": 4, "covered": 4, "corrupted": 2}
     for name, values in sections.items():
         document[name] |= values
     with (folder / "params.yaml").open("w") as file:

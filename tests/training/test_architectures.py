@@ -13,7 +13,7 @@ from torchvision.models import list_models
 from shared import contract
 from shared.files import write_json
 from tests.conftest import ROOT
-from training import models, params, stage
+from training import models, params, sanity, stage
 from training.evaluate import evaluate
 from training.export import export
 from training.pictures import Pictures
@@ -70,21 +70,21 @@ def untrained(name: str) -> None:
         # Random layers make much of noise; the evidence must not, or no exam can be set.
         places = model.eval().feature_map(torch.stack([data[index][0] for index in range(16)]))
         model.head.weight *= 1e-3 / torch.einsum("nchw,kc->nkhw", places, model.head.weight).abs().max()
-    (stage.TRAINED / "members").mkdir(parents=True)
-    for file in ("weights.pt", "members/0.pt", "members/1.pt"):
+    stage.TRAINED.mkdir(parents=True)
+    for file in ("weights.pt", "start.pt"):
         torch.save(model.state_dict(), stage.TRAINED / file)
-    member = {"name": params.FIRST, "kept": True, "mlflow_run_id": None, "val_loss": 0.7, "seconds": 1.0}
-    write_json(
-        stage.TRAINED / "trained.json",
-        {"model": name, "members": [member], "split_digest": "none", "mlflow_run_id": "none"},
-    )
+    trained = {"model": name, "side": 224, "split_digest": "none", "mlflow_run_id": "none"}
+    write_json(stage.TRAINED / "trained.json", trained)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["simple_cnn", "efficientnet_lite0", *(name for name in FAMILIES.values() if name not in UNSTABLE)]
 )
-def test_a_network_with_random_weights_is_exported_quantized_and_evaluated(name: str, work: Path) -> None:
+def test_a_network_with_random_weights_is_exported_quantized_and_evaluated(
+    name: str, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sanity, "MOST_UNFAMILIAR", 1.0)  # it knows nothing from a picture that shows nothing
     untrained(name)
     document = params.load(ROOT / "params.yaml")
     exporting = msgspec.structs.replace(
@@ -92,7 +92,7 @@ def test_a_network_with_random_weights_is_exported_quantized_and_evaluated(name:
     )
     export(exporting)
     quantize(msgspec.structs.replace(document.quantize, pictures=3), exporting)
-    evaluate(msgspec.structs.replace(document.evaluate, worst=2, timed=2, covered=2))
+    evaluate(msgspec.structs.replace(document.evaluate, worst=2, timed=2, covered=2, corrupted=1), exporting.others)
 
     whole, small = (onnx.load(path) for path in (stage.MODEL, stage.MODEL_INT8))
     for model, precision in ((whole, "fp32"), (small, "int8")):

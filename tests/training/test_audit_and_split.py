@@ -3,15 +3,16 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from shared.pixels import pixels
+from shared.pixels import decode
 from tests.conftest import blobs, encoded
 from training import audit as auditing
 from training import split as splitting
 from training.audit import audit, dataset_digest, summary
-from training.prepare import prepare
+from training.prepare import SIDE, prepare
 from training.split import SIDES, side, split
 from training.stage import StageError
 
@@ -80,6 +81,17 @@ def test_a_photo_under_both_animals_is_left_out_twice(raw: Path, tmp_path: Path)
     assert crossed == {"s/dogs/a cat.jpg", "s/cats/8.jpg", "t/cats/a dog, small.jpg", "s/dogs/9.jpg"}
 
 
+def test_a_repeat_in_another_collection_is_listed_with_both(raw: Path, tmp_path: Path) -> None:
+    put(raw, "t/cats/same.jpg", (raw / "s/cats/3.jpg").read_bytes())
+    put(raw, "u/dogs/small.jpg", encoded(blobs(1004).resize((180, 180)), "JPEG", quality=75))
+    audit(raw, tmp_path / "audit.csv", SIMILARITY)
+    listed = {(row.status, *sorted((row.path, row.twin))) for row in auditing.read(tmp_path / "audit.csv") if row.twin}
+    assert listed == {
+        ("duplicate", "s/cats/3.jpg", "t/cats/same.jpg"),
+        ("near_duplicate", "s/dogs/4.jpg", "u/dogs/small.jpg"),
+    }
+
+
 def test_flat_pictures_are_repeats_of_each_other(raw: Path, tmp_path: Path) -> None:
     put(raw, "s/cats/grey.png", encoded(Image.new("RGB", (50, 50), (90, 90, 90)), "PNG"))
     put(raw, "s/cats/greyer.png", encoded(Image.new("RGB", (70, 50), (120, 120, 120)), "PNG"))
@@ -114,6 +126,25 @@ def test_the_side_follows_from_the_content_not_the_name(raw: Path, tmp_path: Pat
     assert {(p.sha256, p.side) for p in before} == {(p.sha256, p.side) for p in after}
     assert splitting.split_digest(before) == splitting.split_digest(after)
     assert splitting.read(tmp_path / "split.csv") == after
+
+
+def test_each_photo_is_listed_and_counted_in_its_collection(raw: Path, tmp_path: Path) -> None:
+    for number in range(20):
+        put(raw, f"t/dogs/{number}.jpg", encoded(blobs(5000 + number), "JPEG"))
+    rows = audit(raw, tmp_path / "audit.csv", SIMILARITY)
+    photos = split(rows, tmp_path / "split.csv", 0.6, 0.2)
+    assert all(photo.path.startswith(f"{photo.collection}/") for photo in splitting.read(tmp_path / "split.csv"))
+    found = splitting.summary(photos)
+    assert sum(found["collections"]["t"][name]["dogs"] for name in SIDES) == 20
+    assert found["collections"]["t"]["train"]["cats"] == 0
+    for name in SIDES:
+        assert found[name]["dogs"] == sum(found["collections"][one][name]["dogs"] for one in "st")
+
+
+def test_a_split_of_an_earlier_version_says_what_to_run(tmp_path: Path) -> None:
+    (tmp_path / "split.csv").write_text("path,label,side,sha256\ns/cats/1.jpg,cats,train,00\n")
+    with pytest.raises(StageError, match="`collection`; run `catsdogs split` again"):
+        splitting.read(tmp_path / "split.csv")
 
 
 def test_shares_are_met_on_average() -> None:
@@ -173,10 +204,13 @@ def test_too_few_photos_to_split(raw: Path, tmp_path: Path) -> None:
 def test_prepared_pictures_are_what_the_service_would_see(raw: Path, tmp_path: Path) -> None:
     photos = split(audit(raw, tmp_path / "audit.csv", SIMILARITY), tmp_path / "split.csv", 0.6, 0.2)
     prepare(photos, raw, tmp_path / "prepared")
-    assert len(list((tmp_path / "prepared").glob("*/*/*.png"))) == 60
+    assert len(list((tmp_path / "prepared").glob("*/*/*.webp"))) == 60
     for photo in photos[::7]:
-        prepared = tmp_path / "prepared" / photo.side / photo.label / f"{photo.sha256[:20]}.png"
-        assert (pixels(prepared.read_bytes()) == pixels((raw / photo.path).read_bytes())).all()
+        prepared = tmp_path / "prepared" / photo.side / photo.label / f"{photo.sha256[:20]}.webp"
+        decoded = decode((raw / photo.path).read_bytes())
+        with Image.open(prepared) as picture:
+            assert picture.size[0] == picture.size[1] == min(SIDE, max(decoded.size))
+            assert (np.asarray(picture) == decoded.square(picture.size[0])).all()
 
 
 def test_a_photo_that_vanished_leaves_the_old_pictures_alone(raw: Path, tmp_path: Path) -> None:
@@ -185,4 +219,4 @@ def test_a_photo_that_vanished_leaves_the_old_pictures_alone(raw: Path, tmp_path
     (raw / photos[0].path).unlink()
     with pytest.raises(StageError, match="run `catsdogs audit` again"):
         prepare(photos, raw, tmp_path / "prepared")
-    assert len(list((tmp_path / "prepared").glob("*/*/*.png"))) == 60
+    assert len(list((tmp_path / "prepared").glob("*/*/*.webp"))) == 60

@@ -168,7 +168,7 @@ def test_a_few_wrong_labels_are_named_and_what_was_decided_stands_beside_them(
     assert {row["photo"] for row in rows} == {sha256[:20] for sha256 in moved}
     assert [row["probability"] for row in rows] == sorted(row["probability"] for row in rows)
     for row in rows:
-        assert (in_folder / f"data/processed_split/{row['side']}/{row['label']}/{row['photo']}.png").exists()
+        assert (in_folder / f"data/processed_split/{row['side']}/{row['label']}/{row['photo']}.webp").exists()
         known = ("relabel", "the other animal") if row["photo"] == moved[0][:20] else ("", "")
         assert (row["decision"], row["reason"]) == known
     assert json.loads((in_folder / "reports/suspects.json").read_text()) == {

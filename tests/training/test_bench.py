@@ -43,7 +43,7 @@ def ready(in_folder: Path) -> Path:
 
 @pytest.fixture
 def recipe(ready: Path) -> Train:
-    return msgspec.structs.replace(params.load(Path("params.yaml")).train, soup=(), epochs=1)
+    return msgspec.structs.replace(params.load(Path("params.yaml")).train, epochs=1)
 
 
 def numbers(part: Any) -> list[float]:
@@ -147,7 +147,7 @@ def test_the_benchmarks_page_has_the_figures_of_the_report_and_no_others() -> No
     if report.exists():
         found = json.loads(report.read_text())
         assert scoreboard.table(found) in page
-        assert scoreboard.into_page(page, found) == page
+        assert scoreboard.into_page(page, scoreboard.HEADING, scoreboard.table(found)) == page
         assert report.with_suffix(".md").read_text() == scoreboard.report(found)
 
 
@@ -155,6 +155,6 @@ def test_the_page_s_table_is_replaced_and_nothing_else() -> None:
     one = {"median": 6.0, "low": 5.0, "high": 7.0, "pairs": [5.0, 6.0, 7.0]}
     found = {"speed": {"plain": {"pictures_per_second": 4.0}, "ours": {"pictures_per_second": 24.0}, "ratio": one}}
     page = f"| a | b |\n\n{scoreboard.HEADING}\nText.\n\n| old |\n|---|\n| 1 |\n\nMore.\n\n| c | d |\n"
-    new = scoreboard.into_page(page, found)
+    new = scoreboard.into_page(page, scoreboard.HEADING, scoreboard.table(found))
     assert "| 4.0 | 24.0 | **6.0 times** (5.0 to 7.0) |" in new
     assert new == page.replace("| old |\n|---|\n| 1 |\n", scoreboard.table(found))

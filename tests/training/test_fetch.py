@@ -17,7 +17,8 @@ from tests.conftest import ROOT, blobs, encoded
 from tests.training.conftest import write_params
 from training import cli, params, sources
 from training.audit import audit
-from training.fetch import Fetched, fetch
+from training.fetch import Fetched, fetch, named
+from training.params import Collection
 from training.split import given_sides, split
 from training.stage import StageError
 
@@ -46,36 +47,36 @@ def test_zip_files_keep_to_themselves_though_their_names_collide(tmp_path: Path)
     assert (tmp_path / "raw/two/cats/0.jpg").read_bytes() == b"another cat"
 
 
+def test_each_photo_has_its_collection_with_its_terms(in_folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "two/one", "three"):
+        lay(tmp_path / name, pets("{animal}/{number}.jpg"))
+    stated = {"source": str(tmp_path / "three"), "name": "One", "licence": "CC0", "origin": "https://example.org"}
+    write_params(in_folder, fetch={"source": [str(tmp_path / "one"), str(tmp_path / "two/one"), stated]})
+    result = CliRunner().invoke(cli.fetch, ["--classes", CLASSES])
+    assert result.exit_code == 0, result.output
+    assert "One: 3 cats, 3 dogs; licence: CC0" in result.stdout
+    unknown = {"licence": "not stated", "origin": "not stated", "cats": 3, "dogs": 3}
+    assert json.loads(Path("reports/fetch.json").read_text())["collections"] == {
+        "one-2": unknown,
+        "one-3": unknown,
+        "One": {"licence": "CC0", "origin": "https://example.org", "cats": 3, "dogs": 3},
+    }
+    with Path("data/names.csv").open(newline="") as file:
+        assert all(row["path"].startswith(f"{row['collection']}/") for row in csv.DictReader(file))
+
+
+def test_what_is_stated_of_a_collection_that_is_known_wins(tmp_path: Path) -> None:
+    (found,) = named([Collection("kaggle", name="mine", licence="asked for")])
+    assert (found.name, found.licence) == ("mine", "asked for")
+    assert "Microsoft" in found.origin
+
+
 def test_a_folder(tmp_path: Path) -> None:
     for name in ("deep/down/Cat/1.jpg", "deep/down/Dog/1.jpg", "deep/down/Dog/.hidden", "deep/elsewhere/2.jpg"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(b"x")
     assert fetch([str(tmp_path / "in")], tmp_path / "raw").photos == {"cats": 1, "dogs": 1}
     assert files_below(tmp_path / "raw") == {"in/cats/1.jpg", "in/dogs/1.jpg"}
-
-
-def test_kaggle_is_asked_for_the_documented_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def download(handle: str) -> str:
-        asked.append(handle)
-        for name in ("Cat", "Dog"):
-            (tmp_path / "cache/PetImages" / name).mkdir(parents=True)
-            (tmp_path / "cache/PetImages" / name / "0.jpg").write_bytes(b"x")
-        return str(tmp_path / "cache")
-
-    monkeypatch.setattr("kagglehub.dataset_download", download)
-    assert fetch(["kaggle"], tmp_path / "raw").photos == {"cats": 1, "dogs": 1}
-    assert asked == ["bhavikjikadara/dog-and-cat-classification-dataset"]
-
-
-def test_kaggle_out_of_reach_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(_: str) -> str:
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr("kagglehub.dataset_download", download)
-    with pytest.raises(StageError, match=r"no route to host.*make pipeline SOURCE="):
-        fetch(["kaggle"], tmp_path / "raw")
 
 
 def test_a_member_cannot_leave_the_folder(tmp_path: Path) -> None:

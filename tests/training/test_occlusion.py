@@ -3,15 +3,16 @@
 import hashlib
 import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from serving.model.session import load
 from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
-from shared.exam import Outputs
 from shared.pixels import SIZE, Pixels, pixels
+from shared.second_look import Outputs
 from tests.conftest import PHOTOS
+from training.graph import Runner
 from training.occlusion import STEP, occluded, occlusion, strongest_corner
 from training.split import side
 
@@ -40,22 +41,21 @@ def test_photos() -> list[Pixels]:
     "path", [path for path in (SHIPPED_MODEL, SHIPPED_INT8) if path.exists()], ids=lambda p: p.name
 )
 def test_occluding_the_strongest_evidence_costs_more_than_occluding_another_place(
-    path: "object", test_photos: list[Pixels]
+    path: Path, test_photos: list[Pixels]
 ) -> None:
-    found = occlusion(load(path).run, test_photos)  # type: ignore[arg-type]
+    found = occlusion(Runner(path.read_bytes()), test_photos)
     assert found.pictures == 200
     assert found.strongest.low > found.elsewhere.high  # the 95 % intervals do not even touch
     assert found.strongest_matters_more.low > 0.5
 
 
 def test_a_map_that_points_elsewhere_is_found_out(test_photos: list[Pixels]) -> None:
-    model = load(SHIPPED_MODEL)
+    class Liar(Runner):
+        def first(self, pictures: Pixels) -> Outputs:
+            outputs = super().first(pictures)
+            return outputs._replace(evidence=-outputs.evidence)
 
-    def liar(batch: Pixels) -> Outputs:
-        outputs = model.run(batch)
-        return outputs._replace(evidence=-outputs.evidence)
-
-    assert occlusion(liar, test_photos[60:140]).strongest_matters_more.high < 0.5
+    assert occlusion(Liar(SHIPPED_MODEL.read_bytes()), test_photos[60:140]).strongest_matters_more.high < 0.5
 
 
 def test_the_strongest_region_is_where_the_sum_is_largest() -> None:

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from serving.model.session import load
-from shared.exam import Outputs
-from shared.pixels import Pixels
+from shared.contract import Unsure
+from shared.second_look import Outputs
 from tests.conftest import blobs, encoded
+from tests.training.conftest import contract
 from training import ood
 from training.stage import StageError
 
@@ -43,19 +44,40 @@ def test_a_zip_and_a_folder_are_read_alike_and_what_is_no_photo_is_passed_over(t
             archive.writestr(f"inside/{name}", data)
             (tmp_path / "folder" / name).write_bytes(data)
     for source in ("some.zip", "folder"):
-        found = ood.read(tmp_path / source)
-        assert {name: len(photos) for name, photos in found.items()} == {"big cats": 1, "anything else": 1}
+        found = ood.read([str(tmp_path / source)])
+        assert {Path(photo.name).name for photo in found} == {"n02128385_leopard.jpg", "car.png"}
+    both = ood.read([str(tmp_path / "some.zip"), str(tmp_path / "folder")])
+    assert len(both) == 2  # a photo that is in both counts once
+
+
+def test_a_source_that_is_not_there_is_said_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ood.read([str(tmp_path / "others.zip")]) == []
+    assert "others.zip: not found" in capsys.readouterr().out
+
+
+def test_what_familiarity_learns_from_is_not_measured(tmp_path: Path) -> None:
+    for number in range(40):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"n02128385_{number}.png")
+    photos = ood.read([str(tmp_path)])
+    learned, measured = ood.to_learn_from(photos), ood.to_measure(photos)
+    assert list(measured) == ["big cats"]
+    assert len(learned) + len(measured["big cats"]) == 40
+    assert 0 < len(measured["big cats"]) < 20
+    reds = {int(photo.photo().square()[0, 0, 0]) for photo in learned}
+    assert reds.isdisjoint(
+        int(measured["big cats"][index].square()[0, 0, 0]) for index in range(len(measured["big cats"]))
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip"])
 def test_what_holds_no_photo_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "not-pets.zip").write_bytes(content)
     with pytest.raises(StageError, match=r"not-pets\.zip"):
-        ood.read(tmp_path / "not-pets.zip")
+        ood.read([str(tmp_path / "not-pets.zip")])
 
 
-def test_pets_and_other_things_are_counted_separately(shipped: Path) -> None:
-    document = load(shipped).contract
+def test_pets_and_other_things_are_counted_separately() -> None:
+    document = contract(Unsure(close_call=0.9, unfamiliar=0.3))
 
     def outputs(familiarity: list[float]) -> Outputs:
         count = len(familiarity)
@@ -70,15 +92,3 @@ def test_pets_and_other_things_are_counted_separately(shipped: Path) -> None:
     assert found.groups["big cats"].unsure.value == 0.5
     assert found.groups["things"].unfamiliar == 6
     assert 0.7 < found.auroc < 1
-
-
-def test_a_file_is_asked_about_every_photo() -> None:
-    def run(batch: Pixels) -> Outputs:
-        return Outputs(
-            np.array([[0.5, 0.5]], "f"),
-            np.zeros((1, 7, 7), "f"),
-            batch[:, 0, 0, 0].astype(np.float32) / np.float32(255),
-        )
-
-    photos = [np.full((224, 224, 3), value, np.uint8) for value in (0, 255)]
-    assert ood.grouped_answers(run, {"things": photos}, "asking")["things"].familiarity.tolist() == [0.0, 1.0]

@@ -1,20 +1,17 @@
-"""How training reads its pictures: decoded once, the same for whoever reads them, and few at a time."""
+"""How training reads its pictures: the same for whoever reads them."""
 
-import os
 import shutil
-import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
 
-from shared.pixels import pixels
-from tests.conftest import blobs
+from shared.pixels import decode
 from training import pictures
 from training.augmentation import augmentation
 from training.labels import Decision
 from training.params import Train
-from training.pictures import BYTES, Pictures, decoded
+from training.pictures import Pictures
 from training.stage import StageError
 
 
@@ -25,88 +22,30 @@ def side(prepared: Path, tmp_path: Path) -> Path:
     return tmp_path / "data/processed_split/val"
 
 
-def caches(side: Path) -> list[Path]:
-    return sorted((side.parent.parent / "decoded").iterdir())
-
-
-def test_pictures_are_the_service_s_pixels(side: Path) -> None:
-    data = Pictures(side)
-    assert len(data) == len(data.paths) == len(list(side.glob("*/*.png")))
+@pytest.mark.parametrize("size", [224, 96])
+def test_pictures_are_the_prepared_ones_as_the_service_would_resize_them(side: Path, size: int) -> None:
+    data = Pictures(side, side=size)
+    assert len(data) == len(data.paths) == len(list(side.glob("*/*.webp")))
     for index, path in enumerate(data.paths):
         picture, label = data[index]
-        assert (picture.permute(1, 2, 0).numpy() == pixels(path.read_bytes())).all()
+        assert (picture.permute(1, 2, 0).numpy() == decode(path.read_bytes()).square(size)).all()
+        assert (data.array(index) == picture.permute(1, 2, 0).numpy()).all()
         assert ("cats", "dogs")[label] == path.parent.name
 
 
-def test_nothing_is_decoded_twice(side: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Pictures(side)[0][0]
-    monkeypatch.setattr("shared.pixels.pixels", lambda *_: pytest.fail("decoded again"))
-    assert torch.equal(Pictures(side)[0][0], first)
-
-
-def test_a_changed_picture_is_decoded_anew_and_the_old_pixels_go(side: Path) -> None:
-    old = Pictures(side)
-    before, picture = caches(side), old[2][0]
-    path = old.paths[2]
-    blobs(99, (224, 224)).save(path)
-    new = Pictures(side)
-    assert (new[2][0].permute(1, 2, 0).numpy() == pixels(path.read_bytes())).all()
-    assert not torch.equal(new[2][0], picture)
-    assert len(caches(side)) == 1
-    assert caches(side) != before
-
-
-@pytest.mark.parametrize("change", ["added", "removed", "touched", "filed under the other animal"])
-def test_whatever_changes_in_the_folder_makes_new_pixels(side: Path, change: str) -> None:
-    path = Pictures(side).paths[0]
-    before = caches(side)
-    if change == "added":
-        blobs(5, (224, 224)).save(path.with_name("added.png"))
-    elif change == "removed":
-        path.unlink()
-    elif change == "touched":
-        os.utime(path, ns=(1, 1))
-    else:
-        path.rename(side / "dogs" / path.name)
-    Pictures(side)
-    assert len(caches(side)) == 1
-    assert caches(side) != before
-
-
-def test_another_pixel_procedure_makes_new_pixels(side: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Pictures(side)
-    before = caches(side)
-    monkeypatch.setattr("shared.pixels.DIGEST", "another procedure")
-    Pictures(side)
-    assert caches(side) != before
-
-
-def test_a_broken_picture_is_named_and_leaves_no_pixels(side: Path) -> None:
-    path = sorted(side.glob("*/*.png"))[5]
+def test_a_broken_picture_is_named(side: Path) -> None:
+    data = Pictures(side)
+    path = data.paths[5]
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(StageError, match=rf"{path.name}.*run `catsdogs prepare` again"):
-        Pictures(side)
-    assert caches(side) == []
+        data[5]
 
 
-def test_neither_decoding_nor_reading_holds_the_whole_set_in_memory(tmp_path: Path) -> None:
-    folder = tmp_path / "data/processed_split/train"
-    for number in range(320):
-        path = folder / ("cats", "dogs")[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        blobs(0, (224, 224)).save(path) if number < 2 else shutil.copy(
-            folder / path.parent.name / f"{number % 2}.png", path
-        )
-    tracemalloc.start()
-    try:
-        data = Pictures(folder)
-        for index in range(len(data)):
-            data[index]
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert decoded(folder, data.paths).stat().st_size == 320 * BYTES
-    assert peak < 160 * BYTES
+def test_a_set_can_be_drawn_from_with_repeats(side: Path) -> None:
+    data, drawn = Pictures(side), Pictures(side)
+    drawn.take([3, 3, 0])
+    assert [len(drawn), drawn.labels] == [3, [data.labels[index] for index in (3, 3, 0)]]
+    assert torch.equal(drawn[1][0], data[3][0])
 
 
 def test_decisions_about_labels_are_followed(side: Path) -> None:
@@ -122,7 +61,6 @@ def test_decisions_about_labels_are_followed(side: Path) -> None:
     assert len(followed) == len(plain) - 1
     row = followed.paths.index(dog)
     assert followed[row][1] == 0
-    # The rows of the pixels still fit: leaving one out moves none of the others.
     assert torch.equal(followed[row][0], plain[plain.paths.index(dog)][0])
 
 

@@ -5,11 +5,12 @@ import onnxruntime
 import pytest
 import torch
 
-from shared.pixels import Pixels, pixels
+from shared.pixels import SIZE, Pixels, pixels
+from shared.second_look import INPUT
 from tests.conftest import blobs, encoded
 from training import models
-from training.familiarity import Familiarity
-from training.graph import INPUT, Graph, runner, to_onnx
+from training.familiarity import Residual
+from training.graph import Graph, Runner, merged, to_onnx
 from training.quantize import centred, in_float, whole_numbers
 
 
@@ -24,8 +25,17 @@ PHOTOS = [picture(seed)[0] for seed in range(12)]
 def exported() -> onnx.ModelProto:
     torch.manual_seed(0)
     classifier = models.build("simple_cnn", pretrained=False)
+    for layer in classifier.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(layer.bias, std=0.1)  # as trained ones have it
     rows = torch.rand(50, classifier.head.in_features)
-    return to_onnx(Graph(classifier.eval(), Familiarity(rows, torch.rand(20, 64), 16), 1.3), opset=20)
+    graph = Graph(classifier, Residual(rows, torch.rand(20, 64), 16))
+    graph.temperature.fill_(1.3)
+    return to_onnx(graph, SIZE, 20)
+
+
+def runner(model: onnx.ModelProto) -> Runner:
+    return Runner(merged(model, model).SerializeToString())
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +45,9 @@ def quantized(exported: onnx.ModelProto) -> onnx.ModelProto:
 
 def test_whole_numbers_answer_nearly_like_float(exported: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
     onnx.checker.check_model(quantized)
-    float_, whole = runner(exported.SerializeToString()), runner(quantized.SerializeToString())
+    float_, whole = runner(exported), runner(quantized)
     for seed in range(20, 26):
-        a, b = float_(picture(seed)), whole(picture(seed))
+        a, b = float_.first(picture(seed)), whole.first(picture(seed))
         assert np.abs(a.probabilities - b.probabilities).max() < 0.02
         assert np.abs(a.evidence - b.evidence).mean() < 0.1 * np.abs(a.evidence).max()
 
@@ -66,7 +76,7 @@ def test_a_layer_can_stay_in_float(exported: onnx.ModelProto) -> None:
 
 
 def test_other_arithmetic_for_the_same_graph_is_close(quantized: onnx.ModelProto) -> None:
-    here, there = runner(quantized.SerializeToString())(picture(3)), in_float(quantized)(picture(3))
+    here, there = (run.first(picture(3)) for run in (runner(quantized), in_float(merged(quantized, quantized))))
     assert np.abs(here.probabilities - there.probabilities).max() < 0.02
 
 
@@ -89,10 +99,10 @@ def channel_means(model: onnx.ModelProto, output: str) -> npt.NDArray[np.float64
 
 
 def test_rounding_does_not_move_the_answers_on_average(exported: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
-    float_, whole = runner(exported.SerializeToString()), runner(quantized.SerializeToString())
+    float_, whole = runner(exported), runner(quantized)
 
-    def log_odds(run: "object") -> float:
-        shares = np.concatenate([run(photo[np.newaxis]).probabilities for photo in PHOTOS])  # type: ignore[operator]
+    def log_odds(network: Runner) -> float:
+        shares = np.concatenate([network.first(photo[np.newaxis]).probabilities for photo in PHOTOS])
         return float(np.log(shares[:, 1] / shares[:, 0]).mean())
 
     assert log_odds(whole) == pytest.approx(log_odds(float_), abs=1e-3)

@@ -11,20 +11,17 @@ import msgspec
 import pytest
 import torch
 
-from training import fit as fitting
-from training import labels, models, tracking, train
-from training.augmentation import degrade
-from training.fit import greedy_soup
+from training import labels, tracking, train
+from training import split as splits
 from training.labels import Decision
-from training.machine import choose_machine
-from training.params import Train, Variation
-from training.pictures import Pictures
+from training.params import Train
 from training.stage import StageError
 from training.train import read_trained
 
 
 def fit(prepared: Path, section: Train, folder: Path, **options: Any) -> dict[str, torch.Tensor]:
-    train.train(prepared, section, folder / "trained", folder / "checkpoints", "digest", **options)
+    photos = splits.read(prepared.parent / "split.csv")
+    train.train(prepared, section, folder / "trained", folder / "checkpoints", photos, **options)
     return weights(folder)
 
 
@@ -40,31 +37,26 @@ def digest(weights: dict[str, torch.Tensor]) -> str:
     return sha.hexdigest()
 
 
-def variation(name: str, **changes: object) -> Variation:
-    return Variation(name, {key.replace("__", "."): value for key, value in changes.items()})
-
-
-def test_it_learns_and_keeps_the_best_epoch(prepared: Path, section: Train, in_folder: Path) -> None:
+def test_it_learns_and_keeps_the_weights_of_the_last_epoch(prepared: Path, section: Train, in_folder: Path) -> None:
     fit(prepared, msgspec.structs.replace(section, epochs=6), in_folder)
     history = (in_folder / "trained/history.csv").read_text().splitlines()
     column = history[0].split(",").index("val_loss")
     losses = [float(line.split(",")[column]) for line in history[1:]]
     trained = read_trained(in_folder / "trained")
-    assert trained["val_loss"] == pytest.approx(min(losses))
-    assert min(losses) < losses[0]
-    assert [member["epoch"] for member in trained["members"]] == [losses.index(min(losses)) + 1]
+    assert trained["val_loss"] == pytest.approx(losses[-1])
+    assert losses[-1] < losses[0]
+    assert (trained["model"], trained["side"], trained["epochs"]) == ("simple_cnn", 224, 6)
     assert trained["val_accuracy"] > 0.8
     assert (in_folder / "trained/curves.png").stat().st_size > 5000
     assert list((in_folder / "checkpoints").iterdir()) == []
 
 
 def test_the_same_seed_gives_the_same_weights(prepared: Path, section: Train, in_folder: Path) -> None:
-    section = msgspec.structs.replace(section, epochs=1, soup=(variation("second", seed=3),))
+    section = msgspec.structs.replace(section, epochs=1)
     one, two = (fit(prepared, section, in_folder / name) for name in ("one", "two"))
     other = fit(prepared, msgspec.structs.replace(section, seed=1), in_folder / "three")
     assert digest(one) == digest(two) != digest(other)
-    for member in ("members/0.pt", "members/1.pt", "members/2.pt"):
-        assert digest(weights(in_folder / "one", member)) == digest(weights(in_folder / "two", member))
+    assert digest(weights(in_folder / "one", "start.pt")) == digest(weights(in_folder / "two", "start.pt"))
 
 
 def test_what_else_draws_random_numbers_changes_nothing(prepared: Path, section: Train, in_folder: Path) -> None:
@@ -84,94 +76,33 @@ def test_restart_forgets_the_interrupted_run(
         patch.setattr("training.plots.learning_curves", Mock(side_effect=KeyboardInterrupt))
         fit(prepared, section, in_folder / "again")
     checkpoints = list((in_folder / "again/checkpoints").iterdir())
-    assert len(checkpoints) == 2
+    assert len(checkpoints) == 1
     for path in checkpoints:
         path.write_bytes(b"the remains of something else")
     assert digest(fit(prepared, section, in_folder / "again", restart=True)) == digest(whole)
 
 
-def judged(prepared: Path, weights: dict[str, torch.Tensor]) -> float:
-    """Log loss on the validation photos, as they are and degraded: what the average is chosen by."""
-    model = models.build("simple_cnn", pretrained=False)
-    model.load_state_dict(weights)
-    sides = (Pictures(prepared / "val", transform) for transform in (None, degrade))
-    outputs = [train.predict_logits(model, side, choose_machine(), "judging") for side in sides]
-    return sum(float(torch.nn.functional.cross_entropy(*output)) for output in outputs) / 2
-
-
-def test_a_soup_is_kept_where_validation_gains_from_it(prepared: Path, section: Train, in_folder: Path) -> None:
-    import mlflow
-
-    soup = (variation("slower", epochs=2, lr=1e-3), variation("wider crops", seed=5, augmentation__crop_scale=[0.3, 1]))
-    kept = fit(prepared, msgspec.structs.replace(section, soup=soup), in_folder)
-    trained = read_trained(in_folder / "trained")
-    members = trained["members"]
-    assert [member["name"] for member in members] == ["fine-tuned", "slower", "wider crops"]
-    losses = [judged(prepared, weights(in_folder, f"members/{number}.pt")) for number in (1, 2, 3)]
-    assert judged(prepared, kept) <= min(losses) + 1e-6
-    mixed = fitting.average(
-        [weights(in_folder, f"members/{number}.pt") for number, member in enumerate(members, 1) if member["kept"]]
-    )
-    assert all(torch.allclose(mixed[name].double(), kept[name].double(), atol=1e-6) for name in kept)
-    nested = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    parents = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in nested}
-    assert [parents[member["mlflow_run_id"]] for member in members] == [trained["mlflow_run_id"]] * 3
-    rows = [line.split(",")[:3] for line in (in_folder / "trained/history.csv").read_text().splitlines()[1:]]
-    epochs = [("fine-tuned", 1), ("fine-tuned", 2), ("fine-tuned", 3), ("slower", 1), ("slower", 2)]
-    epochs += [("wider crops", 1), ("wider crops", 2), ("wider crops", 3)]
-    assert rows == [[str(count), name, str(epoch)] for count, (name, epoch) in enumerate(epochs, 1)]
-
-
-def test_the_start_is_kept_and_is_every_member_s(prepared: Path, section: Train, in_folder: Path) -> None:
-    section = msgspec.structs.replace(section, epochs=1, soup=(variation("still", lr=1e-12, head_lr=1e-12),))
-    fit(prepared, section, in_folder)
-    start, still = (weights(in_folder, f"members/{number}.pt") for number in (0, 2))
+def test_the_start_is_kept(prepared: Path, section: Train, in_folder: Path) -> None:
+    fit(prepared, msgspec.structs.replace(section, epochs=1, lr=1e-12, head_lr=1e-12), in_folder)
+    start, still = weights(in_folder, "start.pt"), weights(in_folder)
     learned = [name for name in start if "running" not in name and "num_batches" not in name]
     assert all(torch.allclose(start[name], still[name], atol=1e-6) for name in learned)
 
 
-def test_a_member_follows_the_audited_labels_where_it_is_told_to(
+def test_audited_labels_are_followed_where_the_recipe_says_so(
     prepared: Path, section: Train, in_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second, *_ = sorted((prepared / "train/cats").glob("*.png"))
+    first, second, *_ = sorted((prepared / "train/cats").glob("*.webp"))
     decided = {
         first.stem: Decision("0" * 64, "cats", "exclude", "both animals"),
         second.stem: Decision("1" * 64, "cats", "relabel", "a dog"),
     }
     monkeypatch.setattr(labels, "decisions", lambda: decided)
-    section = msgspec.structs.replace(section, epochs=1, soup=(variation("audited", audited=True),))
-    fit(prepared, section, in_folder)
-    count = len(list((prepared / "train").glob("*/*.png")))
+    for audited in (False, True):
+        fit(prepared, msgspec.structs.replace(section, epochs=1, audited=audited), in_folder / str(audited))
+    count = len(list((prepared / "train").glob("*/*.webp")))
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pictures: ")]
     assert [line.split()[1] for line in printed] == [str(count), str(count - 1)]
-
-
-def test_averaging_is_the_mean_of_each_weight() -> None:
-    one = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}
-    other = {"w": torch.tensor([3.0, 6.0]), "n": torch.tensor(3)}
-    assert torch.equal(fitting.average([one, other])["w"], torch.tensor([2.0, 4.0]))
-    assert torch.equal(fitting.average([one, other])["n"], torch.tensor(3))
-
-
-@pytest.mark.parametrize(
-    ("members", "best", "chosen", "value"),
-    [
-        ([4.0], 0.0, [0], 4.0),
-        ([0.0, 3.0, 10.0], 1.0, [0, 1], 1.5),  # the third would make it worse
-        ([10.0, 3.0, 0.0], 1.0, [2, 1], 1.5),  # whatever the order they come in
-        ([1.0, 0.0, 2.0], 1.0, [0], 1.0),  # perfect alone
-        ([1.1, -3.0, 4.7], 1.0, [0], 1.1),  # all three would be better still, but greed adds one at a time
-        ([0.2, 2.0, 1.3], 1.0, [2, 0, 1], 3.5 / 3),
-    ],
-)
-def test_the_soup_starts_with_the_best_and_takes_who_helps(
-    members: list[float], best: float, chosen: list[int], value: float
-) -> None:
-    found, mixed = greedy_soup(
-        [{"w": torch.tensor(w)} for w in members], lambda weights: abs(float(weights["w"]) - best)
-    )
-    assert found == chosen
-    assert float(mixed["w"]) == pytest.approx(value)
 
 
 def test_the_run_is_in_mlflow_with_its_data(prepared: Path, section: Train, in_folder: Path) -> None:
@@ -180,22 +111,23 @@ def test_the_run_is_in_mlflow_with_its_data(prepared: Path, section: Train, in_f
     fit(prepared, section, in_folder)
     trained = read_trained(in_folder / "trained")
     client = mlflow.MlflowClient()
-    parent, member = (client.get_run(part["mlflow_run_id"]) for part in (trained, trained["members"][0]))
-    assert parent.data.params["model"] == "simple_cnn"
-    assert parent.data.params["augmentation.flip"] == "0.5"
-    assert torch.__version__.startswith(parent.data.tags["version.torch"])
-    assert {"device", "precision", "version.cuda", "version.numpy"} <= parent.data.tags.keys()
-    assert parent.data.metrics["val_loss"] == pytest.approx(trained["val_loss"])
-    history = client.get_metric_history(member.info.run_id, "val_loss")
+    run = client.get_run(trained["mlflow_run_id"])
+    assert run.data.params["model"] == "simple_cnn"
+    assert run.data.params["augmentation.flip"] == "0.5"
+    assert torch.__version__.startswith(run.data.tags["version.torch"])
+    assert {"device", "precision", "version.cuda", "version.numpy"} <= run.data.tags.keys()
+    assert run.data.metrics["val_loss"] == pytest.approx(trained["val_loss"])
+    history = client.get_metric_history(run.info.run_id, "val_loss")
     assert [metric.step for metric in history] == [1, 2, 3]
-    rates = [metric.value for metric in client.get_metric_history(member.info.run_id, "lr")]
+    rates = [metric.value for metric in client.get_metric_history(run.info.run_id, "lr")]
     assert rates == sorted(rates, reverse=True)
     assert len(set(rates)) == 3
-    names = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert {"curves.png", "validation_confusion.png"} <= names
-    assert parent.inputs is not None
-    inputs = {source.dataset.name: source.dataset.digest for source in parent.inputs.dataset_inputs}
-    assert inputs == {f"cats-dogs {side}": "digest" for side in ("train", "val", "test")}
+    names = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert "curves.png" in names
+    assert run.inputs is not None
+    inputs = {source.dataset.name: source.dataset.digest for source in run.inputs.dataset_inputs}
+    digest = splits.split_digest(splits.read(prepared.parent / "split.csv"))[:36]
+    assert inputs == {f"cats-dogs {side}": digest for side in ("train", "val", "test")}
 
 
 def test_a_run_that_this_store_does_not_know_is_gone_on_with_in_a_new_one(in_folder: Path) -> None:
@@ -212,7 +144,7 @@ def test_a_run_that_this_store_does_not_know_is_gone_on_with_in_a_new_one(in_fol
 
 def test_without_pictures_it_says_what_to_run(tmp_path: Path, section: Train) -> None:
     with pytest.raises(StageError, match="run `catsdogs prepare` first"):
-        fit(tmp_path / "nothing", section, tmp_path)
+        train.train(tmp_path / "nothing", section, tmp_path / "trained", tmp_path / "checkpoints", [])
 
 
 def test_without_training_the_next_stage_says_what_to_run(tmp_path: Path) -> None:
@@ -236,6 +168,7 @@ def test_a_pretrained_network_starts_from_a_probe_that_knows_the_animals(
     prepared: Path, section: Train, in_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     some = in_folder / "prepared"
+    shutil.copy2(prepared.parent / "split.csv", in_folder)
     for side, each in (("train", 12), ("val", 3)):
         for label in ("cats", "dogs"):
             (some / side / label).mkdir(parents=True)

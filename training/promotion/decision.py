@@ -46,10 +46,10 @@ def decide(faults: list[str], champion: Match | None, earlier: list[Match], leve
     wrong answers      share of the photos that are answered, and wrongly          0.5 %       95 %
     coverage           share of the photos that are answered                       2 %         95 %
     other things       share of the photos of other things that are called unsure  5 %         95 %
-    robustness         wrong among the answered, in each cell of the reports       1.5 %       value
+    robustness         wrong among the answered, in each corruption of severity 3  1.5 %       value
     exam               distinct pictures                                           never fewer value
     bytes              of the file that answers                                    50 %        value
-    milliseconds       a photo on one thread, median of the ratios                 50 %        value
+    milliseconds       of a photo on one thread, second looks and all              50 %        value
     =================  ==========================================================  ==========  ===========
 
     Intervals are those of :mod:`training.comparison`. By itself, whatever serves, a candidate must have no fault

@@ -8,11 +8,10 @@ from typing import Any, Final
 
 import msgspec
 import onnx
-import onnxruntime
 
 from shared import contract, exam
 from shared.contract import Contract, Precision
-from training.graph import runner
+from training.graph import single_threaded
 
 NAME: Final = "cats-dogs"
 PRECISIONS: Final[tuple[Precision, ...]] = ("int8", "fp32")  # in the order in which a service tries them
@@ -88,20 +87,14 @@ def raw_contract(model: bytes) -> dict[str, Any]:
 def refusal(model: bytes) -> str | None:
     """Why a service would refuse the file; None if it passes its exam."""
     try:
-        failures = exam.sit(read_contract(model).exam, single_threaded(model))
+        document = read_contract(model)
+        failures = exam.sit(document.exam, single_threaded(model), document.second_look)
     except contract.ContractError as error:
         return str(error)
     # For a file that is not a model protobuf and onnxruntime raise their own classes, RuntimeError and ValueError.
     except Exception as error:
         return f"it does not run ({(str(error) or type(error).__name__).splitlines()[0]})"
     return f"it fails its exam: {'; '.join(failures)}" if failures else None
-
-
-def single_threaded(model: bytes) -> exam.Run:
-    """Run the file as a lane of the service does, on one thread, which depends least on what the other cores do."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return runner(model, options)
 
 
 def _named(data: bytes, version: str | None) -> bytes:

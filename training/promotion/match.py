@@ -1,7 +1,6 @@
 """A match: a candidate and a rival on the same photos, figure by figure."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import perf_counter
 from typing import Final
 
@@ -9,14 +8,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shared import exam
-from shared.contract import CLASSES
+from shared.contract import Exam
 from shared.metrics import Bools, log_losses
-from shared.pixels import Pixels, pixels
+from shared.pixels import Photo
+from shared.second_look import Outputs, look
 from training.comparison import Difference, compare, compare_means, sign_flip_test
-from training.measure import reasons
-from training.promotion.files import PRECISIONS, Files, read_contract, single_threaded
-from training.stage import StageError, progress
+from training.graph import single_threaded
+from training.measure import reasons, typical_seconds
+from training.photographs import Photographs, joined
+from training.promotion.files import PRECISIONS, Files, read_contract
+from training.robustness import JUDGED
+from training.stage import progress
 
 # By how much a candidate may be worse: shares of the photos, nats, shares of the rival's bytes and milliseconds.
 MARGINS: Final = {
@@ -41,13 +43,19 @@ class Answers:
     right: Bools
     answered: Bools
     losses: npt.NDArray[np.float64]
-    seconds: npt.NDArray[np.float64]  # on one thread, decoding not counted
+    again: Bools  # looked at again
+    seconds: npt.NDArray[np.float64]  # on one thread, second looks and all, decoding not counted
     others_unsure: Bools  # of the photos of other things, none if there are none
 
     @property
     def wrong(self) -> Bools:
         """Photos that are answered, and wrongly."""
         return self.answered & ~self.right
+
+    @property
+    def milliseconds(self) -> float:
+        """Mean time of a photo."""
+        return typical_seconds(self.seconds, self.again, float(self.again.mean())) * 1000
 
 
 @dataclass(frozen=True)
@@ -124,38 +132,39 @@ class Match:
         return "\n".join((head, *(figure.row() for figure in self.figures), *self.notes))
 
 
-def play(files: dict[str, bytes], folder: Path, others: list[Pixels]) -> dict[str, Answers]:
-    """Run every model on every photo of ``folder/{cats,dogs}``, in turns, and on photos of other things.
+def play(files: dict[str, bytes], photos: Photographs, others: list[Photo]) -> dict[str, Answers]:
+    """Look at every photo with every model, by the model's own contract, in turns; and at photos of other things.
 
-    Raises:
-        StageError: there are no photos.
+    Args:
+        files: models by name.
+        photos: with the labels that they came with.
+        others: photos of other things.
     """
-    paths = sorted(folder.glob("*/*.png"))
-    if not paths:
-        raise StageError(f"{folder}: no pictures found; run `catsdogs prepare` first")
-    labels = np.array([CLASSES.index(path.parent.name) for path in paths])
-    runs = {name: single_threaded(model) for name, model in files.items()}
-    outputs: dict[str, list[exam.Outputs]] = {name: [] for name in files}
-    seconds: dict[str, list[float]] = {name: [] for name in files}
+    labels = np.array(photos.labels)
+    models = {name: (single_threaded(model), read_contract(model)) for name, model in files.items()}
+    looks: dict[str, list[tuple[Outputs, bool, float]]] = {name: [] for name in files}
     names = list(files)
-    for photo, path in enumerate(progress(paths, "comparing")):
-        batch = pixels(path.read_bytes())[np.newaxis]
+    for index in progress(range(len(photos)), "comparing"):
+        photo = photos[index]
         # They take turns to go first: the others find the picture in the CPU cache.
         for turn in range(len(names)):
-            name = names[(photo + turn) % len(names)]
+            name = names[(index + turn) % len(names)]
+            network, document = models[name]
             began = perf_counter()
-            outputs[name].append(runs[name](batch))
-            seconds[name].append(perf_counter() - began)
+            found = look(photo, network, document.second_look)
+            looks[name].append((found.outputs, found.again, perf_counter() - began))
     answers = {}
-    for name, model in files.items():
-        document, given = read_contract(model), _joined(outputs[name])
-        unsure = [reasons(runs[name](photo[np.newaxis]), document)[0] != "" for photo in others]
+    for name, (network, document) in models.items():
+        outputs, again, seconds = zip(*looks[name], strict=True)
+        given = joined(list(outputs))
+        unsure = [reasons(look(photo, network, document.second_look).outputs, document)[0] != "" for photo in others]
         answers[name] = Answers(
-            size=len(model),
+            size=len(files[name]),
             right=given.probabilities.argmax(1) == labels,
             answered=reasons(given, document) == "",
             losses=log_losses(given.probabilities, labels),
-            seconds=np.array(seconds[name]),
+            again=np.array(again),
+            seconds=np.array(seconds),
             others_unsure=np.array(unsure, bool),
         )
     return answers
@@ -167,7 +176,7 @@ def match(rival: str, theirs: tuple[Files, Answers], ours: tuple[Files, Answers]
     cells, missing, notes = _robustness(their_files, our_files)
     fewer, wider = _exams(their_files, our_files)
     if not len(our_answers.others_unsure):
-        notes.append("other things: not compared, there are no photos of them (evaluate.not_pets)")
+        notes.append("other things: not compared, there are no photos of them (export.others)")
     return Match(
         rival=rival,
         photos=len(our_answers.right),
@@ -189,11 +198,11 @@ def _figures(rival: Answers, candidate: Answers) -> list[Figure]:
     ]
     if len(candidate.others_unsure):
         figures.append(_share("other things", rival.others_unsure, candidate.others_unsure, good=True))
-    milliseconds = float(np.median(rival.seconds)) * 1000, float(np.median(candidate.seconds)) * 1000
+    milliseconds = rival.milliseconds, candidate.milliseconds
     return [
         *figures,
         _certain("bytes", rival.size, candidate.size, candidate.size / rival.size - 1),
-        _certain("milliseconds", *milliseconds, float(np.median(candidate.seconds / rival.seconds)) - 1),
+        _certain("milliseconds", *milliseconds, milliseconds[1] / milliseconds[0] - 1),
     ]
 
 
@@ -226,10 +235,12 @@ def _robustness(rival: Files, candidate: Files) -> tuple[list[Figure], list[str]
 
 
 def _cells(files: Files) -> dict[str, float]:
-    """Share wrong among the answered by cell of ``robustness`` in the report of the model that answers."""
+    """Share wrong among the answered in the cells of severity ``JUDGED`` in the report of the model that answers."""
     report = next((files.reports[precision] for precision in PRECISIONS if precision in files.reports), b"{}")
     cells = msgspec.json.decode(report).get("robustness", {})
-    return {name: float(cell["wrong_when_answered"]["value"]) for name, cell in cells.items()}
+    return {
+        name: float(cell["wrong_when_answered"]["value"]) for name, cell in cells.items() if cell["severity"] == JUDGED
+    }
 
 
 def _exams(rival: Files, candidate: Files) -> tuple[list[str], list[str]]:
@@ -252,13 +263,9 @@ def _exams(rival: Files, candidate: Files) -> tuple[list[str], list[str]]:
     return fewer, wider
 
 
-def tolerances(questions: exam.Exam) -> dict[str, float]:
+def tolerances(questions: Exam) -> dict[str, float]:
     """Tolerance of each question by its name."""
     return {
         question.name: questions.tolerance if question.tolerance is None else question.tolerance
         for question in questions.questions
     }
-
-
-def _joined(rows: list[exam.Outputs]) -> exam.Outputs:
-    return exam.Outputs(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))

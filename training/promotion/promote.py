@@ -9,6 +9,7 @@ there is one). The rule is that of :func:`training.promotion.decision.decide`.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ import mlflow
 
 from shared.contract import ContractError, Precision
 from training import ood, split, stage, tracking
+from training.photographs import Photographs
 from training.promotion import registry
 from training.promotion.decision import PromotionDecision, decide, faults_of, level_of, worse_than_recorded
 from training.promotion.files import PRECISIONS, Files, raw_contract, read_contract, refusal
@@ -42,11 +44,11 @@ class Judged:
     tags: dict[str, str]
 
 
-def promote(not_pets: Path, *, dry_run: bool = False, again: bool = False) -> None:
+def promote(sources: Iterable[str], *, dry_run: bool = False, again: bool = False) -> None:
     """Register the candidate, and make it champion if it wins.
 
     Args:
-        not_pets: photos of other things, a zip file or a folder; not compared where there are none.
+        sources: of photos of other things, as in ``export.others``; not compared where there are none.
         dry_run: only print what would happen.
         again: also promote a model that was rolled back.
 
@@ -68,7 +70,7 @@ def promote(not_pets: Path, *, dry_run: bool = False, again: bool = False) -> No
         if not again and (rolled_back := _rolled_back(client, candidate)):
             print(f"keep out: {rolled_back} was rolled back; --again lets it try once more")
             return
-        judged = _judge(client, candidate, champion, not_pets)
+        judged = _judge(client, candidate, champion, sources)
         if judged.match:
             print(judged.match.table())
         print(f"{'promote' if judged.decision.promote else 'keep out'}: {judged.decision.reason}")
@@ -120,7 +122,7 @@ def _rolled_back(client: mlflow.MlflowClient, candidate: Files) -> str | None:
     return None
 
 
-def _judge(client: mlflow.MlflowClient, candidate: Files, champion: Champion | None, not_pets: Path) -> Judged:
+def _judge(client: mlflow.MlflowClient, candidate: Files, champion: Champion | None, sources: Iterable[str]) -> Judged:
     rivals: dict[str, Files] = {}
     outdated = None
     if champion:
@@ -134,8 +136,9 @@ def _judge(client: mlflow.MlflowClient, candidate: Files, champion: Champion | N
     models = {name: files.answering for name, files in rivals.items()} | {CANDIDATE: candidate.answering}
     if "int8" in candidate.models:
         models[FALLBACK] = candidate.models["fp32"]
-    photos = stage.PREPARED / "test"
-    others = [photo for group in ood.read(not_pets).values() for photo in group] if not_pets.exists() else []
+    photos = Photographs("test")
+    groups = ood.to_measure(ood.read(sources)).values()
+    others = [group[index] for group in groups for index in range(len(group))]
     answers = play(models, photos, others)
     ours = candidate, answers[CANDIDATE]
     matches = {name: match(name, (files, answers[name]), ours) for name, files in rivals.items()}
@@ -196,9 +199,9 @@ def _earlier(client: mlflow.MlflowClient, champion: Champion | None, candidate: 
     return earlier
 
 
-def _digest(photos: Path) -> str:
+def _digest(photos: Photographs) -> str:
     """SHA-256 of a side: which photos are in it, with which labels."""
-    names = "".join(f"{path.parent.name}/{path.stem}\n" for path in sorted(photos.glob("*/*.png")))
+    names = "".join(f"{label}/{id_}\n" for label, id_ in sorted(zip(photos.given, photos.ids, strict=True)))
     return hashlib.sha256(names.encode()).hexdigest()
 
 

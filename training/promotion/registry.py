@@ -5,6 +5,7 @@ MLflow model too, so ``mlflow.onnx.load_model("models:/cats-dogs@champion")`` lo
 """
 
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from shared.exam import Outputs
 from shared.files import write_whole
-from shared.pixels import SIZE
 from training import tracking
-from training.graph import INPUT
 from training.promotion.files import NAME, PRECISIONS, Files, raw_contract, read
 from training.stage import StageError
 
@@ -35,15 +33,6 @@ DECISION: Final = "decision"
 NETWORK: Final = "sha256_network"
 TEST_SIDE: Final = "test_side"
 ATTEMPT: Final = "attempt"
-SIGNATURE: Final = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, SIZE, SIZE, 3), INPUT)]),
-    outputs=Schema(
-        [
-            TensorSpec(np.dtype(np.float32), shape, name)
-            for name, shape in zip(Outputs._fields, ((-1, 2), (-1, 7, 7), (-1,)), strict=True)
-        ]
-    ),
-)
 
 
 def versions(client: mlflow.MlflowClient) -> list[ModelVersion]:
@@ -104,10 +93,11 @@ def register(client: mlflow.MlflowClient, files: Files, tags: dict[str, str]) ->
     with tracking.run(trained_in, "promote") as run_id, tempfile.TemporaryDirectory() as folder:
         for name, data in files.by_name().items():
             write_whole(Path(folder, name), data)
+        model = onnx.load_model_from_string(files.models.get("fp32", files.answering))
         logged = mlflow.onnx.log_model(
-            onnx.load_model_from_string(files.models.get("fp32", files.answering)),
+            model,
             name=NAME,
-            signature=SIGNATURE,
+            signature=ModelSignature(_schema(model.graph.input), _schema(model.graph.output)),
             pip_requirements=["onnxruntime", "numpy"],
             extra_files=[str(path) for path in sorted(Path(folder).iterdir())],
             save_as_external_data=False,
@@ -116,6 +106,20 @@ def register(client: mlflow.MlflowClient, files: Files, tags: dict[str, str]) ->
             client.create_registered_model(NAME, description="Tells cats from dogs; `champion` is the one that serves.")
         tags = files.digests | {NETWORK: files.network, "version": document["version"]} | tags
         return client.create_model_version(NAME, logged.model_uri, run_id, tags, model_id=logged.model_id)
+
+
+def _schema(values: Iterable[onnx.ValueInfoProto]) -> Schema:
+    tensors = [(value.name, value.type.tensor_type) for value in values]
+    return Schema(
+        [
+            TensorSpec(
+                np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)),
+                tuple(dimension.dim_value or -1 for dimension in tensor.shape.dim),
+                name,
+            )
+            for name, tensor in tensors
+        ]
+    )
 
 
 def download(version: ModelVersion) -> Files:

@@ -6,13 +6,14 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from shared.pixels import pixels
+from shared import contract
+from shared.contract import CLASSES
+from shared.pixels import Photo, Pixels, decode
+from shared.second_look import Outputs, closer, inputs, stands
 
 MODEL: Final = "BENCH_MODEL"
 # Threads of one run of the network; 0 leaves it to onnxruntime, which takes one per core.
 THREADS: Final = "BENCH_THREADS"
-OUTPUTS: Final = ("probabilities", "evidence", "familiarity")
-CLASSES: Final = ("cats", "dogs")
 
 
 class Network:
@@ -29,14 +30,18 @@ class Network:
         self._session = onnxruntime.InferenceSession(
             model or os.environ[MODEL], options, providers=["CPUExecutionProvider"]
         )
+        self._how = contract.loads(self._session.get_modelmeta().custom_metadata_map).second_look
 
-    def run(self, data: bytes) -> list[Any]:
-        """Decode one picture file and run the network on it, and no more."""
-        outputs: list[Any] = self._session.run(OUTPUTS, {"image": pixels(data)[np.newaxis]})
-        return outputs
+    def first(self, pictures: Pixels) -> Outputs:
+        """The first look, at any number of pictures."""
+        return Outputs(*self._session.run(Outputs._fields, inputs(pictures, again=False)))
+
+    def closer(self, pictures: Pixels) -> Outputs:
+        """The second look."""
+        return Outputs(*self._session.run(Outputs._fields, inputs(pictures, again=True)))
 
     def answer(self, data: bytes) -> dict[str, Any]:
-        """Decode one picture file and run the network on it, for all that the service answers with.
+        """Decode one picture file and look at it, for all that the service answers with.
 
         Raises:
             RefusedImageError: the file is no picture that can be decoded.
@@ -44,19 +49,21 @@ class Network:
         return self.answers([data])[0]
 
     def answers(self, files: list[bytes]) -> list[dict[str, Any]]:
-        """Decode picture files and run the network on all of them at once.
+        """Decode picture files and look at all of them at once, and again at those that need it.
 
         Raises:
             RefusedImageError: one of them is no picture that can be decoded.
         """
-        probabilities, _, familiarity = self._session.run(
-            OUTPUTS, {"image": np.stack([pixels(data) for data in files])}
-        )
-        return [
-            {
-                "predicted_label": CLASSES[int(row.argmax())],
-                "probabilities": dict(zip(CLASSES, map(float, row), strict=True)),
-                "familiarity": float(familiar),
-            }
-            for row, familiar in zip(probabilities, familiarity, strict=True)
-        ]
+        photos = [decode(data) for data in files]
+        first = self.first(np.stack([photo.square() for photo in photos]))
+        rows = [Outputs(*(output[place : place + 1] for output in first)) for place in range(len(photos))]
+        return [self._said(photo, row) for photo, row in zip(photos, rows, strict=True)]
+
+    def _said(self, photo: Photo, first: Outputs) -> dict[str, Any]:
+        outputs = first if stands(first, self._how) else closer(photo, first, self, self._how)
+        (probabilities,) = outputs.probabilities
+        return {
+            "predicted_label": CLASSES[int(probabilities.argmax())],
+            "probabilities": dict(zip(CLASSES, map(float, probabilities), strict=True)),
+            "familiarity": float(outputs.familiarity[0]),
+        }

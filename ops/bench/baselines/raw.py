@@ -1,4 +1,4 @@
-"""The bare limit: ``pixels`` and the network in threads, on photos in memory, without HTTP.
+"""The bare limit: decoder and networks in threads, on photos in memory, without HTTP.
 
     python -m ops.bench.baselines.raw model.onnx FOLDER [FIRST]
 
@@ -52,7 +52,7 @@ class Raw:
             while now < end:
                 # next() on one iterator from many threads is safe while the interpreter has its lock.
                 name = next(names)
-                network.run(self.files[name])
+                network.answer(self.files[name])
                 before, now = now, time.perf_counter()
                 if since:
                     done += 1

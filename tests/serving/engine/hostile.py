@@ -44,7 +44,7 @@ DEEDS: dict[bytes, Callable[[float], object]] = {
 }
 
 
-def decode(model: Model, data: bytes, limits: Limits, flags: Flags, opened: object) -> Answer:
+def decode(model: Model, data: bytes, limits: Limits, flags: Flags, *_others: object) -> Answer:
     what, _, amount = data.partition(b" ")
     if what != b"count":
         next(pieces)
@@ -66,8 +66,8 @@ def decode(model: Model, data: bytes, limits: Limits, flags: Flags, opened: obje
 def answer(**fields: object) -> Answer:
     made = {
         "label": "cats", "verdict": "cats", "unsure_because": None, "cats": 1.0, "dogs": 0.0, "familiarity": 1.0,
-        "brightness": 0.5, "size": 1, "evidence": None, "png": None, "decode": 0.0, "infer": 0.0, "draw": 0.0,
-        "cpu": 0.0,
+        "again": False, "brightness": 0.5, "size": 1, "width": 1, "height": 1, "evidence": None, "png": None,
+        "decode": 0.0, "infer": 0.0, "draw": 0.0, "cpu": 0.0,
     }  # fmt: skip
     return Answer(**{**made, **fields})  # type: ignore[arg-type]
 

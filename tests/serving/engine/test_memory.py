@@ -39,7 +39,7 @@ def test_in_a_small_container_batches_and_pictures_are_smaller_and_fit_together(
     settings, limits = fitted(Settings(), 1, 256 * MIB)
     assert settings.max_body_bytes <= settings.max_batch_bytes < Settings().max_batch_bytes
     assert limits.max_bytes is not None
-    assert 136e6 + 3 * settings.max_batch_bytes + limits.max_bytes <= 256 * MIB
+    assert 141e6 + 3 * settings.max_batch_bytes + limits.max_bytes <= 256 * MIB
     assert limits.max_bytes > 40e6  # a progressive JPEG of 12 megapixels, a PNG of 10
 
 

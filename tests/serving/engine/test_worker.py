@@ -4,6 +4,7 @@ import io
 import json
 import mmap
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -29,6 +30,7 @@ from serving.engine.wire import (
     Start,
 )
 from serving.settings import SHIPPED_INT8
+from shared.pixels import pixels
 from tests.conftest import blobs, encoded, measured
 from tests.fuzz.bombs import arithmetic_scans
 
@@ -97,6 +99,16 @@ def test_evidence_and_drawing_come_when_they_are_asked_for(lane: Single) -> None
     assert [len(row) for row in explained.evidence] == [7] * 7
     assert drawn.png is not None
     assert Image.open(io.BytesIO(drawn.png)).size == (448, 336)
+
+
+@pytest.mark.parametrize("data", [PHOTO, bytes(range(256)) * 588], ids=["file", "pixels"])
+def test_what_the_network_saw_is_left_in_the_shared_memory_if_it_is_asked_for(lane: Single, data: bytes) -> None:
+    form = Flags.PIXELS if data is not PHOTO else PLAIN
+    assert isinstance(lane.ask(data, form), Answer)
+    assert lane.shared[: len(data)] == data
+    assert isinstance(lane.ask(data, form | Flags.KEEP), Answer)
+    seen = pixels(PHOTO).tobytes() if data is PHOTO else data
+    assert lane.shared[: len(seen)] == seen
 
 
 @pytest.mark.parametrize(
@@ -183,6 +195,17 @@ def test_a_picture_is_refused_with_its_code(lane: Single, data: bytes, code: str
     refused = lane.ask(data)
     assert isinstance(refused, PictureRefused)
     assert refused.code == code
+
+
+@pytest.mark.slow
+def test_above_50_megapixels_a_picture_gets_no_more_processor_time() -> None:
+    single = Single(msgspec.structs.replace(START, max_pixels=250_000_000, max_bytes=None, cpu_seconds=0.5))
+    assert single.hear() == Ready()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    single.send(arithmetic_scans(1_000, 9000))
+    assert single.connection.recv(1) == b""
+    assert single.end() == -signal.SIGPROF
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 7.5  # 8.6 for 81 megapixels
 
 
 def test_without_a_limit_of_memory_the_budget_of_processor_time_still_ends_it() -> None:

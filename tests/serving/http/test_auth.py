@@ -52,8 +52,16 @@ def test_without_the_setting_everything_is_open_and_the_log_says_so(
     start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with to_stdout("info"):
-        assert start().predict().status_code == 200
+        assert start(host="0.0.0.0").predict().status_code == 200
     assert "no API keys are set" in capsys.readouterr().out
+
+
+def test_on_loopback_it_is_not_open_to_others_and_nothing_says_so(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with to_stdout("info"):
+        assert start().predict().status_code == 200
+    assert "no API keys are set" not in capsys.readouterr().out
 
 
 def test_with_keys_only_health_is_open(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +103,7 @@ def test_a_body_is_not_waited_for_where_there_is_no_key(start: Start) -> None:
     "digests", ["", " ", ",", KEY, DIGEST[:-1], f"{DIGEST}x", f"{DIGEST}{DIGEST}", f"{DIGEST};{DIGEST}"]
 )
 def test_a_setting_that_is_no_digest_is_refused_and_not_repeated(digests: str) -> None:
-    with pytest.raises(SettingsError, match=r"^CATSDOGS_API_KEYS: ") as error:
+    with pytest.raises(SettingsError, match=r"^CATSDOGS_API_KEYS is invalid; allowed are SHA-256 digests") as error:
         from_environment({"CATSDOGS_API_KEYS": digests})
     assert digests.strip(" ,") == "" or digests not in str(error.value)
     assert "unset it for a service without keys" in str(error.value)
@@ -138,9 +146,10 @@ def test_metrics_on_a_port_of_their_own_are_there_and_nowhere_else(start: Start)
             assert apart.get(other).json()["code"] == "not_found"
 
 
-def test_a_metrics_port_in_use_is_an_error_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_metrics_port_in_use_is_an_error_before_anything_starts() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        environment = {"CATSDOGS_METRICS_PORT": str(taken.getsockname()[1])}
-        result = CliRunner().invoke(cli.main, ["serve", "--port", "0"], env=environment)
-    assert result.exit_code == 1
-    assert any("the metrics' port" in json.loads(line)["message"] for line in result.stdout.splitlines())
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(cli.main, ["serve", "--port", "0"], env={"CATSDOGS_METRICS_PORT": str(port)})
+    assert result.exit_code == 2
+    told = [json.loads(line)["message"] for line in result.stdout.splitlines()]
+    assert f"port {port} is taken: try CATSDOGS_METRICS_PORT={port + 1}" in told

@@ -22,7 +22,7 @@ from tests.serving.conftest import PHOTO, Running, Start
 from tests.waiting import until
 
 FORM = "multipart/form-data; boundary=x"
-BOMB = encoded(Image.new("1", (9000, 9000)), "PNG", optimize=True)
+BOMB = encoded(Image.new("1", (16_000, 16_000)), "PNG", optimize=True)
 
 
 def part(name: str, data: bytes = PHOTO) -> bytes:
@@ -77,7 +77,7 @@ FORMS: dict[str, tuple[str, bytes, str]] = {
     "empty file": ("undecodable_image", form(b""), FORM),
     "text named .jpg": ("unsupported_format", form(b"I am a cat"), FORM),
     "truncated JPEG": ("undecodable_image", form(PHOTO[: len(PHOTO) // 2]), FORM),
-    "81 megapixels in 76 kB": ("image_too_large", form(BOMB), FORM),
+    "256 megapixels in 31 kB": ("image_too_large", form(BOMB), FORM),
     "TIFF": ("unsupported_format", form(encoded(Image.new("RGB", (9, 9)), "TIFF")), FORM),
 }
 

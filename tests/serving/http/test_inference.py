@@ -191,50 +191,10 @@ def test_a_bad_picture_has_the_request_refused_with_its_number(server: Running) 
     assert_refused(ask(server, image("BYTES", [2], data=[b64(PHOTO), 7])), "picture 1: Expected `str`")
 
 
-HOSTILE = {
-    "no input": ([], "one input 'image', not none"),
-    "another input": ([{**image("BYTES", [1], data=["x"]), "name": "photo"}], "not 'photo'"),
-    "two inputs": ([image("BYTES", [1], data=["x"])] * 2, "one input"),
-    "another datatype": ([image("FP32", [1, 224, 224, 3], data=[0])], "Invalid enum value 'FP32'"),
-    "no shape": ([image("BYTES", [], data=[])], "from 1 to 64"),
-    "a negative shape": ([image("BYTES", [-1], data=["x"])], "from 1 to 64"),
-    "a huge shape": ([image("BYTES", [2**62], data=["x"])], "from 1 to 64"),
-    "a shape beyond all numbers": ([image("BYTES", [10**400], data=["x"])], "shape"),
-    "65 pictures": ([image("BYTES", [65], data=["x"] * 65)], "from 1 to 64"),
-    "another size": ([image("UINT8", [1, 2, 2, 3], data=[0] * 12)], "[1, 224, 224, 3]"),
-    "no data": ([image("BYTES", [1])], "needs data"),
-    "data elsewhere": ([image("BYTES", [1], parameters={"shared_memory_region": "x"})], "needs data"),
-    "data nowhere": ([image("BYTES", [1], parameters={"binary_data_size": 4})], "Inference-Header-Content-Length"),
-    "more strings": ([image("BYTES", [1], data=["x"] * 2)], "2 strings, not 1"),
-    "strings without end": ([image("BYTES", [1], data=["x"] * 200_000)], "more strings"),
-    "fewer numbers": ([image("UINT8", [1, 224, 224, 3], data=[0] * 9)], "9 numbers, not 150,528"),
-    "numbers above 255": ([image("UINT8", [1, 224, 224, 3], data=[256] * 150_528)], "range(0, 256)"),
-    "fractions": ([image("UINT8", [1, 224, 224, 3], data=[0.5] * 150_528)], "Expected `int`"),
-    "numbers without end": ([image("UINT8", [1, 224, 224, 3], data=[0] * 2_000_000)], "more numbers than 150,528"),
-    "brackets in a string": ([image("UINT8", [1, 224, 224, 3], data=["[1]"])], "Expected `int`"),
-    "ragged": ([image("UINT8", [1, 224, 224, 3], data=[[[[1, 2, 3], [1]]]])], ""),
-    "data that is no list": ([image("BYTES", [1], data={"x": 1})], "Expected `array`"),
-    "objects without end": ([image("BYTES", [1], data=[{}] * 5000)], "too many objects"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", HOSTILE)
-def test_what_is_no_request_is_malformed(server: Running, case: str) -> None:
-    inputs, reason = HOSTILE[case]
-    assert_refused(ask(server, *inputs), reason)
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        [{"name": "mood"}],
-        [{"name": "verdict"}] * 2,
-        [{"name": "verdict", "parameters": {"classification": 1}}],
-        [{"name": "verdict", "parameters": {"shared_memory_region": "x"}}],
-    ],
-)
-def test_outputs_that_are_none_are_refused(server: Running, wanted: object) -> None:
-    assert_refused(ask(server, image("BYTES", [1], data=[b64(PHOTO)]), outputs=wanted), "")
+def test_what_is_no_request_is_malformed(server: Running) -> None:
+    assert_refused(ask(server), "one input 'image', not none")
+    assert_refused(ask(server, image("UINT8", [1, 224, 224, 3], data=[256] * 150_528)), "range(0, 256)")
+    assert_refused(ask(server, image("BYTES", [1], data=[b64(PHOTO)]), outputs=[{"name": "mood"}]), "no output 'mood'")
 
 
 TENSOR = strings([PHOTO])

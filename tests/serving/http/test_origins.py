@@ -187,7 +187,7 @@ def test_origins_are_compared_as_browsers_send_them(start: Start) -> None:
 )  # fmt: skip
 def test_a_value_that_is_no_origin_is_refused_with_what_is_allowed(value: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"^CATSDOGS_ORIGINS: .*expected origins such as https://app\.example"
+        SettingsError, match=r"^CATSDOGS_ORIGINS is .*; allowed are origins such as https://app\.example"
     ) as error:
         from_environment({"CATSDOGS_ORIGINS": value})
     assert repr(value) in str(error.value)

@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 
 from serving.model import evidence
 from serving.model.evidence import CATS, DOGS, LONGER_SIDE, OPACITY
-from shared.pixels import SIZE, pixels
+from shared.pixels import SIZE, decode, pixels
 from tests.conftest import ROOT, blobs, encoded
 from tests.serving.conftest import PHOTO, Running
 
@@ -90,19 +90,6 @@ def test_a_drawing_has_the_aspect_ratio_of_its_picture_and_a_bounded_size(
     assert evidence.drawn_size(*size) == expected
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "AVIF"])
-def test_the_size_is_that_of_the_upright_picture(name: str, orientation: int) -> None:
-    data = encoded(blobs(3, (64, 48)), name, exif=turned(orientation))
-    assert evidence.upright_size(data) == ((48, 64) if orientation >= 5 else (64, 48))
-
-
-@pytest.mark.parametrize("name", ["GIF", "BMP", "JPEG", "PNG"])
-def test_a_size_without_exif_or_with_a_broken_one(name: str) -> None:
-    options = {"exif": b"Exif\x00\x00II*\x00\xff\xff\xff\xff nonsense"} if name in ("JPEG", "PNG") else {}
-    assert evidence.upright_size(encoded(blobs(3, (64, 48)), name, **options)) == (64, 48)
-
-
 def test_the_answer_is_the_sent_picture_with_the_evidence_that_predict_tells(server: Running) -> None:
     answer = server.explain()
     assert answer.headers["content-type"] == "image/png"
@@ -133,4 +120,4 @@ def test_real_photographs_are_drawn_in_the_colour_of_their_animal(
 
 
 def greyed(data: bytes) -> bytes:
-    return evidence.draw(pixels(data), NOTHING, evidence.drawn_size(*evidence.upright_size(data)))
+    return evidence.draw(pixels(data), NOTHING, evidence.drawn_size(*decode(data).size))

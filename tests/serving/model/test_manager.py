@@ -36,7 +36,7 @@ def test_another_file_in_its_place_serves_after_a_reload(start: Start, tmp_path:
     assert precision(server) == "int8"
     server.reload()
     until(lambda: precision(server) == "fp32")
-    assert server.predict().json()["model"].endswith("fp32")
+    assert "fp32" in server.predict().json()["model"]
     told = [line for line in server.http.get("/metrics").text.splitlines() if line.startswith("catsdogs_model_info{")]
     assert len(told) == 1
     assert 'precision="fp32"' in told[0]
@@ -101,7 +101,7 @@ def test_a_model_that_fails_on_a_picture_costs_that_request_and_sits_its_exam_ag
 def test_a_batch_that_began_with_one_model_ends_with_it(start: Start, tmp_path: Path) -> None:
     path = place(SHIPPED_INT8, tmp_path / "model.onnx")
     server = start(worker="tests.serving.engine.hostile", model=str(path), lanes=1)
-    images = [{"data": base64.b64encode(b"sleep 0.1").decode()} for _ in range(20)]
+    images = [{"data": base64.b64encode(b"sleep 0.15").decode()} for _ in range(40)]
     with ThreadPoolExecutor(1) as pool:
         batch = pool.submit(lambda: server.http.post("/predict/batch", json={"images": images}).json())
         until(lambda: server.metric("catsdogs_lanes_busy") == 1)
@@ -111,7 +111,7 @@ def test_a_batch_that_began_with_one_model_ends_with_it(start: Start, tmp_path: 
         assert not batch.done()
         answer = batch.result()
     assert {result["model"] for result in answer["results"]} == {answer["model"]}
-    assert answer["model"].endswith("int8")
+    assert "int8" in answer["model"]
 
 
 def looping(path: Path) -> None:

@@ -16,7 +16,8 @@ from serving.model.session import ModelRefusedError
 from serving.settings import SHIPPED_INT8
 from shared import contract
 from shared.exam import Exam
-from shared.pixels import pixels
+from shared.pixels import decode
+from shared.second_look import AGAIN, INPUT, Outputs
 from tests.serving.conftest import PHOTO, Start
 
 
@@ -76,15 +77,29 @@ def test_a_model_for_other_pixels(shipped: Path, tmp_path: Path) -> None:
         models.load(rewritten(shipped, tmp_path / "m.onnx", pixels="0" * 64))
 
 
-def test_a_model_that_answers_otherwise_than_it_did_fails_its_exam(shipped: Path, tmp_path: Path) -> None:
+def test_a_model_of_an_earlier_schema_is_refused_for_that(shipped: Path, tmp_path: Path) -> None:
     file = onnx.load(shipped)
-    names = {tensor.name: tensor for tensor in file.graph.initializer}
-    head = next(name for name in names if name.endswith("head.weight"))
-    weights = onnx.numpy_helper.to_array(names[head])
-    names[head].CopyFrom(onnx.numpy_helper.from_array(-weights, head))
+    promise = json.loads(file.metadata_props[0].value)
+    del promise["second_look"]
+    onnx.helper.set_model_props(file, {contract.METADATA_KEY: json.dumps(promise | {"schema": 1})})
     onnx.save(file, tmp_path / "m.onnx")
-    with pytest.raises(ModelRefusedError, match="fails its exam"):
+    with pytest.raises(ModelRefusedError, match="its contract has schema 1; this service reads 2"):
         models.load(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(("branch", "look"), [("else_branch", ""), ("then_branch", "second look's ")])
+def test_a_model_that_answers_otherwise_than_it_did_fails_its_exam(
+    shipped: Path, tmp_path: Path, branch: str, look: str
+) -> None:
+    file = onnx.load(shipped)
+    (graph,) = (attribute.g for attribute in file.graph.node[0].attribute if attribute.name == branch)
+    convolution = next(tensor for tensor in graph.initializer if len(tensor.dims) == 4)
+    weights = onnx.numpy_helper.to_array(convolution)
+    convolution.CopyFrom(onnx.numpy_helper.from_array(-weights, convolution.name))
+    onnx.save(file, tmp_path / "m.onnx")
+    with pytest.raises(ModelRefusedError, match="fails its exam") as refused:
+        models.load(tmp_path / "m.onnx")
+    assert f"{look}probabilities off by" in str(refused.value)
 
 
 def test_a_model_without_exam_is_refused(shipped: Path, tmp_path: Path) -> None:
@@ -93,22 +108,40 @@ def test_a_model_without_exam_is_refused(shipped: Path, tmp_path: Path) -> None:
         models.load(path)
 
 
-def test_a_graph_that_cannot_be_run_is_refused(shipped: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [INPUT, AGAIN])
+def test_a_graph_with_another_input_is_refused(shipped: Path, tmp_path: Path, lost: str) -> None:
     file = onnx.load(shipped)
-    file.graph.input[0].name = "photo"
-    for node in file.graph.node:
-        node.input[:] = ["photo" if name == "image" else name for name in node.input]
+    next(entry for entry in file.graph.input if entry.name == lost).name = "photo"
+    (choice,) = file.graph.node
+    for graph in (file.graph, *(attribute.g for attribute in choice.attribute)):
+        for node in graph.node:
+            node.input[:] = ["photo" if name == lost else name for name in node.input]
     onnx.save(file, tmp_path / "m.onnx")
-    with pytest.raises(ModelRefusedError, match="cannot be run"):
+    with pytest.raises(ModelRefusedError, match=f"cannot be run: .*{lost}"):
         models.load(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("lost", Outputs._fields)
+def test_a_graph_that_lacks_an_output_is_refused(shipped: Path, tmp_path: Path, lost: str) -> None:
+    file = onnx.load(shipped)
+    file.graph.output.remove(next(entry for entry in file.graph.output if entry.name == lost))
+    onnx.save(file, tmp_path / "m.onnx")
+    with pytest.raises(ModelRefusedError, match=f"cannot be run: .*{lost}"):
+        models.load(tmp_path / "m.onnx")
+
+
+def test_a_second_look_of_another_size_than_the_exam_s_is_refused(shipped: Path, tmp_path: Path) -> None:
+    how = msgspec.structs.replace(models.load(shipped).contract.second_look, side=64)
+    with pytest.raises(ModelRefusedError, match=r"fails its exam: .*second look's|cannot be run"):
+        models.load(rewritten(shipped, tmp_path / "m.onnx", second_look=how))
 
 
 def test_on_all_cores_the_model_answers_the_same() -> None:
     model = models.load(SHIPPED_INT8)
     model.widen(2)
-    batch = pixels(PHOTO)[np.newaxis]
-    narrow, wide = model.run(batch), model.run(batch, alone=True)
-    assert np.allclose(narrow.probabilities, wide.probabilities, atol=1e-4)
+    narrow, wide = (model.look(decode(PHOTO), alone=alone) for alone in (False, True))
+    assert narrow.again == wide.again
+    assert np.allclose(narrow.outputs.probabilities, wide.outputs.probabilities, atol=1e-4)
 
 
 def test_an_int8_file_that_passes_answers_itself(shipped: Path, tmp_path: Path) -> None:

@@ -6,19 +6,25 @@ import threading
 import uuid
 from base64 import b64encode
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
+from serving.ids import FORM, Predicted
 from serving.telemetry import feedback as feedbacks
-from serving.telemetry.feedback import RecentPredictions
+from serving.telemetry.feedback import LiveAccuracy
 from shared import journal
 from shared.drift import SIGNALS
 from shared.journal import FeedbackLine, PredictionLine, Unreadable
-from tests.conftest import blobs, encoded
+from tests.conftest import ROOT, blobs, encoded
 from tests.serving.conftest import PHOTO, Running, Start
 from tests.waiting import until
+
+CAT = (ROOT / "tests/cat.jpg").read_bytes()  # plainly a cat, so that the answer is not "unsure"
+KEY = "a key of the replicas"
+CATS = Predicted(datetime.now(UTC), "cats", unsure=False, model=b"")
 
 
 def tell(server: Running, id_: str, label: str) -> httpx.Response:
@@ -102,7 +108,7 @@ def test_a_body_larger_than_feedback_needs_is_refused(server: Running) -> None:
 def test_feedback_is_counted_by_what_was_answered_and_live_accuracy_has_its_interval(start: Start) -> None:
     server = start()
     assert "catsdogs_live_accuracy 0" not in server.http.get("/metrics").text
-    predictions = [server.predict().json() for _ in range(4)]
+    predictions = [server.predict(CAT).json() for _ in range(4)]
     said = predictions[0]["predicted_label"]
     other = {"cats": "dogs", "dogs": "cats"}[said]
     for prediction, label in zip(predictions, (said, said, said, other), strict=True):
@@ -160,38 +166,66 @@ def test_neither_file_names_nor_ids_of_clients_get_into_the_journal(start: Start
     assert "secret" not in text
     assert "my cat" not in text
     assert "127.0.0.1" not in text
-    assert all(re.fullmatch("[0-9a-f]{32}", line.id) for line in noted(tmp_path))
+    assert all(FORM.fullmatch(line.id) for line in noted(tmp_path))
 
 
 def test_feedback_is_about_the_service_s_id_whatever_ids_clients_send(start: Start, tmp_path: Path) -> None:
     server = start(journal=str(tmp_path))
-    other = encoded(blobs(2), "PNG")
-    ours = server.predict().json()
-    results = batch(server, "1", ours["id"]) + batch(server, "1", data=other)
+    ours = server.predict(CAT).json()
+    results = [*batch(server, "1", ours["id"], data=CAT), *batch(server, "1", data=encoded(blobs(2), "PNG"))]
     written(server, 4)
     for id_ in ("1", str(results[0]["client_id"])):
         assert tell(server, id_, "cats").json()["code"] == "unknown_prediction"
     for prediction in (ours, *results):
         answer = tell(server, str(prediction["id"]), "cats").json()
         assert answer["predicted_label"] == prediction["predicted_label"]
-    assert server.metric("catsdogs_live_feedback") == 4
-    restarted = start(journal=str(tmp_path))
-    assert tell(restarted, "1", "cats").json()["code"] == "unknown_prediction"
+    assert server.metric("catsdogs_live_feedback") == 3  # of blobs it is not sure
 
 
-def test_a_restart_knows_what_came_before_and_counts_a_second_feedback_in_place_of_the_first(
-    start: Start, tmp_path: Path
-) -> None:
-    first = start(journal=str(tmp_path))
-    ours = first.predict().json()
-    theirs = str(batch(first, "theirs")[0]["id"])
+def test_another_replica_and_a_restarted_one_take_feedback_if_they_share_the_key(start: Start) -> None:
+    first, second, stranger = start(id_key=KEY), start(id_key=KEY), start(id_key=KEY[::-1])
+    ours = first.predict(CAT).json()
+    for replica in (first, second, start(id_key=KEY)):
+        answer = tell(replica, ours["id"], ours["predicted_label"])
+        assert (answer.status_code, answer.json()["correct"]) == (200, True)
+        assert replica.metric("catsdogs_live_feedback") == 1
+    for replica in (stranger, start()):
+        assert tell(replica, ours["id"], "cats").json()["code"] == "unknown_prediction"
+        assert replica.metric("catsdogs_live_feedback") == 0
+
+
+def test_replicas_with_one_journal_count_a_prediction_once_after_a_restart(start: Start, tmp_path: Path) -> None:
+    first, second = (start(journal=str(tmp_path), id_key=KEY) for _ in range(2))
+    one, other = first.predict(CAT).json(), second.predict(CAT).json()
+    said = one["predicted_label"]
+    for replica in (second, first):
+        for each in (one, other):
+            tell(replica, each["id"], said)
+    written(first, 3)
+    written(second, 3)
+    assert start(journal=str(tmp_path), id_key=KEY).metric("catsdogs_live_feedback") == 2
+
+
+def test_a_forged_id_is_refused_and_counts_for_nothing(start: Start) -> None:
+    server = start()
+    id_ = server.predict().json()["id"]
+    forged = f"{int(id_, 16) ^ 1 << 90:0{len(id_)}x}"  # the answer in it, say
+    for wrong in (forged, id_.upper()):
+        assert tell(server, wrong, "cats").json()["code"] == "unknown_prediction"
+    assert server.metric("catsdogs_live_feedback") == 0
+
+
+def test_a_restart_counts_a_second_feedback_in_place_of_the_first(start: Start, tmp_path: Path) -> None:
+    first = start(journal=str(tmp_path), id_key=KEY)
+    ours = first.predict(CAT).json()
+    theirs = str(batch(first, "theirs", data=CAT)[0]["id"])
     said = ours["predicted_label"]
     other = {"cats": "dogs", "dogs": "cats"}[said]
     tell(first, ours["id"], said)
     tell(first, theirs, other)
     written(first, 4)
-    second = start(journal=str(tmp_path))
-    assert second.metric("catsdogs_live_accuracy") == 0.5
+    second = start(journal=str(tmp_path), id_key=KEY)
+    until(lambda: second.metric("catsdogs_live_accuracy") == 0.5)
     assert tell(second, theirs, said).json()["correct"] is True
     assert tell(second, ours["id"], said).status_code == 200
     assert second.metric("catsdogs_live_accuracy") == 1
@@ -199,30 +233,18 @@ def test_a_restart_knows_what_came_before_and_counts_a_second_feedback_in_place_
 
 def test_lines_of_the_journal_that_cannot_be_read_are_passed_over(start: Start, tmp_path: Path) -> None:
     first = start(journal=str(tmp_path))
-    ours = first.predict().json()
-    written(first, 1)
+    ours = first.predict(CAT).json()
+    tell(first, ours["id"], ours["predicted_label"])
+    written(first, 2)
     with (tmp_path / journal.name(1)).open("ab") as file:
         file.write(b'{"type": "prediction"}\nnot JSON\n')
     second = start(journal=str(tmp_path))
-    assert tell(second, ours["id"], ours["predicted_label"]).status_code == 200
-
-
-def test_feedback_right_after_the_start_waits_for_the_journal_to_be_read(start: Start, tmp_path: Path) -> None:
-    first = start(journal=str(tmp_path))
-    id_ = first.predict().json()["id"]
-    written(first, 1)
-    path = tmp_path / journal.name(1)
-    line = path.read_bytes()
-    # So much that reading it takes longer than getting ready.
-    many = b"".join(line.replace(id_.encode(), uuid.uuid4().hex.encode()) for _ in range(40_000))
-    path.write_bytes(line + many)
-    assert tell(start(journal=str(tmp_path)), id_, "cats").status_code == 200
+    until(lambda: second.metric("catsdogs_live_feedback") == 1)
 
 
 def test_a_journal_that_hangs_keeps_nobody_from_an_answer_or_from_feedback_on_it(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feedbacks, "READ_BACK_SECONDS", 0.2)
     answers = threading.Event()  # the network's disk
 
     def recent(folder: Path, max_bytes: int) -> Iterator[journal.Line | journal.Unreadable]:
@@ -231,14 +253,12 @@ def test_a_journal_that_hangs_keeps_nobody_from_an_answer_or_from_feedback_on_it
 
     monkeypatch.setattr(journal, "recent", recent)
     server = start(journal=str(tmp_path))
-    prediction = server.predict().json()
+    prediction = server.predict(CAT).json()
     assert tell(server, prediction["id"], "cats").status_code == 200
-    answer = tell(server, "from before the start, perhaps", "cats")
-    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
-    assert int(answer.headers["retry-after"]) > 0
+    assert tell(server, "from before the start, perhaps", "cats").status_code == 404
     answers.set()
-    until(lambda: tell(server, "from before the start, perhaps", "cats").status_code == 404)
     written(server, 2)
+    assert server.metric("catsdogs_live_feedback") == 1
 
 
 def test_a_journal_that_cannot_be_read_back_is_said_and_written_all_the_same(
@@ -293,39 +313,56 @@ def test_drift_is_told_once_there_are_enough_pictures_and_begins_anew_with_a_mod
     assert "catsdogs_drift_psi{" not in server.http.get("/metrics").text
 
 
-def test_memory_is_bounded_and_keeps_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feedbacks, "REMEMBERED", 100)
+def test_the_live_accuracy_is_of_the_last_feedbacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedbacks, "LIVE", 10)
-    memory = RecentPredictions()
+    live = LiveAccuracy()
+    assert live.share() is None
     for number in range(1000):
-        memory.predicted(str(number), "cats")
-    known = [number for number in range(1000) if memory.label(str(number))]
-    assert known == list(range(1000 - len(known), 1000))
-    assert 100 <= len(known) <= 200
-    assert memory.accuracy() is None
-    for number in range(980, 990):
-        memory.told(str(number), "dogs")
-    for number in range(990, 1000):
-        memory.told(str(number), "cats")
-    accuracy = memory.accuracy()
+        live.tell(str(number), CATS, "cats" if number >= 990 else "dogs")
+    accuracy = live.share()
     assert accuracy is not None
-    assert accuracy.value == 1
-    memory.told("unknown", "dogs")
-    assert memory.accuracy() == accuracy
+    assert (accuracy.value, live.feedback) == (1, 10)
 
 
 def test_what_came_while_the_journal_was_read_is_later_than_what_was_in_it() -> None:
-    before, later = RecentPredictions(), RecentPredictions()
-    before.predicted("a", "cats")
-    before.told("a", "dogs")
-    before.predicted("b", "cats")
-    later.predicted("b", "dogs")
-    later.told("b", "dogs")
+    before, later = LiveAccuracy(), LiveAccuracy()
+    before.tell("a", CATS, "dogs")
+    before.tell("b", CATS, "dogs")
+    later.tell("b", CATS, "cats")
     before.follow(later)
-    assert (before.label("a"), before.label("b")) == ("cats", "dogs")
-    accuracy = before.accuracy()
+    accuracy = before.share()
+    assert accuracy is not None
+    assert (accuracy.value, before.feedback) == (0.5, 2)
+    withdrawn = LiveAccuracy()
+    withdrawn.tell("b", CATS, "both")
+    before.follow(withdrawn)
+    assert before.feedback == 1
+
+
+def test_live_accuracy_is_of_answers_to_pictures_of_one_animal() -> None:
+    live = LiveAccuracy()
+    live.tell("answered", CATS, "cats")
+    live.tell("unsure", CATS._replace(unsure=True), "cats")
+    live.tell("changed", CATS, "cats")
+    assert live.feedback == 2
+    live.tell("changed", CATS, "neither")
+    assert live.feedback == 1
+    live.tell("changed", CATS, "dogs")
+    accuracy = live.share()
     assert accuracy is not None
     assert accuracy.value == 0.5
+
+
+def test_neither_and_both_are_counted_and_were_neither_right_nor_wrong(start: Start, tmp_path: Path) -> None:
+    server = start(journal=str(tmp_path))
+    for label in ("neither", "both"):
+        prediction = server.predict(CAT).json()
+        answer = tell(server, prediction["id"], label.upper()).json()
+        assert (answer["label"], answer["predicted_label"], answer["correct"]) == (label, "cats", None)
+        assert server.metric(f'catsdogs_feedback_total{{actual="{label}",predicted="cats"}}') == 1
+    assert server.metric("catsdogs_live_feedback") == 0
+    written(server, 4)
+    assert [line.label for line in noted(tmp_path) if isinstance(line, FeedbackLine)] == ["neither", "both"]
 
 
 def test_the_example_of_the_documentation_is_what_is_answered(server: Running) -> None:

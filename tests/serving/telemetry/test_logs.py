@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import re
 import threading
 
 import pytest
@@ -38,6 +39,39 @@ def test_lines_that_nobody_reads_are_dropped_and_counted_not_kept(monkeypatch: p
     handler.close()
     said = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
     assert said == ["first", *(f"line {number}" for number in range(10)), "15 lines lost"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_lines_are_for_people() -> None:
+    stream = Terminal()
+    handler = logs.Handler(stream)
+    logger = logging.Logger("catsdogs")
+    logger.addHandler(handler)
+    logger.info("stopped")
+    logger.error("the model is refused", extra={"fields": {"reason": "m.onnx: not a model", "serving": None}})
+    logger.info("ready", extra={"fields": {"model": "1.2", "model_file": "m.onnx"}})
+    try:
+        raise ValueError("odd")
+    except ValueError:
+        logger.exception("a request failed", extra={"fields": {"request_id": "17"}})
+    other = logging.Logger("uvicorn.error")
+    other.addHandler(handler)
+    other.info("Application startup complete.")
+    other.warning("Invalid HTTP request received.")
+    handler.close()
+    lines = stream.getvalue().splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in (*lines[:4], lines[-1]))
+    assert [line[9:] for line in lines[:4]] == [
+        "stopped",
+        "error: the model is refused: m.onnx: not a model",
+        "ready: model 1.2, model file m.onnx",
+        "error: a request failed: request id 17",
+    ]
+    assert lines[-2:] == ["ValueError: odd", f"{lines[-1][:9]}warning: Invalid HTTP request received."]
 
 
 def test_a_record_that_cannot_be_formatted_ends_no_logs() -> None:

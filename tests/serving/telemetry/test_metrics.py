@@ -28,6 +28,7 @@ def test_every_known_code_route_and_answer_is_there_from_the_start_at_0() -> Non
     assert values(first, "catsdogs_predictions_total") == {
         f'label="{label}",verdict="{verdict}"': 0 for label in ("cats", "dogs") for verdict in (label, "unsure")
     }
+    assert values(first, "catsdogs_second_looks_total") == {"": 0}
     requests = values(first, "http_requests_total")
     assert len(requests) == len([*(endpoint.route for endpoint in ENDPOINTS), *pages.ROUTES])
     assert requests['method="POST",route="/predict",status="200"'] == 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving.telemetry.traces import Trace
+from serving.telemetry.traces import Trace, endpoint
 from tests.conftest import ROOT
 from tests.serving.conftest import Running, Start
 from tests.waiting import until
@@ -153,6 +153,23 @@ def test_a_collector_that_is_down_costs_one_line_of_the_log(
     assert [server.predict().status_code for _ in range(5)] == [200] * 5
     server.service.exporter.close()  # type: ignore[union-attr]  # what is left is sent
     assert told() == 1
+
+
+BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "address"),
+    [
+        ({}, ""),
+        (BASE, "http://collector:4318/v1/traces"),
+        (BASE | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://other:4318/x"}, "http://other:4318/x"),
+        (BASE | {"OTEL_SDK_DISABLED": "TRUE"}, ""),
+        (BASE | {"OTEL_TRACES_EXPORTER": "none"}, ""),
+    ],
+)
+def test_where_spans_go_is_what_opentelemetry_s_variables_say(environment: dict[str, str], address: str) -> None:
+    assert endpoint(environment) == address
 
 
 def test_without_a_collector_nothing_is_imported() -> None:

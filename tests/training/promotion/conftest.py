@@ -30,29 +30,33 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def test_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder data/ after prepare, with photos of the test side only."""
+    """The folder data/ after the split, with photos of the test side only."""
     data = tmp_path_factory.mktemp("test side") / "data"
-    rows = ["path,label,side,sha256"]
+    rows = ["path,label,collection,side,sha256"]
     for photo in range(2 * EACH):
         label = "cats" if photo < EACH else "dogs"
         picture = np.full((SIZE, SIZE, 3), (photo // 2, 90, BLUE), np.uint8)
         picture[::2, :, 0] += photo % 2
-        path = data / "processed_split" / "test" / label / f"{photo:020}.png"
+        path = data / "raw" / "drawn" / f"{photo}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path, compress_level=1)
-        rows.append(f"{photo}.jpg,{label},test,{photo:064x}")
+        rows.append(f"drawn/{photo}.png,{label},drawn,test,{photo:020}{'0' * 44}")
     (data / "split.csv").write_text("\n".join(rows) + "\n")
     return data
 
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path, test_side: Path) -> Path:
-    """A folder where the pipeline has prepared a test side, with a registry of its own."""
+    """A folder where the pipeline has split off a test side, with a registry of its own."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     shutil.copy(ROOT / "params.yaml", tmp_path)
+    # Links save a second for each test; the table is one that tests write to.
     shutil.copytree(test_side, tmp_path / "data", copy_function=lambda source, to: Path(to).hardlink_to(source))
+    table = tmp_path / "data" / "split.csv"
+    table.unlink()
+    shutil.copy(test_side / "split.csv", table)
     return tmp_path
 
 
@@ -79,9 +83,9 @@ def make(work: Path) -> Make:
 
 @pytest.fixture
 def others(work: Path) -> Path:
-    """Photos of 100 other things, where params.yaml says they are."""
+    """Photos of other things, where params.yaml says they are; a file is asked about a hundred of them or so."""
     folder = work / "data" / "sources" / "not-pets.zip"
     folder.mkdir(parents=True)
-    for photo in range(100):
-        Image.new("RGB", (SIZE, SIZE), (photo * 2, 90, 200)).save(folder / f"{photo}.png")
+    for photo in range(500):
+        Image.new("RGB", (32, 32), (photo // 2, 90, 200 + photo % 2)).save(folder / f"{photo}.png")
     return folder

@@ -16,12 +16,13 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from shared import contract, exam
-from shared.contract import Contract, Histogram, Precision, Provenance, Reference, Unsure
+from shared.contract import Contract, Histogram, Precision, Provenance, Reference, SecondLook, Unsure
 from shared.files import write_json, write_whole
 from shared.pixels import SIZE
+from shared.second_look import INPUT, Network
 from tests.conftest import blobs, encoded
 from training import cli, split, stage
-from training.graph import runner
+from training.graph import SUREST, Runner, merged
 from training.promotion import registry
 from training.promotion.files import NAME
 from training.promotion.served import SERVED
@@ -39,15 +40,20 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
     work: int = 0  # convolutions
     stranger: float = 130.0  # blue from which a picture is unfamiliar
     close_call: float = 0.503
+    sure: float = 0.0  # probability from which the first look's answer stands
+    wrong_again: int = 0  # cats that the second look has wrong
     questions: int = 2
     tolerance: float = 0.05
 
     def graph(self) -> onnx.ModelProto:
         """The model without a contract."""
+        return merged(self._look(self.wrong, self.work), self._look(self.wrong_again, 0))
+
+    def _look(self, wrong: int, work: int) -> onnx.ModelProto:
         constants: dict[str, npt.NDArray[Any]] = {
             "red": np.array([0], np.int64),
             "blue": np.array([2], np.int64),
-            "threshold": np.array((EACH - 0.5 - self.wrong) / 2, np.float32),
+            "threshold": np.array((EACH - 0.5 - wrong) / 2, np.float32),
             "stranger": np.array(self.stranger, np.float32),
             "axes": np.array([1, 2, 3], np.int64),
             "two": np.array([[-self.steepness, self.steepness]], np.float32),
@@ -55,11 +61,13 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
             "seven": np.array([1, 7, 7], np.int64),
             "padding": np.random.default_rng(0).random(self.padding // 4, np.float32),
             "no": np.array(0, np.float32),
+            "bound": np.array(SUREST, np.float32),
+            "other bound": np.array(-SUREST, np.float32),
         }
-        if self.work:
+        if work:
             constants["kernel"] = np.full((3, 3, 3, 3), 1e-9, np.float32)
         nodes = [
-            helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", [INPUT], ["float"], to=TensorProto.FLOAT),
             helper.make_node("Gather", ["float", "red"], ["reds"], axis=3),
             helper.make_node("Gather", ["float", "blue"], ["blues"], axis=3),
             helper.make_node("ReduceMean", ["reds", "axes"], ["mean"], keepdims=0),
@@ -71,7 +79,7 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
             helper.make_node("Transpose", ["float"], ["work 0"], perm=[0, 3, 1, 2]),
             *(
                 node
-                for n in range(self.work)
+                for n in range(work)
                 for node in (
                     helper.make_node("Conv", [f"work {n}", "kernel"], [f"work {n + 1}"], pads=[1, 1, 1, 1]),
                     helper.make_node("ReduceMean", [f"work {n + 1}", "axes"], [f"done {n}"], keepdims=0),
@@ -79,11 +87,12 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
                     helper.make_node("Add", [f"excess {n}", f"none {n}"], [f"excess {n + 1}"]),
                 )
             ),
-            helper.make_node("Unsqueeze", [f"excess {self.work}", "column"], ["columns"]),
+            helper.make_node("Unsqueeze", [f"excess {work}", "column"], ["columns"]),
             helper.make_node("Mul", ["columns", "two"], ["logits"]),
             helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
             helper.make_node("Sub", ["stranger", "mean blue"], ["pet-like"]),
-            helper.make_node("Sigmoid", ["pet-like"], ["familiarity"]),
+            helper.make_node("Clip", ["pet-like", "other bound", "bound"], ["bounded"]),
+            helper.make_node("Sigmoid", ["bounded"], ["familiarity"]),
             helper.make_node("Unsqueeze", ["columns", "column"], ["places"]),
             helper.make_node("Expand", ["places", "seven"], ["evidence"]),
         ]
@@ -96,7 +105,7 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
             helper.make_graph(
                 nodes,
                 "redness",
-                [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", SIZE, SIZE, 3])],
+                [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["n", SIZE, SIZE, 3])],
                 [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
                 [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
             ),
@@ -104,7 +113,7 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
             ir_version=10,
         )
 
-    def contract(self, run: exam.Run, precision: Precision, **provenance: str) -> Contract:
+    def contract(self, network: Network, precision: Precision, **provenance: str) -> Contract:
         """What the model says about itself."""
         histogram = Histogram(edges=(0.0, 1.0), counts=(1,))
         given = {
@@ -115,21 +124,23 @@ class Redness(msgspec.Struct, frozen=True, kw_only=True):
             "created": "2026-11-23T00:00:00+00:00",
         }
         pictures = {f"blobs {seed}.png": encoded(blobs(seed), "PNG") for seed in range(self.questions)}
+        how = SecondLook(sure=self.sure, familiar=0.0, side=SIZE, crops=(1.0,), temperature=1.0)
         return Contract(
             version=f"2026.11.23-redness-{precision}",
             architecture="redness",
             precision=precision,
             temperature=1.0,
+            second_look=how,
             unsure=Unsure(close_call=self.close_call, unfamiliar=0.5),
             provenance=Provenance(**given | provenance),
             reference=Reference(confidence=histogram, brightness=histogram, familiarity=histogram),
-            exam=exam.write(pictures, run, dict.fromkeys(pictures, self.tolerance)),
+            exam=exam.write(pictures, network, how, dict.fromkeys(pictures, self.tolerance)),
         )
 
     def file(self, precision: Precision = "fp32", **provenance: str) -> bytes:
         """The finished file, as evaluate writes it."""
         model = self.graph()
-        text = contract.dumps(self.contract(runner(model.SerializeToString()), precision, **provenance))
+        text = contract.dumps(self.contract(Runner(model.SerializeToString()), precision, **provenance))
         helper.set_model_props(model, {contract.METADATA_KEY: text})
         data: bytes = model.SerializeToString()
         return data

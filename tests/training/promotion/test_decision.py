@@ -27,6 +27,7 @@ def answers(
         right=right,
         answered=np.arange(1300) < 1300 - unsure,
         losses=np.full(1300, loss),
+        again=np.zeros(1300, bool),
         seconds=np.full(1300, seconds),
         others_unsure=np.arange(300) >= others,
     )
@@ -77,7 +78,7 @@ def test_a_figure_worse_than_an_earlier_version_s_keeps_out_but_not_its_cost() -
 
 
 def test_a_few_photos_prove_nothing() -> None:
-    few = Answers(90, *(np.ones(100, bool),) * 2, np.zeros(100), np.ones(100), np.ones(0, bool))
+    few = Answers(90, *(np.ones(100, bool),) * 2, np.zeros(100), np.zeros(100, bool), np.ones(100), np.ones(0, bool))
     found = decide([], against(few, few), [], level_of(1))
     assert not found.promote
     assert "accuracy may be worse by" in found.reason

@@ -16,7 +16,6 @@ import msgspec
 import onnx
 import pytest
 
-from serving.model import session as serving
 from shared import contract
 from shared.contract import Contract, Precision
 from shared.files import write_whole
@@ -25,8 +24,9 @@ from tests.conftest import ROOT
 from tests.training.promotion.conftest import Make
 from tests.training.promotion.redness import Redness, champion, client, done, place, refused, served, state, tags
 from training import stage, tracking
+from training.graph import Runner
 from training.promotion import registry
-from training.promotion.files import read
+from training.promotion.files import read, read_contract
 from training.promotion.promote import PIPELINE
 from training.promotion.served import SERVED, exclusive
 
@@ -49,7 +49,7 @@ def test_the_first_candidate_is_champion_and_every_file_names_its_version(make: 
     assert "promote: no champion can serve" in done("promote")
     assert champion() == "cats-dogs/1"
     assert sorted(served()) == ["cats-dogs.fp32.json", "cats-dogs.fp32.onnx"]
-    assert serving.load(SERVED / "cats-dogs.fp32.onnx").contract.provenance.registry == "cats-dogs/1"
+    assert read_contract((SERVED / "cats-dogs.fp32.onnx").read_bytes()).provenance.registry == "cats-dogs/1"
     assert json.loads(served()["cats-dogs.fp32.json"])["registry"] == "cats-dogs/1"
     assert tags(1)["sha256_fp32"] == hashlib.sha256(made).hexdigest()
     assert tags(1)["decision"] == "promoted"
@@ -105,14 +105,14 @@ def test_files_that_are_no_model_stop_the_comparison_instead_of_losing_it(make: 
     assert "serving/models: not a model of this project" in refused("promote")
     assert "not a model of this project" in refused("rollback")
     done("restore", "1")
-    assert serving.load(SERVED / "cats-dogs.fp32.onnx").contract.provenance.registry == "cats-dogs/1"
+    assert read_contract((SERVED / "cats-dogs.fp32.onnx").read_bytes()).provenance.registry == "cats-dogs/1"
     assert "keep out" in done("promote")
 
 
 def test_a_champion_that_fails_its_exam_here_stops_the_comparison(make: Make) -> None:
     place(GOOD)
     path = SERVED / "cats-dogs.fp32.onnx"
-    questions = serving.load(path).contract.exam.questions
+    questions = read_contract(path.read_bytes()).exam.questions
     wrong = tuple(msgspec.structs.replace(question, familiarity=0.0) for question in questions)
     contradict(path, exam=contract.Exam(wrong, 0.05))
     make(BAD)
@@ -145,7 +145,7 @@ def test_a_significantly_better_candidate_wins_though_it_is_larger(make: Make) -
     assert "promote: significantly better in accuracy" in done("promote")
     assert champion() == "cats-dogs/2"
     assert tags(2)["previous_champion"] == "1"
-    assert serving.load(SERVED / "cats-dogs.fp32.onnx").contract.provenance.registry == "cats-dogs/2"
+    assert read_contract((SERVED / "cats-dogs.fp32.onnx").read_bytes()).provenance.registry == "cats-dogs/2"
 
 
 def test_an_equal_and_smaller_candidate_wins(make: Make) -> None:
@@ -212,20 +212,40 @@ def test_wider_tolerances_and_what_is_not_compared_are_said(make: Make) -> None:
     assert champion() == "cats-dogs/2"
 
 
-def cells(**wrong: float) -> dict[str, object]:
-    return {"robustness": {name: {"wrong_when_answered": {"value": value}} for name, value in wrong.items()}}
+def cells(severity: int = 3, **wrong: float) -> dict[str, dict[str, object]]:
+    return {
+        "robustness": {
+            f"{name} {severity}": {"severity": severity, "wrong_when_answered": {"value": value}}
+            for name, value in wrong.items()
+        }
+    }
 
 
 def test_robustness_is_compared_cell_by_cell(make: Make) -> None:
     make(GOOD, report=cells(dark=0.01, upside_down=0.01))
     done("promote")
     make(SMALLER, report=cells(dark=0.01, upside_down=0.03))
-    assert "keep out: against cats-dogs/1: robustness: upside_down may be worse by +2.00%" in done("promote")
+    assert "keep out: against cats-dogs/1: robustness: upside_down 3 may be worse by +2.00%" in done("promote")
     make(Redness(padding=4400), report=cells(dark=0.01))
-    assert "keep out: against cats-dogs/1: robustness is not reported for upside_down" in done("promote")
+    assert "keep out: against cats-dogs/1: robustness is not reported for upside_down 3" in done("promote")
     make(Redness(padding=4800), report=cells(dark=0.02, upside_down=0.01))
     done("promote")
     assert champion() == "cats-dogs/4"
+
+
+def test_robustness_is_compared_where_corruption_is_of_severity_3_only(make: Make) -> None:
+    make(GOOD, report=cells(dark=0.01))
+    done("promote")
+    make(SMALLER, report={"robustness": cells(dark=0.01)["robustness"] | cells(5, dark=0.5)["robustness"]})
+    assert "promote: " in done("promote")
+
+
+def test_a_file_answers_with_its_second_look(make: Make) -> None:
+    place(Redness(wrong=16))
+    make(Redness(wrong=16, sure=0.6, wrong_again=0))  # sees the 16 once more, and knows better
+    output = done("promote")
+    assert "promote: significantly better in accuracy" in output
+    assert re.search(r"accuracy +96.36% +100.00%", output)
 
 
 def test_eight_creeping_candidates_do_not_add_up(make: Make) -> None:
@@ -252,9 +272,10 @@ def test_each_attempt_on_a_test_side_needs_more_and_another_side_begins_anew(mak
     make(Redness(padding=44_000))
     output = done("promote")  # p = 0.0039 would have been enough the first time
     assert "keep out: neither significantly better (p below 0.00083)" in output
-    next((stage.PREPARED / "test" / "dogs").iterdir()).unlink()
+    stage.SPLIT.write_text("".join(stage.SPLIT.read_text().splitlines(keepends=True)[:-1]))
+    make(Redness(padding=44_000))
     assert "promote: significantly better in accuracy (p = 0.0039)" in done("promote")
-    assert tags(5)["attempt"] == "1"
+    assert tags(6)["attempt"] == "1"
 
 
 def test_a_version_that_was_rolled_back_stays_out_until_told(make: Make) -> None:
@@ -303,7 +324,7 @@ def test_the_int8_file_is_what_is_compared_and_both_are_shipped(make: Make) -> N
     done("promote")
     assert champion() == "cats-dogs/2"
     assert sorted(served()) == [f"cats-dogs.{p}.{s}" for p in ("fp32", "int8") for s in ("json", "onnx")]
-    loaded = serving.load(SERVED / "cats-dogs.int8.onnx").contract
+    loaded = read_contract((SERVED / "cats-dogs.int8.onnx").read_bytes())
     assert (loaded.precision, loaded.provenance.registry) == ("int8", "cats-dogs/2")
     assert int(tags(2)["candidate_bytes"]) == size
     make(SMALLER)  # a version without int8 leaves no int8 of another behind
@@ -328,6 +349,7 @@ def test_the_registry_s_model_is_an_mlflow_model_with_its_signature(make: Make) 
     assert {entry.key for entry in model.metadata_props} == {contract.METADATA_KEY}
     signature = mlflow.models.get_model_info("models:/cats-dogs@champion").signature
     assert signature is not None
+    assert [tensor.name for tensor in signature.inputs] == ["image", "again"]
     assert [tensor.name for tensor in signature.outputs] == ["probabilities", "evidence", "familiarity"]
 
 
@@ -369,7 +391,7 @@ def test_a_candidate_that_must_not_serve_is_refused_and_not_registered(make: Mak
     contradict(path, pixels="0" * 64)
     is_refused("another procedure")
     again()
-    contradict(path, exam=msgspec.structs.replace(serving.load(path).contract.exam, questions=()))
+    contradict(path, exam=msgspec.structs.replace(read_contract(path.read_bytes()).exam, questions=()))
     is_refused("fails its exam")
     again()
     path.write_bytes(path.read_bytes()[:200])
@@ -377,7 +399,7 @@ def test_a_candidate_that_must_not_serve_is_refused_and_not_registered(make: Mak
     again(split_digest="1" * 64)
     is_refused("another split")
     again()
-    contradict(path, provenance=GOOD.contract(serving.load(path).run, precision, mlflow_run_id="e" * 32).provenance)
+    contradict(path, provenance=GOOD.contract(Runner(path.read_bytes()), precision, mlflow_run_id="e" * 32).provenance)
     is_refused("come from different training runs")
     again()
     PIPELINE[precision][1].unlink()
@@ -387,8 +409,8 @@ def test_a_candidate_that_must_not_serve_is_refused_and_not_registered(make: Mak
 def test_without_a_candidate_or_photos_it_says_what_to_run(make: Make) -> None:
     assert "run `catsdogs evaluate` first" in refused("promote")
     make()
-    shutil.rmtree(stage.PREPARED)
-    assert "run `catsdogs prepare` first" in refused("promote")
+    shutil.rmtree(stage.RAW)
+    assert "run `catsdogs fetch` again" in refused("promote")
 
 
 def test_a_champion_for_pixels_of_another_time_is_held_against_its_recorded_figures(
@@ -410,6 +432,30 @@ def test_a_champion_for_pixels_of_another_time_is_held_against_its_recorded_figu
     done("promote")
     assert champion() == "cats-dogs/3"
     assert "cats-dogs/1 must not serve" in refused("rollback")
+
+
+def test_a_champion_of_an_older_schema_is_held_against_its_recorded_figures(make: Make) -> None:
+    recorded = {"pictures": 440, "accuracy": {"value": 0.99, "low": 0.98, "high": 1.0}, "log_loss": 0.3}
+    place(GOOD)
+    path = SERVED / "cats-dogs.fp32.onnx"
+    model = onnx.load(path)
+    document = json.loads(model.metadata_props[0].value)
+    document |= {"schema": 1, "test": recorded | {"confusion": [[218, 2], [2, 218]]}}
+    del document["second_look"]
+    for question in document["exam"]["questions"]:
+        del question["closer"]
+    model.metadata_props[0].value = json.dumps(document)
+    onnx.save(model, path)
+    make(BAD)
+    output = done("promote")
+    assert "cats-dogs/1 can no longer serve: its contract" in output
+    assert "keep out: accuracy is 96.36%, the champion's contract says 99.00%" in output
+    make(GOOD, created="2026-11-30T00:00:00+00:00")
+    assert "promote: no champion can serve" in done("promote")
+    assert champion() == "cats-dogs/3"
+    make(SMALLER)
+    assert "cats-dogs/1: not compared, its contract" in done("promote")
+    assert champion() == "cats-dogs/4"
 
 
 def test_a_version_whose_files_are_lost_or_changed_is_an_error(make: Make, work: Path) -> None:

@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from serving.model import session as serving
 from tests.training.promotion.conftest import Make
 from tests.training.promotion.redness import Redness, champion, client, done, refused, served, tags
 from training.promotion import registry
+from training.promotion.files import read_contract
 from training.promotion.served import SERVED
 
 
@@ -44,7 +44,7 @@ def test_any_version_can_be_restored_and_rolled_back_from(three: list[dict[str, 
     make(Redness(wrong=40))
     assert "keep out" in done("promote")
     done("restore", "4")  # a person decides
-    assert serving.load(SERVED / "cats-dogs.fp32.onnx").contract.provenance.registry == "cats-dogs/4"
+    assert read_contract((SERVED / "cats-dogs.fp32.onnx").read_bytes()).provenance.registry == "cats-dogs/4"
     done("rollback")
     assert champion() == "cats-dogs/3"
 
@@ -95,7 +95,7 @@ def test_a_version_that_fails_its_exam_here_is_not_restored(make: Make, monkeypa
         raise ValueError("no")
 
     with monkeypatch.context() as here:
-        here.setattr("shared.exam.pixels", another_decoder)
+        here.setattr("shared.exam.decode", another_decoder)
         assert "cats-dogs/1 must not serve: it does not run (no)" in refused("restore", "1")
         assert "cats-dogs/1 must not serve" in refused("rollback")
     assert (champion(), served()) == ("cats-dogs/2", before)

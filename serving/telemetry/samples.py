@@ -1,0 +1,158 @@
+"""Samples: which pictures are kept to be learned from, and the thread that writes them.
+
+Nothing of it is on a request's path: what is kept waits in memory until the thread has written it, and is dropped, and
+counted, when too much waits.
+"""
+
+import random
+import re
+import time
+from collections import OrderedDict
+from typing import Final, NamedTuple
+
+import msgspec
+
+from serving import ids
+from serving.settings import Settings
+from serving.telemetry import stores
+from serving.telemetry.logs import SERVICE
+from serving.telemetry.writer import LineWriter
+from shared.contract import Actual
+from shared.journal import PredictionLine
+from shared.samples import SUFFIX, TOMBSTONE, Reason, Sample, encode
+
+NAME: Final = re.compile(ids.FORM.pattern + re.escape(SUFFIX))
+# Pictures that wait to be written, and that wait for feedback: 19 and 30 MB.
+MAX_UNWRITTEN: Final = 128
+MAX_HELD: Final = 200
+HELD_SECONDS: Final = 600.0
+
+
+class Kept(NamedTuple):
+    """A picture and what is known of it; ``at`` is when it was answered, on the monotonic clock."""
+
+    at: float
+    pixels: bytes
+    sample: Sample
+
+
+class Samples(LineWriter[Kept]):
+    """Keeps samples, from `start` to `close`; all methods but those of the thread are for one event loop.
+
+    ``written`` counts samples on disk, a later version of one again; ``stored`` and ``stored_bytes`` are what the store
+    holds.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Make it; nothing runs yet."""
+        super().__init__("samples", self._write_group, most=MAX_UNWRITTEN, pause=0)
+        self.written = self.stored_bytes = 0
+        self._settings = settings
+        kinds = dict(kind.partition(":")[::2] for kind in settings.sample.split(","))
+        self._unsure, self._disputed = "unsure" in kinds, "disputed" in kinds
+        self._share = float(kinds.get("random", 0))
+        self._held: OrderedDict[str, Kept] = OrderedDict()
+        self._store = stores.opened(settings.samples)
+        self._sizes: OrderedDict[str, int] = OrderedDict()  # of what is stored, oldest first
+
+    @property
+    def stored(self) -> int:
+        """Samples in the store."""
+        return len(self._sizes)
+
+    def predicted(self, line: PredictionLine, pixels: bytes) -> None:
+        """Keep the picture of a prediction, if it is one to keep, and hold it for its feedback."""
+        unsure = self._unsure and line.verdict == "unsure"
+        chosen = self._share and random.random() < self._share  # noqa: S311 - which ones is no secret
+        why: tuple[Reason, ...] = (*(("unsure",) if unsure else ()), *(("random",) if chosen else ()))
+        kept = Kept(time.monotonic(), pixels, Sample(why=why, prediction=line))
+        if why:
+            self.append(kept)
+        if self._disputed:
+            self._held[line.id] = kept
+            self._let_go()
+
+    def told(self, id_: str, label: Actual) -> None:
+        """Keep the picture that this feedback is about if it disputes the answer; add it to what is kept already."""
+        held = self._held.get(id_)
+        if held is None or held.sample.feedback == label:
+            return
+        why = held.sample.why
+        if held.sample.prediction.label != label and "disputed" not in why:
+            why = (*why, "disputed")
+        held = held._replace(sample=msgspec.structs.replace(held.sample, why=why, feedback=label))
+        self._held[id_] = held
+        if why:
+            self.append(held)
+
+    def tidy(self) -> None:
+        """Let go of what has waited for feedback for too long, and have the caps looked at; call now and then."""
+        self._let_go()
+        self.wake()
+
+    def close(self) -> int:
+        """Write what waits, and stop; returns how many are lost."""
+        if lost := super().close():
+            SERVICE.error("samples are lost", extra={"fields": {"samples": lost}})
+        return lost
+
+    def _let_go(self) -> None:
+        expired = time.monotonic() - HELD_SECONDS
+        while self._held and (len(self._held) > MAX_HELD or next(iter(self._held.values())).at < expired):
+            self._held.popitem(last=False)
+
+    def _write_group(self, group: list[Kept]) -> None:
+        try:
+            if not group:  # at the start, and on `tidy`: other replicas may write there too
+                self._sizes = OrderedDict(sorted(each for each in self._store.sizes() if NAME.fullmatch(each[0])))
+                self.stored_bytes = sum(self._sizes.values())
+            for kept in group:
+                self._keep(kept)
+            self._prune()
+        except OSError as error:
+            if not self.failures:
+                SERVICE.error("samples cannot be written", extra={"fields": {"reason": error.strerror or str(error)}})
+            raise
+        if self.failures:
+            SERVICE.info("samples can be written again", extra={"fields": {"dropped_samples": self.dropped}})
+
+    def _keep(self, kept: Kept) -> None:
+        id_ = kept.sample.prediction.id
+        name, data = id_ + SUFFIX, encode(kept.pixels, kept.sample)
+        self._store.put(name, data)
+        # Looked for afterwards, since `forget` puts the tombstone first: whichever comes last, the sample is gone.
+        if self._store.exists(id_ + TOMBSTONE):
+            self._store.delete(name)
+            return
+        self.stored_bytes += len(data) - self._sizes.get(name, 0)
+        self._sizes[name] = len(data)
+        self.written += 1
+
+    def _prune(self) -> None:
+        """Delete the oldest samples while there are too many, or too many bytes, or they are too old."""
+        # A name begins with the time, so that names sort by it.
+        oldest = f"{max(0, int(time.time() - 86_400 * self._settings.samples_days)):08x}"
+        while self._sizes:
+            name, size = next(iter(self._sizes.items()))
+            if (
+                len(self._sizes) <= self._settings.samples_count
+                and self.stored_bytes <= self._settings.samples_bytes
+                and name >= oldest
+            ):
+                return
+            self._store.delete(name)
+            del self._sizes[name]
+            self.stored_bytes -= size
+
+
+def forget(address: str, id_: str) -> bool:
+    """Delete a prediction's sample for good, and leave a tombstone; returns whether there was one.
+
+    Raises:
+        OSError: the store fails.
+    """
+    store = stores.opened(address)
+    store.put(id_ + TOMBSTONE, b"")
+    there = store.exists(id_ + SUFFIX)
+    store.delete(id_ + SUFFIX)
+    return there

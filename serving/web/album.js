@@ -1,0 +1,58 @@
+// The cards on the page: which are shown, in which order; taken away, and brought back.
+
+import { FILTERS } from "./tally.js";
+
+const list = document.querySelector("#cards");
+const order = new Intl.Collator("en", { numeric: true });
+const ORDERS = {
+  newest: () => 0,
+  name: (one, other) => order.compare(one.path, other.path),
+  doubt: (one, other) => one.sureness - other.sureness,
+};
+
+export class Album {
+  cards = []; // the newest first
+  cleared = []; // those that `bringBack` brings back
+  filter = "all";
+  #order = "newest";
+
+  add(added) {
+    this.cards.unshift(...added);
+    this.cleared = [];
+    this.show("all");
+    this.arrange();
+  }
+
+  /** Those that are shown, in their order. */
+  get shown() {
+    return this.#sorted().filter(({ element }) => !element.hidden);
+  }
+
+  show(filter) {
+    this.filter = filter;
+    for (const card of this.cards) this.judge(card);
+  }
+
+  /** Show a card or not. What a person says of it does not take it away under their hands. */
+  judge(card) {
+    card.element.hidden = !FILTERS[this.filter](card);
+  }
+
+  arrange(order = this.#order) {
+    this.#order = order;
+    list.append(...this.#sorted().map(({ element }) => element));
+  }
+
+  clear() {
+    [this.cards, this.cleared] = [[], this.cards];
+    list.replaceChildren();
+  }
+
+  bringBack() {
+    this.add(this.cleared);
+  }
+
+  #sorted() {
+    return this.cards.toSorted(ORDERS[this.#order]);
+  }
+}
