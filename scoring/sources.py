@@ -249,7 +249,7 @@ def _plain_tar(path: Path) -> IO[bytes]:
         unpacked: Any = archive.fileobj
         if isinstance(unpacked, io.BufferedReader):
             return path.open("rb")
-        plain = tempfile.TemporaryFile()  # noqa: SIM115
+        plain = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         try:
             unpacked.seek(0)
             shutil.copyfileobj(unpacked, plain)

@@ -21,7 +21,7 @@ def explain(command: str, extra: str, error: ModuleNotFoundError) -> str:
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     importer = next((_package(name) for name in reversed(frames) if _package(name) != "importlib"), "")
     sources = packages_distributions()
-    # What is installed lacks its own module; what is not, whoever imports it lacks.
+    # A package that is installed lacks its own module; one that is not is lacking to the package that imports it.
     incomplete = wanted if (wanted := _package(error.name)) in sources else importer
     if incomplete in (*ROOMS, ""):
         return f"`catsdogs {command}` needs {error.name}, which comes with: {hint(extra)}"

@@ -16,7 +16,7 @@ MAX_PARTS: Final = 20
 MAX_HEADER_BYTES: Final = 4096
 # Blanks between a boundary and the end of its line; the parser takes them one by one.
 MAX_PADDING_BYTES: Final = 1000
-# Fields that an error names, and so many characters of each.
+# Fields that an error names, and the characters shown of each.
 NAMED_FIELDS: Final = 5
 NAMED_CHARACTERS: Final = 40
 # How base64 begins of JPEG, PNG, WebP, GIF, BMP and AVIF. None of them begins so itself.

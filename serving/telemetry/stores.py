@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from serving.settings import SCHEMES
 
-# What is being written has this at the end of its name. After so long it is what a killed process left.
+# Suffix of files that are being written. Older ones were left by a killed process.
 PART: Final = ".part"
 PART_SECONDS: Final = 60.0
 

@@ -1,4 +1,4 @@
-"""The dashboards' queries, for whoever sends them to a Prometheus."""
+"""The dashboards' queries, for tests that send them to a Prometheus."""
 
 import json
 from collections.abc import Iterator

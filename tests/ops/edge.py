@@ -92,7 +92,7 @@ class Load:
                 self.answers[answer.json().get("verdict") or answer.json()["code"]] += 1
 
     def more(self, count: int = 40) -> None:
-        """Wait for so many more answers."""
+        """Wait for this number of further answers."""
         wanted = self.answers.total() + count
         until(lambda: self.answers.total() >= wanted)
 

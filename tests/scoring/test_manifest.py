@@ -12,7 +12,7 @@ from scoring.sources import Entry
 
 
 class Listed:
-    """A source of so many keys."""
+    """A source with this number of keys."""
 
     address = "s3://bucket"
 

@@ -1,4 +1,4 @@
-"""How training reads its pictures: the same for whoever reads them."""
+"""How training reads its pictures: the same for every reader."""
 
 import shutil
 from pathlib import Path

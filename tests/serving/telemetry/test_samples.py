@@ -148,7 +148,7 @@ def test_a_picture_waits_for_its_feedback_a_while_and_no_longer(
 
 
 def ids_of(*ages: float) -> list[str]:
-    """Ids of predictions so many days old."""
+    """Ids of predictions of these ages, in days."""
     with pytest.MonkeyPatch.context() as patch:
         now = time.time()
         made = []
