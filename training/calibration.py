@@ -70,6 +70,32 @@ def close_call(confidence: Floats, wrong: npt.NDArray[np.bool_], error: float) -
     return float(np.nextafter(mistakes[len(mistakes) - allowed - 1], 2.0).clip(0.5, 1.0)), bound
 
 
+def surer(
+    confidence: Floats, wrong: npt.NDArray[np.bool_], between: tuple[float, float], error: float
+) -> tuple[float, float]:
+    """Smallest confidence to answer at, so that of no column's answers more than ``error`` is wrong.
+
+    One wrong answer in a column is always allowed, as few photos cannot show less.
+
+    Args:
+        confidence: the larger probability, float [n, columns]; 0 where nothing is answered anyhow.
+        wrong: whether the answer is wrong, bool [n, columns].
+        between: the least and the largest threshold; the largest holds if none keeps the bound.
+        error: the bound, 0..1.
+
+    Returns:
+        The threshold, and the largest share of a column's answers that is wrong with it.
+    """
+    least, largest = between
+    mistakes = confidence[wrong & (confidence >= least) & (confidence < largest)]
+    for threshold in (least, *np.nextafter(np.unique(mistakes), 2.0), largest):
+        answered = confidence >= threshold
+        found, given = (answered & wrong).sum(0), answered.sum(0)
+        if (found <= np.maximum(1, error * given)).all():
+            break
+    return float(threshold), float((found / given.clip(1)).max())
+
+
 def photos_needed(error: float) -> int:
     """Validation photos from which a bound of ``error`` can be shown."""
     return int(np.ceil(1 / error)) - 1

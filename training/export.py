@@ -18,7 +18,7 @@ from shared.files import write_json, write_whole
 from shared.pixels import SIZE, Pixels
 from shared.second_look import Outputs
 from training import ood, sanity, stage, tracking
-from training.familiarity import Learned, Residual
+from training.familiarity import Learned, Lesser, Residual
 from training.graph import Graph, Runner, halved, merged, parts, to_onnx, widened, with_temperatures
 from training.machine import Machine, choose_machine
 from training.models import Classifier
@@ -94,14 +94,15 @@ def _with_familiarity(
     classifier = load_trained(folder).to(machine.device)
     train_set = Pictures(stage.PREPARED / "train", side=side)
     rows, _ = features(classifier, train_set, params.familiarity_pictures, machine, f"features at {side} pixels")
+    # What shows nothing is not familiar either.
+    pictures = [each.photo().square(side) for each in others]
+    pictures += [photo.square(side) for photo in sanity.pictures().values()]
+    learned = Learned(rows, _features(classifier, pictures, machine))
     if others:
-        pictures = [each.photo().square(side) for each in others]
-        # What shows nothing is not familiar either.
-        pictures += [photo.square(side) for photo in sanity.pictures().values()]
-        return classifier.cpu(), Learned(rows, _features(classifier, pictures, machine))
+        return classifier.cpu(), learned
     val_set = Pictures(stage.PREPARED / "val", side=side)
     val_rows, _ = features(classifier, val_set, len(val_set), machine, "features of the validation pictures")
-    return classifier.cpu(), Residual(rows, val_rows, params.familiarity_dimensions)
+    return classifier.cpu(), Lesser(Residual(rows, val_rows, params.familiarity_dimensions), learned)
 
 
 def _features(classifier: Classifier, pictures: list[Pixels], machine: Machine) -> Tensor:

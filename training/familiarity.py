@@ -8,7 +8,8 @@ people and 99 % of things lie below the 3rd percentile of pets, where the residu
 Without such photos the measure is the share of a picture's deviation from the mean of the training pictures that lies
 outside their first principal components: the residual of ViM (Wang et al. 2022, https://arxiv.org/abs/2203.10807,
 section 4.1) relative to the deviation's length. A logistic curve maps it to 0..1: the median validation picture gets
-0.9, the one at the 99th percentile 0.5.
+0.9, the one at the 99th percentile 0.5. To a network that learned from few photos a blank picture may look like the
+mean of them; so a regression tells pictures that show nothing from photos, and the lesser of both counts.
 """
 
 from typing import Final
@@ -91,3 +92,16 @@ class Learned(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """Map pooled features to log-odds."""
         return nn.functional.linear(pooled, self.weight, self.bias).squeeze(1)
+
+
+class Lesser(nn.Module):
+    """The smaller of two log-odds of being familiar, float [n]: what either finds strange is strange."""
+
+    def __init__(self, one: nn.Module, other: nn.Module) -> None:
+        """Of pooled features float [n, channels]."""
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map pooled features to log-odds."""
+        return torch.minimum(self.one(pooled), self.other(pooled))

@@ -22,9 +22,11 @@ from shared.metrics import Floats
 from shared.second_look import Network, closer
 from training import audit, calibration, labels, sanity, stage, tracking
 from training.golden import golden_pictures
-from training.graph import UNCALIBRATED, Runner, branches, with_temperatures
-from training.params import Export
+from training.graph import UNCALIBRATED, Runner, branches, single_threaded, with_temperatures
+from training.params import Corrupted, Export
 from training.photographs import Photographs
+from training.pictures import evenly_spaced
+from training.robustness import when_corrupted
 from training.stage import StageError, progress
 
 CONFIDENCE_EDGES: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -104,8 +106,9 @@ def package(
             f"it takes {needed:,} validation photos, and there are {len(found.labels):,}"
         )
     model = with_temperatures(model, fitted.temperature, fitted.second_look.temperature)
-    network = Runner(model.SerializeToString())
+    network = single_threaded(model.SerializeToString())
     unsure = sanity.unsure(network, fitted.second_look, fitted.unsure, fitted.familiarity)
+    unsure = _corrupted_too(network, fitted, unsure, params.corrupted)
     questions, differences = _exam(network, fitted.second_look, {name: other(model) for name, other in others.items()})
     confidence = expit(np.abs(fitted.odds))
     document = contract.Contract(
@@ -203,6 +206,28 @@ def _calibrate(found: Validation, params: Export, side: int) -> Calibrated:
     unfamiliar = float(np.quantile(familiarity, params.unfamiliar_share))
     unsure = contract.Unsure(close_call=threshold, unfamiliar=unfamiliar)
     return Calibrated(first, second_look, unsure, promised, odds, familiarity, again)
+
+
+def _corrupted_too(network: Network, fitted: Calibrated, unsure: contract.Unsure, params: Corrupted) -> contract.Unsure:
+    """``unsure`` with a confidence that keeps ``params.answered_error`` for corrupted photos of every kind too.
+
+    For that, no more than ``params.unsure`` of the validation photos become unsure.
+    """
+    photos = Photographs("val", labels.decisions())
+    chosen = evenly_spaced(len(photos), params.photos)
+    confidence, familiarity, wrong = when_corrupted(
+        network, fitted.second_look, photos, np.array(photos.labels), chosen
+    )
+    confidence[familiarity < unsure.unfamiliar] = 0
+    clean = expit(np.abs(fitted.odds))
+    share = min(1.0, float((clean < unsure.close_call).mean()) + params.unsure)
+    largest = max(unsure.close_call, float(np.quantile(clean, share, method="lower")))
+    threshold, worst = calibration.surer(confidence, wrong, (unsure.close_call, largest), params.answered_error)
+    print(
+        f"close call: below {threshold:.3f}; of the answers to any kind of corrupted photo, at most {worst:.1%} are "
+        "wrong"
+    )
+    return msgspec.structs.replace(unsure, close_call=threshold)
 
 
 def _version(model: onnx.ModelProto, name: str, precision: contract.Precision) -> str:

@@ -173,6 +173,14 @@ class LookAgain(Section, frozen=True):
     unfamiliar: Share
 
 
+class Corrupted(Section, frozen=True):
+    """How many validation photos are corrupted, and what to make of it."""
+
+    photos: AtLeastOne
+    answered_error: Share
+    unsure: Share
+
+
 class Export(Section, frozen=True):
     """The file and what is fitted on the validation photos."""
 
@@ -184,6 +192,7 @@ class Export(Section, frozen=True):
     crops: Annotated[tuple[Annotated[float, msgspec.Meta(gt=0, le=1)], ...], msgspec.Meta(min_length=1, max_length=8)]
     look_again: LookAgain
     answered_error: Share
+    corrupted: Corrupted
     unfamiliar_share: Share
 
 

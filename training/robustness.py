@@ -5,9 +5,9 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from shared.contract import Contract
+from shared.contract import Contract, SecondLook
 from shared.intervals import Interval, wilson
-from shared.metrics import Bools, Ints
+from shared.metrics import Bools, Floats, Ints
 from shared.second_look import Network, look
 from training.corruptions import CORRUPTIONS, SEVERITIES, corrupted, square
 from training.measure import share_of
@@ -69,6 +69,34 @@ def robustness(files: dict[str, File], photos: Photos, labels: Ints, chosen: lis
         }
         for file, name in enumerate(files)
     }
+
+
+def when_corrupted(
+    network: Network, when: SecondLook, photos: Photos, labels: Ints, chosen: list[int]
+) -> tuple[Floats, Floats, Bools]:
+    """Confidence, familiarity, and whether the answer is wrong, in the cells of severity ``JUDGED``; [n, kinds] each.
+
+    Args:
+        network: computes on one thread.
+        when: to look again.
+        photos: some.
+        labels: int [len(photos)], class indices.
+        chosen: indices of the n photos to corrupt.
+    """
+
+    def answer(index: int) -> list[tuple[float, float, bool]]:
+        picture = square(photos[index])
+        rows = []
+        for kind in CORRUPTIONS:
+            outputs = look(corrupted(picture, kind, JUDGED, index), network, when).outputs
+            probabilities = outputs.probabilities[0]
+            wrong = bool(probabilities.argmax() != labels[index])
+            rows.append((float(probabilities.max()), float(outputs.familiarity[0]), wrong))
+        return rows
+
+    found = np.array(in_parallel(lambda number: answer(chosen[number]), len(chosen), "corrupting validation photos"))
+    confidence, familiarity, wrong = np.moveaxis(found, 2, 0)
+    return confidence, familiarity, wrong > 0
 
 
 def _cell(kind: str, severity: int, right: Bools, answered: Bools, again: Bools) -> Cell:

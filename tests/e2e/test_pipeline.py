@@ -48,6 +48,7 @@ def checkout(folder: Path, source: list[str], others: Sequence[str] = (), **trai
     params["train"] |= train
     params["closer"] = None
     params["export"]["others"] = [*others]
+    params["export"]["corrupted"]["photos"] = 4
     params["evaluate"] |= {"timed": 20, "covered": 20, "corrupted": 4}
     if params["train"]["model"] == "simple_cnn":
         params["suspects"]["pretrained"] = False

@@ -82,6 +82,7 @@ def write_params(folder: Path, **sections: Mapping[str, object]) -> None:
     document = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     document["train"] |= SMALL
     document["closer"] = None
+    document["export"]["corrupted"]["photos"] = 2
     document["evaluate"] |= {"timed": 4, "covered": 4, "corrupted": 2}
     for name, values in sections.items():
         document[name] |= values

@@ -90,7 +90,11 @@ def test_a_network_with_random_weights_is_exported_quantized_and_evaluated(
     untrained(name)
     document = params.load(ROOT / "params.yaml")
     exporting = msgspec.structs.replace(
-        document.export, parity_pictures=3, familiarity_pictures=60, familiarity_dimensions=2
+        document.export,
+        parity_pictures=3,
+        familiarity_pictures=60,
+        familiarity_dimensions=2,
+        corrupted=msgspec.structs.replace(document.export.corrupted, photos=1),
     )
     export(exporting)
     quantize(msgspec.structs.replace(document.quantize, pictures=3), exporting)

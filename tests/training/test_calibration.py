@@ -5,7 +5,7 @@ import torch
 from scipy.special import expit
 
 from training import calibration
-from training.familiarity import Learned, Residual
+from training.familiarity import Learned, Lesser, Residual
 from training.packaging import log_loss
 
 Floats = npt.NDArray[np.float64]
@@ -85,6 +85,23 @@ def test_few_pictures_promise_no_more_than_they_can_show() -> None:
     assert 1 / (calibration.photos_needed(0.003) + 1) <= 0.003
 
 
+def test_a_surer_threshold_keeps_the_error_of_every_column() -> None:
+    confidence = np.tile(np.linspace(0.5, 1.0, 101)[:100, np.newaxis], (1, 2))
+    wrong = np.zeros((100, 2), bool)
+    wrong[[10, 20, 30, 90], 1] = True  # 0.55, 0.6, 0.65 and 0.95
+    assert calibration.surer(confidence, wrong, (0.5, 1.0), 0.05) == pytest.approx((0.5, 0.04))
+    threshold, worst = calibration.surer(confidence, wrong, (0.5, 1.0), 0.025)
+    assert confidence[30, 1] < threshold < confidence[31, 1]
+    assert worst == pytest.approx(1 / 69)
+    assert calibration.surer(confidence, wrong, (0.5, 0.62), 0.025) == pytest.approx((0.62, 2 / 76))
+    assert calibration.surer(confidence, wrong, (0.7, 1.0), 0.0)[0] == 0.7  # one is always allowed
+
+
+def test_what_is_not_answered_anyhow_counts_for_no_column() -> None:
+    confidence, wrong = np.zeros((50, 3)), np.ones((50, 3), bool)
+    assert calibration.surer(confidence, wrong, (0.6, 0.9), 0.01) == (0.6, 0.0)
+
+
 def test_familiarity_is_high_for_more_of_the_same_and_low_for_something_else() -> None:
     random = torch.Generator().manual_seed(0)
     # Training varies along 5 of 40 directions, and a little along all of them.
@@ -114,3 +131,17 @@ def test_familiarity_learns_from_photos_of_other_things_where_there_are_some() -
     found = Learned(pets[:100], others[:100])(torch.cat([pets[100:], others[100:]])).sigmoid()
     assert float((found[:100] > 0.5).float().mean()) > 0.95
     assert float((found[100:] < 0.5).float().mean()) > 0.95
+
+
+def test_what_either_measure_finds_strange_is_strange() -> None:
+    pooled = torch.tensor([[1.0, 5.0], [4.0, 2.0]])
+
+    class Column(torch.nn.Module):
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.index = index
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows[:, self.index]
+
+    assert Lesser(Column(0), Column(1))(pooled).tolist() == [1.0, 2.0]

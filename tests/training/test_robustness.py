@@ -9,7 +9,8 @@ from shared.intervals import Interval, wilson
 from shared.pixels import Photo, Pixels
 from shared.second_look import Outputs
 from tests.training.conftest import NEVER, contract
-from training.robustness import CELLS, File, robustness
+from training.corruptions import CORRUPTIONS
+from training.robustness import CELLS, JUDGED, File, robustness, when_corrupted
 
 
 class Brightness:
@@ -58,3 +59,16 @@ def test_the_same_photos_give_the_same_cells() -> None:
         robustness({"file": File(Brightness(), contract(UNSURE))}, PHOTOS, LABELS, [1, 4])["file"] for _ in range(2)
     )
     assert one == other
+
+
+def test_what_a_threshold_is_set_on_is_what_the_cells_of_its_severity_count() -> None:
+    again = msgspec.structs.replace(NEVER, sure=0.7)
+    chosen = [0, 3, 4]
+    confidence, familiarity, wrong = when_corrupted(Brightness(), again, PHOTOS, LABELS, chosen)
+    cells = robustness({"file": File(Brightness(), contract(UNSURE, again))}, PHOTOS, LABELS, chosen)["file"]
+    for column, kind in enumerate(CORRUPTIONS):
+        cell = cells[f"{kind} {JUDGED}"]
+        answered = (confidence[:, column] >= UNSURE.close_call) & (familiarity[:, column] >= UNSURE.unfamiliar)
+        assert cell.accuracy == wilson(int((~wrong[:, column]).sum()), 3)
+        assert cell.unsure == wilson(int((~answered).sum()), 3)
+    assert confidence.shape == (3, len(CORRUPTIONS))
