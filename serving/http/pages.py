@@ -87,6 +87,6 @@ def _assets() -> dict[str, Path]:
     assert spec is not None and spec.origin is not None
     swagger = Path(spec.origin).parent
     return {
-        **{path.name: path for path in WEB.iterdir() if path.suffix in (".js", ".css", ".svg")},
+        **{path.name: path for path in WEB.iterdir() if path.suffix in (".js", ".css", ".svg", ".jpg")},
         **{path.name: path for path in swagger.glob("swagger_*") if path.suffix in (".js", ".css")},
     }

@@ -105,6 +105,13 @@ for (const chooser of ["choose", "folder"].map(find)) {
   });
 }
 
+for (const example of document.querySelectorAll(".examples button")) {
+  on(example, "click", async () => {
+    const photo = await (await fetch(`assets/${example.value}`)).blob();
+    add(photos([new File([photo], example.value, { type: photo.type })]));
+  });
+}
+
 on(window, "paste", (event) => add(photos(event.clipboardData.files)));
 
 on(window, "dragover", (event) => {

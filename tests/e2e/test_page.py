@@ -54,6 +54,16 @@ def test_a_pasted_photo(page: Page) -> None:
     expect(page.locator(".card h2")).to_have_text("It’s a cat")
 
 
+def test_who_has_no_photo_at_hand_tries_an_example(page: Page) -> None:
+    examples = page.locator(".examples")
+    examples.get_by_role("button", name="A cup of coffee").click()
+    expect(page.locator(".card h2")).to_have_text("I’m unsure")
+    expect(examples).to_be_hidden()
+    page.reload()
+    examples.get_by_role("button", name="A cat").click()
+    expect(page.locator(".card h2")).to_have_text("It’s a cat")
+
+
 def test_unsure_is_said_plainly_with_its_reason(page: Page) -> None:
     for reason, words in (("close_call", "too close"), ("unfamiliar", "does not look like a cat or dog I know")):
         body = {
