@@ -49,6 +49,7 @@ class Annotation(msgspec.Struct):
 
     result: list[Result]
     completed_by: int | dict[str, Any] | None = None
+    who: str | None = None  # ours: Label Studio ignores it
     created_at: datetime | None = None
     was_cancelled: bool = False  # Label Studio's "skip"
 
@@ -105,7 +106,7 @@ def _annotated(tasks: list[Task], who: str, now: str) -> Iterator[Decision]:
                 raise msgspec.ValidationError(f"task {number}: no id of a sample in data.id or data.image")
             if len(chosen) > 1 or chosen[0].strip().lower() not in LABELS:
                 raise msgspec.ValidationError(f"task {number}: {', '.join(chosen)} is none of {', '.join(LABELS)}")
-            person = each.completed_by
+            person = each.who or each.completed_by
             if isinstance(person, dict):
                 person = person.get("email") or person.get("id")
             said = {
@@ -169,9 +170,11 @@ def _task(address: str, id_: str, about: Standing) -> dict[str, Any]:
                 "result": [
                     {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [line.label]}}
                 ],
-                "completed_by": {"email": line.who},
                 "created_at": line.when,
                 "was_cancelled": False,
+                "who": line.who,
+                # Label Studio refuses what is no address of a user's; without one, whoever imports it gets it.
+                **({"completed_by": {"email": line.who}} if "@" in line.who else {}),
             }
             for line in ([about.settled] if about.settled else _latest(about))
         ],

@@ -140,6 +140,7 @@ function save(path, body) {
       find("fault").hidden = true;
     })
     .catch((error) => {
+      say("");
       fail(`Not saved: ${error.message}`);
       if (path === "decisions" && !error.gone) bringBack(past.findLastIndex(({ sample }) => sample.id === body.id));
     })
