@@ -12,6 +12,7 @@ from subprocess import PIPE
 import pytest
 from playwright.sync_api import Page, expect
 
+from shared.samples import TOMBSTONE
 from tests.conftest import ROOT, measured
 from tests.training.labelling.conftest import keep
 from training.decisions import Decision, append, decisions, read
@@ -122,6 +123,33 @@ def test_what_cannot_be_saved_is_said_and_comes_back(start: Start, folder: Path,
     saved(empty)
     expect(empty.get_by_role("alert")).to_be_hidden()
     assert decisions(folder / "labels.csv") == {"00": "dogs"}
+
+
+def test_a_sample_that_is_forgotten_meanwhile_is_passed_over(start: Start, folder: Path, empty: Page) -> None:
+    start("Anna")
+    shown(empty, "00")
+    (folder / f"samples/00{TOMBSTONE}").touch()
+    (folder / f"samples/20{TOMBSTONE}").touch()  # not loaded yet
+    empty.keyboard.press("c")
+    expect(empty.get_by_role("alert")).to_have_text("Not saved: this sample was forgotten, or is gone")
+    for number in range(1, 20):
+        shown(empty, f"{number:02}")
+        empty.keyboard.press("d")
+    shown(empty, "21")
+    saved(empty)
+    assert set(decisions(folder / "labels.csv")) == {f"{number:02}" for number in range(1, 20)}
+
+
+def test_a_picture_that_cannot_be_shown_is_in_nobodys_way(start: Start, folder: Path, empty: Page) -> None:
+    path = folder / "samples/00.png"
+    path.write_bytes(b"no PNG: " + path.read_bytes()[8:])
+    start("Anna")
+    expect(empty.get_by_role("alert")).to_contain_text("Not shown")
+    empty.keyboard.press("c")
+    empty.keyboard.press("s")
+    shown(empty, "01")
+    expect(empty.get_by_role("alert")).to_be_hidden()
+    assert not (folder / "labels.csv").exists()
 
 
 def test_who_settles_sees_what_each_person_said(start: Start, folder: Path, empty: Page) -> None:

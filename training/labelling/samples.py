@@ -70,6 +70,7 @@ def most_informative(samples: dict[str, Sample], ids: Iterable[str]) -> list[str
         sample = samples[id_]
         if "random" in sample.why:
             return len(FIRST), 0, hashlib.sha256(id_.encode()).hexdigest()
-        return min(map(FIRST.index, sample.why)), max(sample.prediction.probabilities.values()), id_
+        why = min(map(FIRST.index, sample.why), default=len(FIRST))
+        return why, max(sample.prediction.probabilities.values(), default=1), id_
 
     return sorted(ids, key=key)

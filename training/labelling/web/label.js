@@ -78,7 +78,7 @@ async function show() {
   } catch (error) {
     if (sample !== queue[0]) return;
     stuck = !error.gone;
-    if (stuck) return fail(error.message);
+    if (stuck) return fail(`Not shown: ${error.message}. S skips it, another key tries again.`);
     queue.shift(); // forgotten meanwhile
     return show();
   }
@@ -142,7 +142,12 @@ function save(path, body) {
     .catch((error) => {
       say("");
       fail(`Not saved: ${error.message}`);
-      if (path === "decisions" && !error.gone) bringBack(past.findLastIndex(({ sample }) => sample.id === body.id));
+      const place = past.findLastIndex(({ sample }) => sample.id === body.id);
+      if (path === "undo" || place < 0) return; // or taken back meanwhile
+      const { sample } = takeOut(place);
+      if (error.gone) return;
+      queue.unshift(sample);
+      show();
     })
     .finally(() => {
       unsaved -= 1;
@@ -150,21 +155,19 @@ function save(path, body) {
     });
 }
 
-function bringBack(place) {
-  if (place < 0) return null; // taken back meanwhile
-  const [{ sample, label }] = past.splice(place, 1);
-  seen.delete(sample.id);
-  if (label) labelled -= 1;
-  queue.unshift(sample);
-  show();
-  return label;
+function takeOut(place) {
+  const [taken] = past.splice(place, 1);
+  seen.delete(taken.sample.id);
+  if (taken.label) labelled -= 1;
+  return taken;
 }
 
 function undo() {
-  const { id } = past.at(-1).sample;
-  const label = bringBack(past.length - 1);
+  const { sample, label } = takeOut(past.length - 1);
+  queue.unshift(sample);
   say(label ? "Taken back." : "Back to what you skipped.");
-  if (label) save("undo", { id });
+  if (label) save("undo", { id: sample.id });
+  show();
 }
 
 function hide() {
@@ -210,7 +213,7 @@ function answer(sample) {
 
 function press(key) {
   if (key === "u") past.length && undo();
-  else if (!ready) stuck && show(); // try again
+  else if (!ready) stuck && (key === "s" ? decide(null) : show());
   else if (key in LABELS) decide(LABELS[key]);
   else if (key === "s") decide(null);
   else if (key === "e") reveal("e", queue[0].id, "evidence", evidence);
