@@ -10,17 +10,16 @@ from shared.samples import SUFFIX, TOMBSTONE
 from tests.training.labelling.conftest import Serve, decide, keep, queued
 from training.decisions import decisions, read
 
-NAMES = ["b1-unsure", "d2-unsure", "c3-unsure", "a4-disputed"]
-
 
 def lines(ledger: Path) -> list[tuple[str, str, str, str]]:
     return [(line.id, line.label, line.decision, line.who) for line in read(ledger)]
 
 
-def test_what_tells_most_comes_first_and_what_was_drawn_at_random_last(serve: Serve) -> None:
+def test_what_tells_most_comes_first_and_what_was_drawn_at_random_last(serve: Serve, folder: Path) -> None:
+    keep(folder, "a0-disagreed", "disagreed", sure=0.5)
     order = queued(serve())
-    assert order[:4] == NAMES
-    assert set(order[4:]) == {"e5-random", "f6-random"}
+    assert order[:5] == ["b1-unsure", "d2-unsure", "c3-unsure", "a4-disputed", "a0-disagreed"]
+    assert set(order[5:]) == {"e5-random", "f6-random"}
 
 
 def test_random_samples_come_in_an_order_that_has_nothing_to_do_with_their_answers(serve: Serve, folder: Path) -> None:
