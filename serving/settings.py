@@ -13,6 +13,7 @@ from msgspec import Meta, inspect
 from serving import extras
 from shared.addresses import without_secrets
 from shared.spec import MAX_PIXELS
+from shared.stores import SCHEMES
 
 PREFIX: Final = "CATSDOGS_"
 SHIPPED_MODEL: Final = Path(__file__).parent / "models" / "cats-dogs.fp32.onnx"
@@ -26,8 +27,6 @@ DAY: Final = 24 * HOUR
 OTHERS: Final = frozenset(
     ("ALERTMANAGER", "CANDIDATE", "CANDIDATE_PORT", "IMAGE", "IMAGE_BEFORE", "IMAGE_REPORT", "KEY", "PROMETHEUS")
 )
-# Of addresses of object stores, which `CATSDOGS_SAMPLES` may be.
-SCHEMES: Final = ("s3://", "gs://", "az://")
 
 
 class SettingsError(ValueError):

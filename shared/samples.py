@@ -15,18 +15,23 @@ from shared.contract import Actual
 from shared.journal import PredictionLine
 from shared.spec import SIZE
 
+HEAD_BYTES: Final = 4096  # of a file, which have all that `known` reads
 SUFFIX: Final = ".png"  # after the id of the prediction
 TOMBSTONE: Final = ".forgotten"  # likewise
 KEYWORD: Final = "catsdogs"  # of the text chunk
 PIXEL_BYTES: Final = 3 * SIZE * SIZE
 
-Reason = Literal["unsure", "disputed", "random"]
+Reason = Literal["unsure", "disputed", "disagreed", "random"]
 
 _ROW: Final = 3 * SIZE
 _ALL: Final = (1 << 8 * PIXEL_BYTES) - 1
 _HIGH: Final = int.from_bytes(b"\x80" * PIXEL_BYTES, "little")
 _HEADER: Final = struct.pack(">IIBBBBB", SIZE, SIZE, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
 _UP: Final = b"\2"  # the filter: each byte less the one above it
+
+
+class SampleError(Exception):
+    """A file that is not a sample's."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +55,25 @@ def encode(pixels: bytes, sample: Sample) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
+
+
+def known(head: bytes) -> Sample:
+    """What a sample's file says of it, from its first ``HEAD_BYTES``.
+
+    Raises:
+        SampleError: it is not the file of a sample.
+    """
+    place = 8
+    while place + 8 <= len(head):
+        length, kind = struct.unpack_from(">I4s", head, place)
+        word, _, text = head[place + 8 : place + 8 + length].partition(b"\0")
+        if kind == b"tEXt" and word == KEYWORD.encode():
+            try:
+                return msgspec.json.decode(text, type=Sample)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise SampleError(f"not the file of a sample: {error}") from error
+        place += 12 + length
+    raise SampleError(f"not the file of a sample: no text chunk {KEYWORD!r}")
 
 
 def _minus_above(pixels: bytes) -> bytes:

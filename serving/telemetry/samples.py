@@ -14,9 +14,9 @@ import msgspec
 
 from serving import ids
 from serving.settings import Settings
-from serving.telemetry import stores
 from serving.telemetry.logs import SERVICE
 from serving.telemetry.writer import LineWriter
+from shared import stores
 from shared.contract import Actual
 from shared.journal import PredictionLine
 from shared.samples import SUFFIX, TOMBSTONE, Reason, Sample, encode

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from shared.pixels import SIZE, pixels
-from shared.samples import KEYWORD, Sample, encode
-from tests.conftest import blobs
+from shared.samples import HEAD_BYTES, KEYWORD, Sample, SampleError, encode, known
+from tests.conftest import blobs, encoded
 from tests.shared.test_journal import prediction
 
 SAMPLE = Sample(why=("unsure", "disputed"), prediction=prediction("a", verdict="unsure"), feedback="dogs")
@@ -39,3 +39,23 @@ def test_a_sample_says_what_is_known_of_it_and_nothing_else() -> None:
         assert msgspec.json.decode(image.info[KEYWORD], type=Sample) == SAMPLE
         assert set(image.info) == {KEYWORD}
         assert not image.getexif()
+
+
+def test_the_head_of_a_file_says_what_is_known_of_its_sample() -> None:
+    file = encode(bytes(3 * SIZE * SIZE), SAMPLE)
+    assert known(file) == known(file[:HEAD_BYTES]) == SAMPLE
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        b"",
+        b"not a picture",
+        encoded(blobs(1), "PNG"),
+        encode(bytes(3 * SIZE * SIZE), SAMPLE)[:200],
+        encode(bytes(3 * SIZE * SIZE), SAMPLE).replace(b'"time"', b'"tyme"'),
+    ],
+)
+def test_a_file_that_is_no_samples_is_refused(file: bytes) -> None:
+    with pytest.raises(SampleError, match="not the file of a sample"):
+        known(file)

@@ -17,8 +17,9 @@ from PIL import Image
 from serving import cli
 from serving.ids import PredictionIds
 from serving.settings import Settings
-from serving.telemetry import samples, stores
+from serving.telemetry import samples
 from serving.telemetry.samples import MAX_HELD, Samples
+from shared import stores
 from shared.pixels import pixels
 from shared.samples import KEYWORD, PIXEL_BYTES, SUFFIX, TOMBSTONE, Sample
 from tests.conftest import ROOT, blobs, encoded

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from serving import cli
 from serving.settings import Settings
 from serving.telemetry.samples import Samples
+from shared import stores
 from shared.pixels import pixels
 from shared.samples import SUFFIX, TOMBSTONE
 from tests.conftest import ROOT
@@ -56,6 +57,10 @@ def test_samples_may_lie_in_a_bucket(s3: Any, start: Start) -> None:
     assert names() == {f"some/samples/{id_}{SUFFIX}" for id_ in ids}
     file = s3.get_object(Bucket="pictures", Key=f"some/samples/{ids[0]}{SUFFIX}")["Body"].read()
     assert (pixels(file) == pixels(CAT)).all()
+    store, name = stores.opened("s3://pictures/some/samples"), ids[0] + SUFFIX
+    assert (store.get(name), store.get(name, 100), store.get(name, 10**6)) == (file, file[:100], file)
+    with pytest.raises(FileNotFoundError):
+        store.get("nobodys")
     for said in ("deleted", "there was no sample"):
         done = CliRunner().invoke(cli.forget, ["--samples", "s3://pictures/some/samples", ids[0]])
         assert f"{ids[0]}  {said}" in done.output

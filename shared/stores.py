@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from serving.settings import SCHEMES
-
+# Of addresses of object stores.
+SCHEMES: Final = ("s3://", "gs://", "az://")
 # Suffix of files that are being written. Older ones were left by a killed process.
 PART: Final = ".part"
 PART_SECONDS: Final = 60.0
@@ -19,6 +19,9 @@ class Store(Protocol):
 
     def sizes(self) -> Iterator[tuple[str, int]]:
         """Names and bytes of all files, in any order."""
+
+    def get(self, name: str, most: int | None = None) -> bytes:
+        """Read a file, or its first ``most`` bytes; FileNotFoundError if it is not there."""
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file in place of the one of this name, if there is one."""
@@ -54,6 +57,11 @@ class Folder:
                         yield entry.name, about.st_size
                     elif about.st_mtime < time.time() - PART_SECONDS:
                         self.delete(entry.name)
+
+    def get(self, name: str, most: int | None = None) -> bytes:
+        """See `Store`."""
+        with (self._path / name).open("rb") as file:
+            return file.read(-1 if most is None else most)
 
     def put(self, name: str, data: bytes) -> None:
         """See `Store`."""
@@ -91,6 +99,13 @@ class Bucket:
         with self._store() as (obstore, store):
             for some in obstore.list(store, chunk_size=1000):
                 yield from ((found["path"], found["size"]) for found in some)
+
+    def get(self, name: str, most: int | None = None) -> bytes:
+        """See `Store`."""
+        with self._store() as (obstore, store):
+            if most is None:
+                return bytes(obstore.get(store, name).bytes())
+            return bytes(obstore.get_range(store, name, start=0, length=most))
 
     def put(self, name: str, data: bytes) -> None:
         """See `Store`."""
