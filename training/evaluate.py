@@ -194,7 +194,13 @@ def _measure(
 
 
 def _promise(found: Quality, audited: Interval | None = None) -> contract.TestMetrics:
-    return contract.TestMetrics(found.pictures, found.accuracy, found.log_loss.value, found.confusion, audited)
+    return contract.TestMetrics(
+        pictures=found.pictures,
+        accuracy=found.accuracy,
+        log_loss=found.log_loss.value,
+        confusion=found.confusion,
+        audited=audited,
+    )
 
 
 def _first(network: Runner, photos: Photographs, answered: Answered) -> Outputs:

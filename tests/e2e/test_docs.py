@@ -139,14 +139,16 @@ COMMANDS: Final = {
     f"{VENV}/catsdogs gather samples labels.csv": Run(
         "SAMPLES", f"{VENV}/catsdogs gather --help", "tests/training/test_gather.py"
     ),
-    f"cp serving/models/cats-dogs.int8.onnx before.onnx\n{VENV}/python -m training.shift halve kind.zip shift": Run(
-        "OUT/streamed", f"{VENV}/python -m training.shift halve --help", "tests/e2e/test_loop.py"
+    "cp serving/models/cats-dogs.int8.onnx before.onnx\n"
+    f"{VENV}/python -m training.promotion.shift halve kind.zip shift": Run(
+        "OUT/streamed", f"{VENV}/python -m training.promotion.shift halve --help", "tests/e2e/test_loop.py"
     ),
-    f"{VENV}/catsdogs collect shift/streamed\n{VENV}/python -m training.shift labels samples known.csv": Run(
-        "POST /feedback", f"{VENV}/python -m training.shift labels --help", "tests/e2e/test_loop.py"
+    f"{VENV}/catsdogs collect shift/streamed\n{VENV}/python -m training.promotion.shift labels samples known.csv": Run(
+        "POST /feedback", f"{VENV}/python -m training.promotion.shift labels --help", "tests/e2e/test_loop.py"
     ),
-    f"{VENV}/python -m training.shift measure before.onnx serving/models/cats-dogs.int8.onnx shift/held-back": Run(
-        "BEFORE and AFTER", f"{VENV}/python -m training.shift measure --help", "tests/e2e/test_loop.py"
+    f"{VENV}/python -m training.promotion.shift measure "
+    "before.onnx serving/models/cats-dogs.int8.onnx shift/held-back": Run(
+        "BEFORE and AFTER", f"{VENV}/python -m training.promotion.shift measure --help", "tests/e2e/test_loop.py"
     ),
     f"{VENV}/catsdogs rollback": Run(
         "rollback", f"{VENV}/catsdogs rollback --help", "tests/training/promotion/test_promote.py"

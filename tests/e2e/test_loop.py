@@ -4,21 +4,23 @@ import random
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
-from shared.contract import CLASSES, Label
+from shared.contract import Label
 from shared.files import write_json
 from shared.samples import SUFFIX
 from tests.conftest import encoded
 from tests.e2e.test_process import serve
 from tests.training.conftest import write_params
 from tests.waiting import until
-from training import cli, params, shift, stage
+from training import cli, params, stage
 from training.decisions import Decision, append
+from training.promotion import shift
 from training.promotion.promote import PIPELINE
 from training.promotion.served import SERVED
 
@@ -26,13 +28,8 @@ pytestmark = pytest.mark.slow
 
 ORANGE, BLUE, GREEN, MAGENTA = (250, 140, 40), (40, 70, 250), (60, 200, 60), (200, 60, 200)
 # Or a few hundred pictures would not be learned in seconds.
-UNCHANGED = {
-    "rotation": 0,
-    "crop_scale": [0.7, 1.0],
-    "jpeg": [100, 100],
-    "brightness": 0.1,
-    "contrast": 0.1,
-} | dict.fromkeys(("turn", "frame", "grey", "dark", "rescaled", "noise", "covered", "hue", "saturation"), 0)
+UNCHANGED = {"rotation": 0, "crop_scale": [0.7, 1.0], "jpeg": [100, 100], "brightness": 0.1, "contrast": 0.1}
+UNCHANGED |= dict.fromkeys(("turn", "frame", "grey", "dark", "rescaled", "noise", "covered", "hue", "saturation"), 0)
 
 
 def photo(label: Label, seed: int, *, hard: bool) -> bytes:
@@ -49,7 +46,7 @@ def photo(label: Label, seed: int, *, hard: bool) -> bytes:
 
 
 def put(folder: Path, each: int, *, hard: bool) -> Path:
-    for place, label in enumerate(CLASSES):
+    for place, label in enumerate(get_args(Label)):
         (folder / label).mkdir(parents=True)
         for number in range(each):
             data = photo(label, 2 * number + place + 10**6 * hard, hard=hard)

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from serving.model import session as models
 from serving.model.classify import classify
 from shared import contract
-from shared.contract import TestMetrics
+from shared.contract import Label, TestMetrics
 from shared.pixels import Limits, pixels
 from tests.conftest import ROOT, draw_photos
 from tests.training.test_gather import Kept
@@ -41,6 +41,7 @@ STAGES = (
 )
 
 
+CLASS_OF: dict[str, Label] = {"Cat": "cats", "Dog": "dogs"}
 SAMPLES = 30  # of each animal, so that some are on each side whatever their digests
 
 
@@ -80,7 +81,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photos = draw_photos(folder / "photos", 60 + SAMPLES)
     kept = Kept(folder)
     for number in range(60, 60 + SAMPLES):
-        for name, label in (("Cat", "cats"), ("Dog", "dogs")):
+        for name, label in CLASS_OF.items():
             path = photos / f"PetImages/{name}/{number}.jpg"
             kept.keep(f"{name}{number}", "unsure" if number % 2 else "random", picture=pixels(path.read_bytes()))
             kept.label({f"{name}{number}": label})

@@ -49,7 +49,7 @@ def decide(faults: list[str], champion: Match | None, earlier: list[Match], leve
     other things       share of the photos of other things that are called unsure  5 %         95 %
     robustness         wrong among the answered, in each corruption of severity 3  1.5 %       value
     production         share right of the photos that were kept by chance          1 %         value
-    hard               share right of those that were unsure or disputed           1 %         value
+    hard               share right of the photos that were kept as hard ones       1 %         value
     exam               distinct pictures                                           never fewer value
     bytes              of the file that answers                                    50 %        value
     milliseconds       of a photo on one thread, second looks and all              50 %        value
@@ -92,18 +92,18 @@ def decide(faults: list[str], champion: Match | None, earlier: list[Match], leve
     return PromotionDecision(True, f"{' and '.join(gains)} than {champion.rival}, and worse in nothing")
 
 
-def level_of(attempt: int, figures: int = REASONS) -> float:
-    """Significance level of the k-th candidate on one test side: 5 % / (m k (k + 1)).
+def level_of(attempt: int, sides: int = 0) -> float:
+    """Significance level of the k-th candidate on one test side: 5 % / ((3 + s) k (k + 1)).
 
     Each candidate is another chance to look better by luck, on photos that are no longer new. The levels of all
     attempts add up to 5 %, however many there are, since the sum of 1 / (k (k + 1)) is 1: alpha spending (Foster and
-    Stine 2008, https://doi.org/10.1111/j.1467-9868.2007.00643.x). The m is Bonferroni's, for the figures tested.
+    Stine 2008, https://doi.org/10.1111/j.1467-9868.2007.00643.x). The 3 + s is Bonferroni's, for the figures tested.
 
     Args:
         attempt: k, from 1.
-        figures: m, one more for each test side of what production met.
+        sides: s, of the test sides of what production met those that have photos.
     """
-    return SIGNIFICANT / (figures * attempt * (attempt + 1))
+    return SIGNIFICANT / ((REASONS + sides) * attempt * (attempt + 1))
 
 
 def faults_of(answers: Answers, questions: Exam) -> list[str]:

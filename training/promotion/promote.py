@@ -20,14 +20,7 @@ from shared.contract import ContractError, Precision
 from training import ood, split, stage, tracking
 from training.photographs import Photographs
 from training.promotion import registry
-from training.promotion.decision import (
-    REASONS,
-    PromotionDecision,
-    decide,
-    faults_of,
-    level_of,
-    worse_than_recorded,
-)
+from training.promotion.decision import PromotionDecision, decide, faults_of, level_of, worse_than_recorded
 from training.promotion.files import PRECISIONS, Files, raw_contract, read_contract, refusal
 from training.promotion.match import Match, match, play
 from training.promotion.registry import version_name
@@ -162,7 +155,7 @@ def _judge(client: mlflow.MlflowClient, candidate: Files, champion: Champion | N
     digests = {registry.TEST_SIDE: _digest(photos)}
     digests |= {f"{registry.TEST_SIDE}_{side}": _digest(some) for side, some in sides.items()}
     attempt = _attempt(client, candidate, digests)
-    level = level_of(attempt, REASONS + len(sides))
+    level = level_of(attempt, len(sides))
     earlier = [other.without_costs() for other in matches.values()]
     decision = decide(faults, against, earlier, level)
     tags = {

@@ -96,7 +96,7 @@ def test_a_side_of_production_can_win_and_none_may_lose(
     before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]], promoted: bool, reason: str
 ) -> None:
     compared = against(on_sides(after), on_sides(before))
-    found = decide([], compared, [], level_of(1, REASONS + len(before)))
+    found = decide([], compared, [], level_of(1, len(before)))
     assert found.promote is promoted, found.reason
     assert reason in found.reason
     assert f"hard: {before['hard'][1]} photos" in compared.table() if "hard" in before else True
@@ -104,14 +104,14 @@ def test_a_side_of_production_can_win_and_none_may_lose(
 
 def test_a_win_on_the_hard_side_excuses_no_loss_on_the_test_side_of_the_collections() -> None:
     candidate = on_sides({"hard": (0, 30)}, answers(list(range(30))))
-    found = decide([], against(candidate, on_sides({"hard": (30, 30)})), [], level_of(1, 4))
+    found = decide([], against(candidate, on_sides({"hard": (30, 30)})), [], level_of(1, 1))
     assert not found.promote
     assert "accuracy may be worse by" in found.reason
 
 
 def test_a_win_on_the_test_side_needs_none_in_production() -> None:
     candidate = on_sides({"hard": (3, 30)}, answers([]))
-    found = decide([], against(candidate, on_sides({"hard": (3, 30)})), [], level_of(1, 4))
+    found = decide([], against(candidate, on_sides({"hard": (3, 30)})), [], level_of(1, 1))
     assert found.promote
     assert "significantly better in accuracy" in found.reason
 
@@ -155,7 +155,7 @@ def test_the_levels_of_all_attempts_together_spend_five_percent() -> None:
     levels = [level_of(attempt) for attempt in range(1, 10_000)]
     assert levels == sorted(levels, reverse=True)
     assert SIGNIFICANT * 0.999 < REASONS * sum(levels) < SIGNIFICANT
-    assert level_of(3, REASONS + 2) == pytest.approx(level_of(3) * REASONS / (REASONS + 2))
+    assert level_of(3, 2) == pytest.approx(level_of(3) * REASONS / (REASONS + 2))
 
 
 def test_the_page_and_the_docstring_have_the_margins() -> None:

@@ -1,9 +1,10 @@
 """Shift: whether a round of the loop mends photos of a kind that the model got wrong; docs/loop.md has the whole round.
 
-    python -m training.shift halve kind.zip shift            # one half to send, one to hold back
-    python -m training.shift labels samples known.csv        # what the sender said of each sample, for `label --import`
-    python -m training.shift measure before.onnx after.onnx shift/held-back    # reports/shift.json, and docs/loop.md
+    python -m training.promotion.shift halve kind.zip shift    # one half to send, one to hold back
+    python -m training.promotion.shift labels samples known.csv    # what was said of each, for `catsdogs label --import`
+    python -m training.promotion.shift measure before.onnx after.onnx shift/held-back
 
+The last writes ``reports/shift.json`` and the table of docs/loop.md, and ends with status 1 if too little was mended.
 For photos whose labels are known. In production a person labels, and what a sender says is a hint.
 """
 
@@ -95,7 +96,7 @@ def measure(before: Path, after: Path, held_back: Path) -> Shift:
     """Compare two models on photos of a kind, and on the test side of the pipeline in this folder."""
     kind, test = Labelled(held_back), Photographs("test")
     sides: list[tuple[Photos, Any]] = [(kind, kind.labels), (test, np.array(test.labels))]
-    rights, versions = [], []
+    rights, versions = [], list[str]()
     for model in (before, after):
         data = model.read_bytes()
         document = read_contract(data)
@@ -107,7 +108,8 @@ def measure(before: Path, after: Path, held_back: Path) -> Shift:
                 for photos, labels in sides
             ]
         )
-    return Shift(*versions, *(compare(first, second) for first, second in zip(*rights, strict=True)))
+    held, old = (compare(first, second) for first, second in zip(*rights, strict=True))
+    return Shift(before=versions[0], after=versions[1], held_back=held, test=old)
 
 
 def _is_photo(data: bytes) -> bool:
