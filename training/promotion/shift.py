@@ -1,7 +1,7 @@
 """Shift: whether a round of the loop mends photos of a kind that the model got wrong; docs/loop.md has the whole round.
 
     python -m training.promotion.shift halve kind.zip shift    # one half to send, one to hold back
-    python -m training.promotion.shift labels samples known.csv    # what was said of each, for `catsdogs label --import`
+    python -m training.promotion.shift labels samples known.csv    # what was said of each, for `label --import`
     python -m training.promotion.shift measure before.onnx after.onnx shift/held-back
 
 The last writes ``reports/shift.json`` and the table of docs/loop.md, and ends with status 1 if too little was mended.
