@@ -15,14 +15,13 @@ from shared.contract import Actual
 from shared.journal import PredictionLine
 from shared.spec import SIZE
 
+HEAD_BYTES: Final = 4096  # of a file, which have all that `known` reads
 SUFFIX: Final = ".png"  # after the id of the prediction
 TOMBSTONE: Final = ".forgotten"  # likewise
 KEYWORD: Final = "catsdogs"  # of the text chunk
 PIXEL_BYTES: Final = 3 * SIZE * SIZE
 
-HEAD_BYTES: Final = 4096  # of a file, which have all that `known` reads
-
-Reason = Literal["unsure", "disputed", "random"]
+Reason = Literal["unsure", "disputed", "disagreed", "random"]
 
 _ROW: Final = 3 * SIZE
 _ALL: Final = (1 << 8 * PIXEL_BYTES) - 1

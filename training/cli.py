@@ -5,12 +5,13 @@ The stages import torch, so each is imported only when it runs: ``catsdogs --hel
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from shared.files import write_json
 from training import stage
+from training.decisions import LEDGER
 
 PARAMS = click.option(
     "--params",
@@ -20,6 +21,8 @@ PARAMS = click.option(
     show_default=True,
     help="Parameters of all stages.",
 )
+FILE: Final = click.Path(path_type=Path, dir_okay=False)
+EXISTING: Final = click.Path(path_type=Path, dir_okay=False, exists=True)
 Command = Callable[..., Any]
 
 
@@ -61,7 +64,6 @@ def _stage(help_text: str) -> Callable[[Command], click.Command]:
 def gather(params_file: Path, samples: str | None, labels: str | None) -> None:
     """Run the stage gather."""
     from training import params
-    from training.decisions import LEDGER
     from training.gather import REASONS, digest
     from training.gather import gather as run
 
@@ -229,6 +231,40 @@ def promote(params_file: Path, dry_run: bool, again: bool) -> None:
     from training.promotion.promote import promote as run
 
     run(params.load(params_file).export.others, dry_run=dry_run, again=again)
+
+
+@_command(
+    "Say what samples show, by keyboard, on a page of this machine.\n\n"
+    "SAMPLES is the folder or bucket of the service's CATSDOGS_SAMPLES. Those that tell most come first. Each decision "
+    "becomes a line of the ledger. What clients reported is shown on demand, and is never a label.\n\n\b\n"
+    "  catsdogs label samples --as Anna\n"
+    "  catsdogs label samples --as Anna --settle         decide where people disagree\n"
+    "  catsdogs label samples --as Anna --import FILE    add the labels of a .csv or Label Studio's .json\n"
+    "  catsdogs label samples --export FILE              write the labels as such a file"
+)
+@click.argument("samples")
+@click.option("--as", "who", metavar="NAME", help="Who labels; asked for if not given.")
+@click.option("--ledger", type=FILE, default=LEDGER, show_default=True, help="The file of decisions.")
+@click.option("--settle", is_flag=True, help="Show what people disagree about; a decision settles it.")
+@click.option("--model", type=EXISTING, help="Whose evidence to show.  [the one that ships]")
+@click.option("--port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="0 for any free port.")
+@click.option("--import", "source", type=EXISTING, help="Add the labels of this file, and end.")
+@click.option("--export", "target", type=FILE, help="Write the labels to this file, and end.")
+def label(samples: str, ledger: Path, who: str | None, source: Path | None, target: Path | None, **page: Any) -> None:
+    """Serve the page, or exchange labels."""
+    from training.labelling import label as run
+
+    if source and target:
+        raise click.UsageError("either --import or --export")
+    if target:
+        run.give(samples, ledger, target)
+        return
+    who = click.prompt("Your name") if who is None else who
+    assert who is not None
+    if source:
+        run.take(samples, ledger, who, source)
+    else:
+        run.page(samples, ledger, who, **page)
 
 
 @_command(

@@ -24,6 +24,7 @@ import errno
 import fcntl
 import io
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ from shared.contract import Actual
 from training.stage import StageError
 
 LEDGER: Final = Path("labels.csv")  # in the working directory, to be committed
+ID: Final = re.compile(r"[0-9A-Za-z_-]{1,100}")
+Id = Annotated[str, Meta(pattern=rf"^{ID.pattern}\Z")]
 # Names of people and models: no line break, so that a line is a row.
 Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]{1,200}\Z")]
 
@@ -45,7 +48,7 @@ Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]{1,200}\Z"
 class Decision(msgspec.Struct, frozen=True):
     """A line of the ledger; its fields are the columns."""
 
-    id: Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,100}\Z")]
+    id: Id
     label: Actual
     decision: Literal["label", "settle", "undo"]
     who: Text
@@ -160,8 +163,13 @@ def append(path: Path, lines: Iterable[Decision]) -> None:
     """Add lines to a ledger that was read, and return when they are on the disk; several processes may do so at once.
 
     Raises:
+        StageError: a name does not fit on a line.
         OSError: they cannot be written; then none of them is in the file.
     """
+    try:
+        lines = msgspec.convert(msgspec.to_builtins(list(lines)), list[Decision])
+    except msgspec.ValidationError as error:
+        raise StageError(f"{path}: {error}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)

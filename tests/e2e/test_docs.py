@@ -100,6 +100,16 @@ COMMANDS: Final = {
     ".venv/bin/catsdogs forget --samples samples 6a6a0f8c9d1e2f3a4b5c6d7e8f9001020304050607080900010203": Run(
         "there was no sample"
     ),
+    **{
+        f"{VENV}/catsdogs label {arguments}": Run("--settle", f"{VENV}/catsdogs label --help", whole)
+        for arguments, whole in {
+            "samples --as Anna": "tests/e2e/test_page_label.py",
+            "samples --as Cleo --settle": "tests/e2e/test_page_label.py",
+            f"samples --as Anna --import labels.json\n{VENV}/catsdogs label samples --export labels.json": (
+                "tests/training/labelling/test_exchange.py"
+            ),
+        }.items()
+    },
     "CATSDOGS_PORT=9000 CATSDOGS_LOG_LEVEL=warning make serve": Run(
         "catsdogs serve",
         "CATSDOGS_PORT=9000 CATSDOGS_LOG_LEVEL=warning make --dry-run serve",
@@ -143,7 +153,8 @@ COMMANDS: Final = {
     f"{VENV}/python -m training.promotion.shift halve kind.zip shift": Run(
         "OUT/streamed", f"{VENV}/python -m training.promotion.shift halve --help", "tests/e2e/test_loop.py"
     ),
-    f"{VENV}/catsdogs collect shift/streamed\n{VENV}/python -m training.promotion.shift labels samples known.csv": Run(
+    f"{VENV}/catsdogs collect shift/streamed\n{VENV}/python -m training.promotion.shift labels samples known.csv\n"
+    f"{VENV}/catsdogs label samples --as script --import known.csv": Run(
         "POST /feedback", f"{VENV}/python -m training.promotion.shift labels --help", "tests/e2e/test_loop.py"
     ),
     f"{VENV}/python -m training.promotion.shift measure "
