@@ -29,6 +29,8 @@ HEADLINES: Final = {
     "audited.calibration_error": "calibration error",
     "audited.answered": "answered, rather than unsure",
     "audited.accuracy_when_answered": "right where answered",
+    "from_production.production.accuracy": "right in production",
+    "from_production.hard.accuracy": "right on what was hard in production",
     "strangers.strangers_unsure": "other things called unsure",
     "milliseconds": "milliseconds a photo, one thread",
     "megabytes": "megabytes",

@@ -19,6 +19,7 @@ from shared.addresses import without_secrets
 # Where the photographs lie is each user's own affair (`make pipeline SOURCE=…`): the lock names the files the shipped
 # model was made from, params.yaml the public download. What they held is in the lock as well, and is compared.
 PLACE: Final = {"params.yaml": {"fetch": "modified"}}
+NOT_HERE: Final = {"data/gathered": "deleted"}  # as all data; what the lock says of it is compared by the dry run
 
 
 def stages(said: str) -> list[str]:
@@ -32,7 +33,7 @@ def stages(said: str) -> list[str]:
 def only_the_place(status: list[dict[str, Any]]) -> bool:
     """Whether nothing but the place of the photographs differs, given fetch's part of ``dvc status --json``."""
     differing = [part for part in status if not ("changed outs" in part and _absent(part["changed outs"]))]
-    return differing == [{"changed deps": PLACE}]
+    return differing in [[{"changed deps": PLACE | absent}] for absent in ({}, NOT_HERE)]
 
 
 def _absent(outs: dict[str, str]) -> bool:

@@ -76,7 +76,7 @@ def _find(name: str) -> tuple[EntryPoint, str] | None:
 
 
 def _entries(group: str) -> list[EntryPoint]:
-    pipeline = ["fetch", "audit", "split", "prepare", "suspects", "train", "export", "quantize", "evaluate"]
+    pipeline = ["fetch", "audit", "split", "prepare", "suspects", "train", "export", "quantize", "evaluate", "gather"]
     service = ["serve", "predict", "forget", "score", "sort", "collect", "report"]
     order = [*pipeline, "promote", "rollback", "restore", *service]
     # Two installations of the package on one path (an editable one in a checkout) list each command twice.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from shared import spec
 from shared.intervals import Interval
@@ -132,7 +132,11 @@ class Verdict(NamedTuple):
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
-    """The promise of a model file. ``test`` is None until ``evaluate`` has measured the file."""
+    """The promise of a model file. ``test`` is None until ``evaluate`` has measured the file.
+
+    ``production`` and ``hard`` are absent where there were no such photos: of what users sent, those kept by chance,
+    and those kept because an answer was unsure or disputed, all labelled by a person.
+    """
 
     schema: int = SCHEMA
     version: Name
@@ -147,6 +151,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     reference: Reference
     exam: Exam
     test: TestMetrics | None = None
+    production: TestMetrics | UnsetType = UNSET
+    hard: TestMetrics | UnsetType = UNSET
 
     def judge(self, probabilities: Sequence[float], familiarity: float) -> Verdict:
         """Turn one picture's outputs into a verdict.

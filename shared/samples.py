@@ -76,6 +76,12 @@ def known(head: bytes) -> Sample:
     raise SampleError(f"not the file of a sample: no text chunk {KEYWORD!r}")
 
 
+def bare(file: bytes) -> bytes:
+    """A sample's file without what is known of it: the same bytes for the same pixels, whatever feedback came."""
+    start = 8 + 12 + len(_HEADER)  # after signature and header
+    return file[:start] + file[start + 12 + int.from_bytes(file[start : start + 4]) :]
+
+
 def _minus_above(pixels: bytes) -> bytes:
     """Subtract from each byte the one in the row above, modulo 256: all at once, as two long integers.
 

@@ -29,7 +29,7 @@ from PIL import Image
 from shared.contract import CLASSES
 from shared.files import write_whole
 from shared.pixels import RefusedImageError, pixels
-from training.stage import StageError, progress
+from training.stage import PRODUCTION, StageError, progress
 
 THUMBNAIL: Final = 16  # side of the colour thumbnail that near-duplicates are found with
 LEAST: Final = 3  # usable photos of a class: one to train on, one to validate on, one to test on
@@ -66,8 +66,12 @@ def audit(raw: Path, out: Path, near_duplicate: float) -> list[AuditRow]:
     kept_before = {row.sha256 for row in read(out) if row.status == "kept"} if out.exists() else set()
     rows, thumbnails = _decode(raw, files)
 
-    # Photos kept before come first, then the largest files; beyond that the order only has to be stable.
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].sha256 not in kept_before, -rows[i].bytes, rows[i].sha256))
+    # Photos kept before come first, then the largest files; beyond that the order only has to be stable. What users
+    # sent comes last: a copy of a photo of the test side must not take its place.
+    def rank(row: AuditRow) -> tuple[bool, bool, int, str]:
+        return row.sha256 not in kept_before, row.path.startswith(f"{PRODUCTION}/"), -row.bytes, row.sha256
+
+    order = sorted(range(len(rows)), key=lambda i: rank(rows[i]))
     rows = [rows[i] for i in order]
     rows = _leave_out_repeats(rows, np.stack([thumbnails[i] for i in order]), near_duplicate)
     rows.sort(key=lambda row: row.path)

@@ -55,6 +55,35 @@ def _stage(help_text: str) -> Callable[[Command], click.Command]:
 
 
 @_stage(
+    "Make photos to learn from of the samples that a service kept and a person labelled, in data/gathered.\n\n"
+    "SAMPLES is the folder of CATSDOGS_SAMPLES, LABELS the ledger that `catsdogs label` writes, by default labels.csv. "
+    "Given, they become those of params.yaml; run it again after labelling or forgetting more, then `dvc repro`."
+)
+@click.argument("samples", required=False)
+@click.argument("labels", required=False)
+def gather(params_file: Path, samples: str | None, labels: str | None) -> None:
+    """Run the stage gather."""
+    from training import params
+    from training.gather import REASONS, digest
+    from training.gather import gather as run
+
+    section = params.load(params_file).gather
+    if samples:
+        section = params.Gather(samples, labels or str(LEDGER))
+        params.assign_gather(params_file, section, digest(section))
+    gathered = run(section, stage.GATHERED, stage.GATHERED_TABLE)
+    report = gathered.report()
+    write_json(stage.REPORTS / "gather.json", report)
+    if section.samples is None:
+        click.echo("gather.samples: none, so nothing is gathered")
+        return
+    for side, count in report["gathered"].items():
+        click.echo(f"{side:>10}: {count['cats']:,} cats, {count['dogs']:,} dogs")
+    for reason, left_out in gathered.left_out.items():
+        click.echo(f"left out {left_out:,}: {REASONS[reason]}")
+
+
+@_stage(
     "Copy the photos to data/raw.\n\nSOURCE is a folder, a zip or tar file, a CSV or Parquet table of paths "
     "and labels, or a collection to download: 'kaggle' or 'oxford-iiit-pet'; by default params.yaml names them."
 )
@@ -70,7 +99,7 @@ def fetch(params_file: Path, source: tuple[str, ...], classes: str | None, keep_
     if classes:
         section = params.with_classes(section, classes)
     keep_sides = keep_sides or section.keep_sides
-    fetched = run(source or section.source, stage.RAW, section.labels(), keep_sides=keep_sides)
+    fetched = run(source or section.source, stage.RAW, section.labels(), keep_sides=keep_sides, gathered=stage.GATHERED)
     report = fetched.report()
     write_json(stage.REPORTS / "fetch.json", report)
     for name, one in report["collections"].items():
@@ -106,15 +135,16 @@ def split(params_file: Path) -> None:
     """Run the stage split."""
     from shared.contract import CLASSES
     from training import audit, params
-    from training.split import SIDES, given_sides, summary
+    from training.split import FROM_PRODUCTION, SIDES, given_sides, summary
     from training.split import split as run
 
     section = params.load(params_file).split
     photos = run(audit.read(stage.AUDIT), stage.SPLIT, section.train, section.val, given_sides(stage.NAMES))
     found = summary(photos)
     write_json(stage.REPORTS / "split.json", found)
-    for side in SIDES:
-        click.echo(f"{side:>6}: {found[side]['cats']:,} cats, {found[side]['dogs']:,} dogs")
+    for side in (*SIDES, *FROM_PRODUCTION):
+        if side in found:
+            click.echo(f"{side:>10}: {found[side]['cats']:,} cats, {found[side]['dogs']:,} dogs")
     if warning := stage.imbalance(*(sum(found[side][label] for side in SIDES) for label in CLASSES)):
         click.echo(warning)
 

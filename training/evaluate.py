@@ -38,6 +38,7 @@ from training.photographs import Answered, Photographs, Photos, answers
 from training.pictures import evenly_spaced
 from training.robustness import Cell, File, robustness
 from training.slices import Slice, groups, slices
+from training.split import FROM_PRODUCTION
 from training.stage import StageError, progress
 from training.train import read_trained
 
@@ -74,6 +75,7 @@ class Measured:
     first_audited: Quality
     ood_detection: ood.OodDetection | None
     ood_outputs: dict[str, Outputs]
+    from_production: dict[str, Quality]  # on the test sides of what production met, where there are photos
     slices: list[Slice]
     robustness: dict[str, Cell]
     milliseconds: float = 0.0  # of the first look
@@ -101,8 +103,11 @@ def evaluate(params: Evaluate, others: tuple[str, ...]) -> None:
     if not strangers:
         print("photos of other things: none, so they are not evaluated (export.others)")
     parts = groups(test.audited)
+    sides = {side: photos for side in FROM_PRODUCTION if len(photos := Photographs(side))}
     files = {
-        precision: _measure(path, test, parts, strangers) for precision, (path, _, _) in FILES.items() if path.exists()
+        precision: _measure(path, test, sides, parts, strangers)
+        for precision, (path, _, _) in FILES.items()
+        if path.exists()
     }
     if "fp32" not in files:
         raise StageError(f"{stage.CANDIDATE}: not found; run `catsdogs export` first")
@@ -130,6 +135,8 @@ def evaluate(params: Evaluate, others: tuple[str, ...]) -> None:
             f"{file.audited.accuracy.text()} on the {file.audited.pictures:,} with audited labels; "
             f"log loss {file.raw.log_loss.value:.4f} and {file.audited.log_loss.value:.4f}"
         )
+        for side, found in file.from_production.items():
+            print(f"{precision}: {found.accuracy.text()} right on {found.pictures:,} photos of the side {side}")
     print(f"{stage.REPORTS / 'report.html'}: the full report")
 
 
@@ -139,7 +146,13 @@ def _test_side() -> TestSide:
     return TestSide(photos, np.array(photos.labels), audited, np.isin(photos.ids, audited.ids))
 
 
-def _measure(path: Path, test: TestSide, parts: dict[tuple[str, str], Bools], others: dict[str, Photos]) -> Measured:
+def _measure(
+    path: Path,
+    test: TestSide,
+    sides: dict[str, Photographs],
+    parts: dict[tuple[str, str], Bools],
+    others: dict[str, Photos],
+) -> Measured:
     data = path.read_bytes()
     model = onnx.load_model_from_string(data)
     document = contract.loads({entry.key: entry.value for entry in model.metadata_props})
@@ -156,14 +169,12 @@ def _measure(path: Path, test: TestSide, parts: dict[tuple[str, str], Bools], ot
     ood_outputs = {
         name: answers(network, photos, when, f"{name}, {document.precision}").outputs for name, photos in others.items()
     }
-    promise = contract.TestMetrics(
-        pictures=raw.pictures,
-        accuracy=raw.accuracy,
-        log_loss=raw.log_loss.value,
-        confusion=raw.confusion,
-        audited=audited.accuracy,
-    )
-    document = msgspec.structs.replace(document, test=promise)
+    from_production = {}
+    for side, photos in sides.items():
+        outputs = answers(network, photos, when, f"{side}, {document.precision}").outputs
+        from_production[side] = quality(outputs, np.array(photos.labels), document)
+    promises = {side: _promise(found) for side, found in from_production.items()}
+    document = msgspec.structs.replace(document, test=_promise(raw, audited.accuracy), **promises)
     onnx.helper.set_model_props(model, {contract.METADATA_KEY: contract.dumps(document)})
     return Measured(
         model=model,
@@ -176,8 +187,19 @@ def _measure(path: Path, test: TestSide, parts: dict[tuple[str, str], Bools], ot
         first_audited=first_audited,
         ood_detection=ood.ood_detection(answered.outputs, ood_outputs, document) if ood_outputs else None,
         ood_outputs=ood_outputs,
+        from_production=from_production,
         slices=slices(parts, kept[0].probabilities.argmax(1) == truth, reasons(kept[0], document) == ""),
         robustness={},
+    )
+
+
+def _promise(found: Quality, audited: Interval | None = None) -> contract.TestMetrics:
+    return contract.TestMetrics(
+        pictures=found.pictures,
+        accuracy=found.accuracy,
+        log_loss=found.log_loss.value,
+        confusion=found.confusion,
+        audited=audited,
     )
 
 
@@ -224,7 +246,8 @@ def _time(files: dict[Precision, Measured], photos: Photographs, count: int) -> 
 def figures(file: Measured, evidence: Occlusion | None) -> dict[str, Any]:
     """Content of ``metrics.json`` for a file.
 
-    Names without ``audited`` are of the labels that the photos came with; slices and robustness are of audited ones.
+    Names without ``audited`` are of the labels that the photos came with; slices and robustness are of audited ones,
+    and those of ``from_production`` are labels that a person gave.
     """
     document, raw, audited = file.document, msgspec.to_builtins(file.raw), msgspec.to_builtins(file.audited)
     again = file.answered.again
@@ -254,6 +277,8 @@ def figures(file: Measured, evidence: Occlusion | None) -> dict[str, Any]:
     }
     if file.ood_detection:
         result["strangers"] = msgspec.to_builtins(file.ood_detection)
+    if file.from_production:
+        result["from_production"] = msgspec.to_builtins(file.from_production)
     if evidence:
         result["evidence"] = msgspec.to_builtins(evidence)
     return result | {"slices": msgspec.to_builtins(file.slices), "robustness": msgspec.to_builtins(file.robustness)}
@@ -350,6 +375,7 @@ def _track(params: Evaluate, run_id: str, files: dict[Precision, Measured]) -> N
                     f"milliseconds_{precision}": file.milliseconds,
                     f"milliseconds_mean_{precision}": file.milliseconds_mean,
                 }
+                | {f"{side}_accuracy_{precision}": found.accuracy.value for side, found in file.from_production.items()}
             )
         for path in sorted(stage.REPORTS.iterdir()):
             mlflow.log_artifact(str(path), "report")

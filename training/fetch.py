@@ -27,7 +27,7 @@ from training import layouts
 from training.downloads import KNOWN, download
 from training.params import Collection
 from training.sources import File, PassedOverError, hidden, opened
-from training.stage import StageError, progress, whole_directory
+from training.stage import PRODUCTION, StageError, progress, whole_directory
 
 REASONS: Final = {
     "hidden": "hidden",
@@ -40,6 +40,8 @@ REASONS: Final = {
     "repeated": "the same file again",
 }
 NOT_STATED: Final = "not stated"
+# Licence and origin of what `gather` brings.
+OF_PRODUCTION: Final = ("of those who sent them", "kept by the service, labelled by a person")
 EXAMPLES: Final = 3  # names shown for each reason
 # A file of such a name is left to the audit, which lists it as corrupt if its bytes are no picture's.
 PICTURE: Final = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|gif|bmp|avif|heic|heif)", re.IGNORECASE)
@@ -95,6 +97,7 @@ def fetch(
     classes: Mapping[str, Label] = CLASS_FOLDERS,
     *,
     keep_sides: bool = False,
+    gathered: Path | None = None,
 ) -> Fetched:
     """Copy every photo of ``sources`` that has a label to ``out``, and list them in ``names.csv`` beside it.
 
@@ -104,6 +107,8 @@ def fetch(
         classes: the label that a folder of each name, in lower case, gives its photos.
         keep_sides: whether ``names.csv`` says the side that a photo's folder names, for ``split`` to keep; ``train`` if
             it names none.
+        gathered: the folder that ``gather`` made. Its photos are one more collection, and ``names.csv`` says for each
+            which test side it may be on.
 
     Raises:
         StageError: a source is missing or unreadable, a class has no photo in any of them, or no folder names a side.
@@ -111,9 +116,12 @@ def fetch(
     fetched = Fetched()
     rows = [("path", "collection", "name", "side")]
     collections = named(sources)
+    if gathered and any(gathered.glob("*/*/*")):
+        collections.append(Collection(str(gathered), PRODUCTION, *OF_PRODUCTION))
     with whole_directory(out) as aside:
         for collection in collections:
-            source = collection.source
+            source, ours = collection.source, collection.name == PRODUCTION
+            names = CLASS_FOLDERS if ours else classes
             path = download(source) if source in KNOWN else Path(source).expanduser().absolute()
             folder = aside / collection.name
             photos = fetched.collections[collection] = Counter()
@@ -121,7 +129,7 @@ def fetch(
             with opened(path, scratch=aside) as files:
                 for file in progress(files, f"reading {collection.name}", unit=" files"):
                     try:
-                        label, data = _photo(file, layouts.label(file, path.name, classes), seen)
+                        label, data = _photo(file, layouts.label(file, path.name, names), seen)
                         place = _write(folder / label, PurePosixPath(file.name).name, data)
                     except PassedOverError as error:
                         fetched.pass_over(file.name, error.reason)
@@ -129,7 +137,7 @@ def fetch(
                     side = layouts.side(file.name, path.name)
                     photos[label] += 1
                     fetched.sides.update([side] if side else [])
-                    kept = (side or "train") if keep_sides else ""
+                    kept = file.name.partition("/")[0] if ours else (side or "train") if keep_sides else ""
                     rows.append((place.relative_to(aside).as_posix(), collection.name, file.name, kept))
         _check(fetched, ", ".join(one.source for one in collections), keep_sides=keep_sides)
         text = io.StringIO()
@@ -142,7 +150,7 @@ def fetch(
 def named(sources: Iterable[str | Collection]) -> list[Collection]:
     """The collections with all that is known of them; one without a name gets its source's, with a number if taken."""
     collections = [Collection(source=source) if isinstance(source, str) else source for source in sources]
-    taken = {collection.name.lower() for collection in collections}
+    taken = {PRODUCTION} | {collection.name.lower() for collection in collections}
     result = []
     for collection in collections:
         source = collection.source

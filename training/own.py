@@ -2,8 +2,8 @@
 
 python -m training.own own --source "a.zip b.zip" --classes "cats=kitten dogs=puppy" --set "train.epochs=2"
 
-The folder has its own DVC, parameters, data, models and reports. Its ``fetch.digest`` follows from what the source
-holds, so ``dvc repro`` there runs again when that changed.
+The folder has its own DVC, parameters, data, models and reports. Its ``fetch.digest`` and ``gather.digest`` follow from
+what the sources hold, so ``dvc repro`` there runs again when that changed.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import click
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from training import downloads, params, sources
+from training import downloads, gather, params, sources
 from training.stage import StageError
 
 LINKED: Final = ("shared", "training", "serving")  # what the stages depend on, and where `promote` puts a model
@@ -57,6 +57,9 @@ def prepare(folder: Path, source: str, values: dict[str, Any]) -> None:
         **values,
     }.items():
         params.assign(folder / PARAMS, name, value)
+    if (gathered := params.load(folder / PARAMS).gather).samples:
+        gathered = gather.absolute(gathered)
+        params.assign_gather(folder / PARAMS, gathered, gather.digest(gathered))
     if not (folder / ".dvc").exists():
         subprocess.run([sys.executable, "-P", "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=folder, check=True)
 

@@ -10,7 +10,7 @@ from ruamel.yaml.error import YAMLError
 
 from shared.contract import CLASSES, Label
 from shared.files import write_whole
-from training.stage import StageError
+from training.stage import PRODUCTION, StageError
 
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 JpegQuality = Annotated[int, msgspec.Meta(ge=1, le=100)]
@@ -33,6 +33,14 @@ class Collection(Section, frozen=True, omit_defaults=True):
     origin: str = ""
 
 
+class Gather(Section, frozen=True):
+    """Samples that a service kept, and the ledger with their labels; null: no samples."""
+
+    samples: str | None
+    labels: str | None
+    digest: str = ""  # of what they hold, so that DVC sees new labels under an old name; `catsdogs gather` sets it
+
+
 class Fetch(Section, frozen=True):
     """Where the photographs come from, what says which animal they show, and whether they keep the side they are on."""
 
@@ -49,6 +57,8 @@ class Fetch(Section, frozen=True):
         stated = [entry.name.lower() for entry in self.source if isinstance(entry, Collection) and entry.name]
         if len(set(stated)) < len(stated):
             raise ValueError(f"source: two collections have the same name: {', '.join(stated)}")
+        if PRODUCTION in stated:
+            raise ValueError(f"source: {PRODUCTION} is the name of the samples that `catsdogs gather` brings")
 
     def labels(self) -> dict[str, Label]:
         """Label by name, in lower case."""
@@ -216,6 +226,7 @@ class Evaluate(Section, frozen=True):
 class Params(Section, frozen=True):
     """The whole file."""
 
+    gather: Gather
     fetch: Fetch
     audit: Audit
     split: Split
@@ -253,6 +264,12 @@ def load(path: Path) -> Params:
         ) from error
     except (YAMLError, msgspec.ValidationError, ValueError) as error:
         raise StageError(f"{path}: {error}") from error
+
+
+def assign_gather(path: Path, section: Gather, digest: str) -> None:
+    """Set where samples and labels are in the file at ``path``, and the digest of what they hold."""
+    for name, value in (("samples", section.samples), ("labels", section.labels), ("digest", digest)):
+        assign(path, f"gather.{name}", value)
 
 
 def assign(path: Path, name: str, value: Any) -> None:

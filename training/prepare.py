@@ -24,7 +24,7 @@ SIDE: Final = 320
 
 
 def prepare(photos: list[Photo], raw: Path, out: Path) -> None:
-    """Write the standardised picture of every photo below ``out``, all of them or none.
+    """Write the standardised picture of every photo of train, val and test below ``out``, all of them or none.
 
     Raises:
         StageError: a photo of the split is no longer in ``raw``.
@@ -46,6 +46,8 @@ def prepare(photos: list[Photo], raw: Path, out: Path) -> None:
             square.save(picture, "WEBP", lossless=True, method=0)
             (aside / photo.side / photo.label / f"{photo.sha256[:20]}.webp").write_bytes(picture.getvalue())
 
+        # The other test sides are measured on the original photographs only.
+        photos = [photo for photo in photos if photo.side in SIDES]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in progress(pool.map(write, photos), "preparing", total=len(photos)):
                 pass

@@ -125,16 +125,16 @@ def _read(name: str) -> dict[str, Any] | None:
 def _split() -> dict[str, Any] | None:
     """Photos by side and class."""
     found = _read("split.json")
-    return {side: found[side] for side in SIDES} if found else None
+    return {side: count for side, count in found.items() if side != "collections"} if found else None
 
 
 def collections() -> list[dict[str, Any]]:
     """A row for each collection: name, licence, origin, and its photos fetched, kept by the audit, and on each side."""
     fetched, split = _read("fetch.json") or {}, _read("split.json") or {}
+    none = dict.fromkeys(_split() or SIDES, dict.fromkeys(CLASSES, 0))
     rows = []
     for name, found in fetched.get("collections", {}).items():
-        none = dict.fromkeys(CLASSES, 0)
-        sides = split.get("collections", {}).get(name, dict.fromkeys(SIDES, none))
+        sides = split.get("collections", {}).get(name, none)
         kept = {label: sum(count[label] for count in sides.values()) for label in CLASSES}
         counts = {"fetched": {label: found[label] for label in CLASSES}, "kept": kept, **sides}
         rows.append({"name": name, "licence": found["licence"], "origin": found["origin"], "photos": counts})

@@ -6,6 +6,9 @@ The side depends only on the photo's SHA-256. So a photo is on the same side in 
 photos moves none of the old ones, and since the audit keeps one of each set of near-duplicates, no photo has a copy on
 another side. The cost is that 80/10/10 is met only on average.
 
+What ``gather`` brings is never on the test side, so that figures on it stay comparable: the training side has its share
+of it, and the rest is measured on sides of its own, "production" and "hard".
+
 With ``fetch.keep_sides`` a photo stays on the side that its folder names, train if it names none. A side that no folder
 names is taken from the training side, by content.
 """
@@ -25,9 +28,11 @@ import msgspec
 from shared.contract import CLASSES
 from shared.files import write_whole
 from training.audit import AuditRow
-from training.stage import StageError
+from training.stage import PRODUCTION, StageError
 
 SIDES: Final = ("train", "val", "test")
+# Test sides of what production met: photos that were kept by chance, and those that a model found hard.
+FROM_PRODUCTION: Final = (PRODUCTION, "hard")
 NONE_GIVEN: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -52,7 +57,8 @@ def split(
         out: the CSV to write.
         train: share of the photos to train on, 0..1.
         val: share to validate on; the rest is the test set.
-        given: the side of the photos that keep theirs, by path.
+        given: the side of the photos that keep theirs, by path; of those in ``FROM_PRODUCTION`` the training side gets
+            its share.
 
     Raises:
         StageError: a class has no photo on one of the sides.
@@ -65,6 +71,8 @@ def split(
         said = given.get(row.path)
         if said is None:
             return side(row.sha256, train, val)
+        if said in FROM_PRODUCTION:
+            return "train" if side(row.sha256, train, val) == "train" else said
         return side(row.sha256, *of_train) if said == "train" else said
 
     photos = [
@@ -111,9 +119,14 @@ def summary(photos: list[Photo]) -> dict[str, Any]:
     """Photos per side and class, of all collections and of each, for the report."""
     count = Counter((photo.collection, photo.side, photo.label) for photo in photos)
     names = sorted({photo.collection for photo in photos})
+    there = {photo.side for photo in photos}
 
     def sides(of: list[str]) -> dict[str, dict[str, int]]:
-        return {side: {label: sum(count[name, side, label] for name in of) for label in CLASSES} for side in SIDES}
+        return {
+            side: {label: sum(count[name, side, label] for name in of) for label in CLASSES}
+            for side in (*SIDES, *FROM_PRODUCTION)
+            if side in SIDES or side in there
+        }
 
     return sides(names) | {"collections": {name: sides([name]) for name in names}}
 

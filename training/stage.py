@@ -16,6 +16,8 @@ from shared.addresses import without_secrets
 
 T = TypeVar("T")
 
+GATHERED: Final = Path("data/gathered")
+GATHERED_TABLE: Final = Path("data/gathered.csv")
 RAW: Final = Path("data/raw")
 NAMES: Final = Path("data/names.csv")
 AUDIT: Final = Path("data/audit.csv")
@@ -31,6 +33,7 @@ MODEL: Final = Path("models/model.onnx")
 MODEL_INT8: Final = Path("models/model.int8.onnx")
 SUSPECTS: Final = Path("data/suspects.csv")
 REPORTS: Final = Path("reports")
+PRODUCTION: Final = "production"  # the collection of what `gather` brings; no other has this name
 
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

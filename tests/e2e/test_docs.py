@@ -141,6 +141,26 @@ COMMANDS: Final = {
     f"{VENV}/catsdogs promote --dry-run": Run(
         "--dry-run", f"{VENV}/catsdogs promote --help", "tests/training/promotion/test_promote.py"
     ),
+    f"{VENV}/catsdogs promote --dry-run\nmake ship": Run(
+        "--dry-run.*catsdogs promote",
+        f"{VENV}/catsdogs promote --help; make --dry-run ship",
+        "tests/training/promotion/test_promote.py",
+    ),
+    f"{VENV}/catsdogs gather samples labels.csv": Run(
+        "SAMPLES", f"{VENV}/catsdogs gather --help", "tests/training/test_gather.py"
+    ),
+    "cp serving/models/cats-dogs.int8.onnx before.onnx\n"
+    f"{VENV}/python -m training.promotion.shift halve kind.zip shift": Run(
+        "OUT/streamed", f"{VENV}/python -m training.promotion.shift halve --help", "tests/e2e/test_loop.py"
+    ),
+    f"{VENV}/catsdogs collect shift/streamed\n{VENV}/python -m training.promotion.shift labels samples known.csv\n"
+    f"{VENV}/catsdogs label samples --as script --import known.csv": Run(
+        "POST /feedback", f"{VENV}/python -m training.promotion.shift labels --help", "tests/e2e/test_loop.py"
+    ),
+    f"{VENV}/python -m training.promotion.shift measure "
+    "before.onnx serving/models/cats-dogs.int8.onnx shift/held-back": Run(
+        "BEFORE and AFTER", f"{VENV}/python -m training.promotion.shift measure --help", "tests/e2e/test_loop.py"
+    ),
     f"{VENV}/catsdogs rollback": Run(
         "rollback", f"{VENV}/catsdogs rollback --help", "tests/training/promotion/test_promote.py"
     ),

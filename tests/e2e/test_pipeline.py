@@ -18,13 +18,31 @@ from ruamel.yaml import YAML
 from serving.model import session as models
 from serving.model.classify import classify
 from shared import contract
-from shared.pixels import Limits
+from shared.contract import Label, TestMetrics
+from shared.pixels import Limits, pixels
 from tests.conftest import ROOT, draw_photos
+from tests.training.test_gather import Kept
 from training import split
 
 pytestmark = pytest.mark.slow
 
-STAGES = ("fetch", "audit", "split", "prepare", "suspects", "train", "train_closer", "export", "quantize", "evaluate")
+STAGES = (
+    "gather",
+    "fetch",
+    "audit",
+    "split",
+    "prepare",
+    "suspects",
+    "train",
+    "train_closer",
+    "export",
+    "quantize",
+    "evaluate",
+)
+
+
+CLASS_OF: dict[str, Label] = {"Cat": "cats", "Dog": "dogs"}
+SAMPLES = 30  # of each animal, so that some are on each side whatever their digests
 
 
 def run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
@@ -61,13 +79,21 @@ def checkout(folder: Path, source: list[str], others: Sequence[str] = (), **trai
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipeline")
-    photos = draw_photos(folder / "photos", 60)
+    photos = draw_photos(folder / "photos", 60 + SAMPLES)
+    kept = Kept(folder)
+    for number in range(60, 60 + SAMPLES):
+        for name, label in CLASS_OF.items():
+            path = photos / f"PetImages/{name}/{number}.jpg"
+            kept.keep(f"{name}{number}", "unsure" if number % 2 else "random", picture=pixels(path.read_bytes()))
+            kept.label({f"{name}{number}": label})
+            path.unlink()
     shutil.copy(photos / "PetImages/Cat/3.jpg", photos / "PetImages/Cat/copy of 3.jpg")
     shutil.copy(photos / "PetImages/Cat/4.jpg", photos / "PetImages/Dog/a cat.jpg")
     (photos / "PetImages/Cat/666.jpg").write_bytes(b"")
     work = checkout(folder / "work", ["../photos"], model="simple_cnn", epochs=8, head_lr=3e-3, weight_average=0.9)
-    done = run(work, "dvc", "repro")
-    assert done.returncode == 0, done.stdout + done.stderr
+    for command in (("catsdogs", "gather", "../samples", "../labels.csv"), ("dvc", "repro")):
+        done = run(work, *command)
+        assert done.returncode == 0, done.stdout + done.stderr
     return work
 
 
@@ -82,8 +108,10 @@ def test_every_stage_leaves_its_outputs(finished: Path) -> None:
     assert audit["duplicate"] == {"cats": 1, "dogs": 0}
     assert audit["cross_class"] == {"cats": 1, "dogs": 1}
     sides = report(finished, "split.json")
-    assert sum(count for side in ("train", "val", "test") for count in sides[side].values()) == 119
-    assert len(list((finished / "data/processed_split").glob("*/*/*.webp"))) == 119
+    of_photos = sides["collections"]["photos"]
+    assert sum(count for side in ("train", "val", "test") for count in of_photos[side].values()) == 119
+    prepared = sum(count for side in ("train", "val", "test") for count in sides[side].values())
+    assert len(list((finished / "data/processed_split").glob("*/*/*.webp"))) == prepared
     assert list((finished / "models/closer").iterdir()) == []  # the first network looks again
     for name in ("confusion.png", "worst.png", "predictions.csv", "ablation.json", "suspects.json", "model-card.md"):
         assert (finished / "reports" / name).stat().st_size > 0
@@ -112,9 +140,9 @@ def test_the_reports_are_whole_pages_and_only_the_one_that_stays_has_photos(fini
 
 
 def test_the_report_and_the_card_list_the_collections_with_their_terms(finished: Path) -> None:
-    counts = report(finished, "split.json")
+    counts = report(finished, "split.json")["collections"]["photos"]
     sides = " | ".join(f"{counts[side]['cats']} / {counts[side]['dogs']}" for side in ("train", "val", "test"))
-    row = f"| photos | not stated | not stated | 62 / 61 | 59 / 60 | {sides} |"
+    row = f"| photos | not stated | not stated | 62 / 61 | 59 / 60 | {sides} | 0 / 0 | 0 / 0 |"
     assert row in (finished / "reports/model-card.md").read_text()
     assert "<tr><td>photos</td><td>not stated</td>" in (finished / "reports/report.html").read_text()
 
@@ -125,6 +153,23 @@ def test_both_precisions_ship_with_contracts_of_their_own(finished: Path) -> Non
         assert served.contract.precision == precision
         assert served.contract.test is not None and served.contract.test.audited is not None
     assert report(finished, "metrics.int8.json")["megabytes"] < report(finished, "metrics.json")["megabytes"]
+
+
+def test_what_production_met_has_test_sides_of_its_own_in_reports_and_contracts(finished: Path) -> None:
+    sides = report(finished, "split.json")
+    assert sum(count for side in sides["collections"]["production"].values() for count in side.values()) == 2 * SAMPLES
+    assert sides["collections"]["production"]["test"] == {"cats": 0, "dogs": 0}
+    card, page = ((finished / "reports" / name).read_text() for name in ("model-card.md", "report.html"))
+    for name, file in (("metrics.json", "model.onnx"), ("metrics.int8.json", "model.int8.onnx")):
+        figures = report(finished, name)["from_production"]
+        document = models.load(finished / "models" / file).contract
+        for side, promised in (("production", document.production), ("hard", document.hard)):
+            count = sum(sides[side].values())
+            assert isinstance(promised, TestMetrics)
+            assert figures[side]["pictures"] == promised.pictures == sum(map(sum, promised.confusion)) == count > 0
+            assert figures[side]["accuracy"]["value"] == promised.accuracy.value
+            assert f"\n| {side} | {count} | " in card
+            assert f'<td>{side}</td><td class="n">{count}</td>' in page
 
 
 def test_the_ablation_names_every_part_and_compares_it_with_the_first_look(finished: Path) -> None:

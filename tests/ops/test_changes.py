@@ -243,6 +243,8 @@ def test_this_repositorys_own_lock_is_up_to_date(tmp_path: Path) -> None:
 def test_only_the_place_of_the_photographs_may_differ() -> None:
     place = {"changed deps": {"params.yaml": {"fetch": "modified"}}}
     absent = {"changed outs": {"data/raw": "not in cache"}}
+    ungathered = {"changed deps": {"data/gathered": "deleted", **place["changed deps"]}}
+    assert stale.only_the_place([ungathered, absent])
     assert stale.only_the_place([place])
     assert stale.only_the_place([place, absent])
     assert not stale.only_the_place([absent])

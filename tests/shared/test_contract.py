@@ -1,7 +1,10 @@
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
 
+from serving.messages import ModelInService
 from serving.model.session import load
 from shared import contract
 from shared.contract import Contract, ContractError
@@ -29,6 +32,15 @@ def test_the_shipped_file_says_where_it_came_from_and_how_good_it_is(shipped_con
     assert (
         sum(shipped_contract.reference.familiarity.counts) == sum(shipped_contract.reference.brightness.counts) > 1000
     )
+
+
+def test_what_production_met_is_said_where_it_was_measured_and_absent_otherwise(shipped_contract: Contract) -> None:
+    measured = msgspec.structs.replace(shipped_contract, hard=shipped_contract.test)
+    for document, said in ((shipped_contract, set()), (measured, {"hard"})):
+        answer = ModelInService(**msgspec.structs.asdict(document), file="model.onnx", fallback=None)
+        for told in (msgspec.json.encode(answer), contract.dumps(document)):
+            assert {"production", "hard"} & msgspec.json.decode(told, type=dict[str, Any]).keys() == said
+        assert contract.loads({contract.METADATA_KEY: contract.dumps(document)}) == document
 
 
 def test_a_file_without_contract_is_refused() -> None:

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.training.conftest import write_params
 
 STAGES: Final[dict[str, dict[str, Any]]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
-BEFORE_EXPORT: Final = ("fetch", "audit", "split", "prepare", "suspects", "train", "train_closer")
+BEFORE_EXPORT: Final = ("gather", "fetch", "audit", "split", "prepare", "suspects", "train", "train_closer")
 FITTED: Final = ("suspects", "train", "train_closer", "export", "quantize")
 # What a stage imports and need not declare, since no change to it changes an output: in which stages, and why.
 UNDECLARED: Final = {

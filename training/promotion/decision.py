@@ -11,7 +11,7 @@ from training.packaging import LARGEST_TOLERANCE
 from training.promotion.match import COSTS, MARGINS, Answers, Match, tolerances
 
 LEAST_COVERAGE: Final = 0.5
-REASONS: Final = 3  # figures that can be significantly better
+REASONS: Final = 3  # figures on the test side of the collections that can be significantly better
 # What counts as a change of bytes and of milliseconds. Measured four times, one file against itself, 1,306 photos on
 # two busy cores: the ratio of the times was 0.995 to 1.000.
 SMALLER: Final = 0.01
@@ -32,6 +32,7 @@ def decide(faults: list[str], champion: Match | None, earlier: list[Match], leve
     Better than the champion, one of these:
 
     - accuracy or wrong answers by McNemar's exact test, or log loss by a sign-flip test, p below ``level``
+    - share right on a test side of what production met, likewise by McNemar's test
     - at least 1 % fewer bytes and not slower by 5 %, or 5 % fewer milliseconds and not larger by 1 %
 
     Not worse, all of these, than the champion and, save the last two, than any version that has served and was not
@@ -47,6 +48,8 @@ def decide(faults: list[str], champion: Match | None, earlier: list[Match], leve
     coverage           share of the photos that are answered                       2 %         95 %
     other things       share of the photos of other things that are called unsure  5 %         95 %
     robustness         wrong among the answered, in each corruption of severity 3  1.5 %       value
+    production         share right of the photos that were kept by chance          1 %         value
+    hard               share right of the photos that were kept as hard ones       1 %         value
     exam               distinct pictures                                           never fewer value
     bytes              of the file that answers                                    50 %        value
     milliseconds       of a photo on one thread, second looks and all              50 %        value
@@ -54,6 +57,8 @@ def decide(faults: list[str], champion: Match | None, earlier: list[Match], leve
 
     Intervals are those of :mod:`training.comparison`. By itself, whatever serves, a candidate must have no fault
     (:func:`faults_of`).
+
+    A net loss of one photo of production or hard is no objection, however few they are.
 
     Args:
         faults: what is wrong with the candidate by itself.
@@ -87,17 +92,18 @@ def decide(faults: list[str], champion: Match | None, earlier: list[Match], leve
     return PromotionDecision(True, f"{' and '.join(gains)} than {champion.rival}, and worse in nothing")
 
 
-def level_of(attempt: int) -> float:
-    """Significance level of the k-th candidate on one test side: 5 % / (3 k (k + 1)).
+def level_of(attempt: int, sides: int = 0) -> float:
+    """Significance level of the k-th candidate on one test side: 5 % / ((3 + s) k (k + 1)).
 
     Each candidate is another chance to look better by luck, on photos that are no longer new. The levels of all
     attempts add up to 5 %, however many there are, since the sum of 1 / (k (k + 1)) is 1: alpha spending (Foster and
-    Stine 2008, https://doi.org/10.1111/j.1467-9868.2007.00643.x). The 3 is Bonferroni's, for the three figures tested.
+    Stine 2008, https://doi.org/10.1111/j.1467-9868.2007.00643.x). The 3 + s is Bonferroni's, for the figures tested.
 
     Args:
         attempt: k, from 1.
+        sides: s, of the test sides of what production met those that have photos.
     """
-    return SIGNIFICANT / (REASONS * attempt * (attempt + 1))
+    return SIGNIFICANT / ((REASONS + sides) * attempt * (attempt + 1))
 
 
 def faults_of(answers: Answers, questions: Exam) -> list[str]:

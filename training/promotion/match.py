@@ -1,6 +1,6 @@
 """A match: a candidate and a rival on the same photos, figure by figure."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Final
 
@@ -30,6 +30,8 @@ MARGINS: Final = {
     "bytes": 0.5,
     "milliseconds": 0.5,
     "robustness": 0.015,
+    "production": 0.01,
+    "hard": 0.01,
 }
 COSTS: Final = ("bytes", "milliseconds")
 FORMS: Final = {"log loss": ".4f", "bytes": ",", "milliseconds": ".2f"}  # the others are shares
@@ -46,6 +48,7 @@ class Answers:
     again: Bools  # looked at again
     seconds: npt.NDArray[np.float64]  # on one thread, second looks and all, decoding not counted
     others_unsure: Bools  # of the photos of other things, none if there are none
+    from_production: dict[str, Bools] = field(default_factory=dict)  # right, by test side of what production met
 
     @property
     def wrong(self) -> Bools:
@@ -132,13 +135,16 @@ class Match:
         return "\n".join((head, *(figure.row() for figure in self.figures), *self.notes))
 
 
-def play(files: dict[str, bytes], photos: Photographs, others: list[Photo]) -> dict[str, Answers]:
+def play(
+    files: dict[str, bytes], photos: Photographs, others: list[Photo], sides: dict[str, Photographs]
+) -> dict[str, Answers]:
     """Look at every photo with every model, by the model's own contract, in turns; and at photos of other things.
 
     Args:
         files: models by name.
         photos: with the labels that they came with.
         others: photos of other things.
+        sides: photos of what production met, by test side.
     """
     labels = np.array(photos.labels)
     models = {name: (single_threaded(model), read_contract(model)) for name, model in files.items()}
@@ -158,6 +164,10 @@ def play(files: dict[str, bytes], photos: Photographs, others: list[Photo]) -> d
         outputs, again, seconds = zip(*looks[name], strict=True)
         given = joined(list(outputs))
         unsure = [reasons(look(photo, network, document.second_look).outputs, document)[0] != "" for photo in others]
+        from_production = {}
+        for side, some in sides.items():
+            outputs = joined([look(some[index], network, document.second_look).outputs for index in range(len(some))])
+            from_production[side] = outputs.probabilities.argmax(1) == np.array(some.labels)
         answers[name] = Answers(
             size=len(files[name]),
             right=given.probabilities.argmax(1) == labels,
@@ -166,6 +176,7 @@ def play(files: dict[str, bytes], photos: Photographs, others: list[Photo]) -> d
             again=np.array(again),
             seconds=np.array(seconds),
             others_unsure=np.array(unsure, bool),
+            from_production=from_production,
         )
     return answers
 
@@ -177,6 +188,7 @@ def match(rival: str, theirs: tuple[Files, Answers], ours: tuple[Files, Answers]
     fewer, wider = _exams(their_files, our_files)
     if not len(our_answers.others_unsure):
         notes.append("other things: not compared, there are no photos of them (export.others)")
+    notes += [f"{side}: {len(right):,} photos" for side, right in our_answers.from_production.items()]
     return Match(
         rival=rival,
         photos=len(our_answers.right),
@@ -198,6 +210,7 @@ def _figures(rival: Answers, candidate: Answers) -> list[Figure]:
     ]
     if len(candidate.others_unsure):
         figures.append(_share("other things", rival.others_unsure, candidate.others_unsure, good=True))
+    figures += [_side(side, rival.from_production[side], right) for side, right in candidate.from_production.items()]
     milliseconds = rival.milliseconds, candidate.milliseconds
     return [
         *figures,
@@ -212,6 +225,19 @@ def _share(name: str, rival: Bools, candidate: Bools, *, good: bool, reason: boo
     worse = Difference(0.0 - more.value, 0.0 - more.high, 0.0 - more.low) if good else more
     p_value = found.p_value if reason else None
     return Figure(name, found.first.value, found.second.value, worse, MARGINS[name], p_value)
+
+
+def _side(name: str, rival: Bools, candidate: Bools) -> Figure:
+    """Share right on a test side of what production met.
+
+    It is small at first, and an interval would keep every candidate out: so the value counts, and a net loss of one
+    photo is allowed.
+    """
+    found = compare(rival, candidate)
+    worse = 0.0 - found.difference.value
+    margin = max(MARGINS[name], 2 / found.n)
+    certain = Difference(worse, worse, worse)
+    return Figure(name, found.first.value, found.second.value, certain, margin, found.p_value)
 
 
 def _certain(name: str, rival: float, candidate: float, worse: float) -> Figure:

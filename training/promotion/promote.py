@@ -139,7 +139,8 @@ def _judge(client: mlflow.MlflowClient, candidate: Files, champion: Champion | N
     photos = Photographs("test")
     groups = ood.to_measure(ood.read(sources)).values()
     others = [group[index] for group in groups for index in range(len(group))]
-    answers = play(models, photos, others)
+    sides = {side: some for side in split.FROM_PRODUCTION if len(some := Photographs(side))}
+    answers = play(models, photos, others, sides)
     ours = candidate, answers[CANDIDATE]
     matches = {name: match(name, (files, answers[name]), ours) for name, files in rivals.items()}
     faults = [
@@ -151,10 +152,12 @@ def _judge(client: mlflow.MlflowClient, candidate: Files, champion: Champion | N
     if outdated:
         faults += worse_than_recorded(answers[CANDIDATE], raw_contract(outdated.files.answering).get("test"))
     against = matches.pop(champion.name, None) if champion else None
-    test_side = _digest(photos)
-    attempt = _attempt(client, candidate, test_side)
+    digests = {registry.TEST_SIDE: _digest(photos)}
+    digests |= {f"{registry.TEST_SIDE}_{side}": _digest(some) for side, some in sides.items()}
+    attempt = _attempt(client, candidate, digests)
+    level = level_of(attempt, len(sides))
     earlier = [other.without_costs() for other in matches.values()]
-    decision = decide(faults, against, earlier, level_of(attempt))
+    decision = decide(faults, against, earlier, level)
     tags = {
         "reason": decision.reason,
         "rival": champion.name if champion else "none",
@@ -164,7 +167,7 @@ def _judge(client: mlflow.MlflowClient, candidate: Files, champion: Champion | N
         "candidate_log_loss": f"{answers[CANDIDATE].losses.mean():.6g}",
     }
     if against:
-        tags |= {registry.TEST_SIDE: test_side, registry.ATTEMPT: str(attempt), "level": f"{level_of(attempt):.6g}"}
+        tags |= digests | {registry.ATTEMPT: str(attempt), "level": f"{level:.6g}"}
         for figure in against.figures:
             tags |= figure.tags()
     return Judged(decision, against, tags)
@@ -205,9 +208,9 @@ def _digest(photos: Photographs) -> str:
     return hashlib.sha256(names.encode()).hexdigest()
 
 
-def _attempt(client: mlflow.MlflowClient, candidate: Files, test_side: str) -> int:
-    """Which attempt on this test side the candidate is; one that is judged again keeps its number."""
-    tried = [version for version in registry.versions(client) if version.tags.get(registry.TEST_SIDE) == test_side]
+def _attempt(client: mlflow.MlflowClient, candidate: Files, sides: dict[str, str]) -> int:
+    """Which attempt on any of these sides the candidate is; one that is judged again keeps its number."""
+    tried = [version for version in registry.versions(client) if sides.items() & version.tags.items()]
     for version in tried:
         if registry.holds(version, candidate):
             return int(version.tags[registry.ATTEMPT])

@@ -1,6 +1,7 @@
 """The rule, on answers that are made up."""
 
 import re
+from dataclasses import replace
 from math import log
 
 import numpy as np
@@ -68,6 +69,53 @@ def test_the_rule(candidate: Answers, promoted: bool, reason: str) -> None:
     assert reason in found.reason
 
 
+def on_sides(rights: dict[str, tuple[int, int]], answered: Answers = CHAMPION) -> Answers:
+    """The answers, and on each side so many wrong, the first ones, of so many photos."""
+    return replace(
+        answered, from_production={side: np.arange(count) >= wrong for side, (wrong, count) in rights.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "promoted", "reason"),
+    [
+        ({"hard": (20, 30)}, {"hard": (5, 30)}, True, "significantly better in hard (p = "),
+        ({"hard": (8, 30)}, {"hard": (0, 30)}, False, "neither significantly better"),  # p = 0.0078
+        ({"production": (15, 300)}, {"production": (0, 300)}, True, "significantly better in production"),
+        (
+            {"production": (10, 300), "hard": (20, 30)},
+            {"production": (14, 300), "hard": (5, 30)},
+            False,
+            "production may be worse by +1.33%, margin +1.00%",
+        ),
+        ({"production": (0, 30), "hard": (20, 30)}, {"production": (1, 30), "hard": (5, 30)}, True, "in hard"),
+        ({"production": (0, 30), "hard": (20, 30)}, {"production": (2, 30), "hard": (5, 30)}, False, "+6.67%"),
+    ],
+)
+def test_a_side_of_production_can_win_and_none_may_lose(
+    before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]], promoted: bool, reason: str
+) -> None:
+    compared = against(on_sides(after), on_sides(before))
+    found = decide([], compared, [], level_of(1, len(before)))
+    assert found.promote is promoted, found.reason
+    assert reason in found.reason
+    assert f"hard: {before['hard'][1]} photos" in compared.table() if "hard" in before else True
+
+
+def test_a_win_on_the_hard_side_excuses_no_loss_on_the_test_side_of_the_collections() -> None:
+    candidate = on_sides({"hard": (0, 30)}, answers(list(range(30))))
+    found = decide([], against(candidate, on_sides({"hard": (30, 30)})), [], level_of(1, 1))
+    assert not found.promote
+    assert "accuracy may be worse by" in found.reason
+
+
+def test_a_win_on_the_test_side_needs_none_in_production() -> None:
+    candidate = on_sides({"hard": (3, 30)}, answers([]))
+    found = decide([], against(candidate, on_sides({"hard": (3, 30)})), [], level_of(1, 1))
+    assert found.promote
+    assert "significantly better in accuracy" in found.reason
+
+
 def test_a_figure_worse_than_an_earlier_version_s_keeps_out_but_not_its_cost() -> None:
     best = answers([], size=10, seconds=0.001)
     candidate = answers(list(range(10)), size=50)
@@ -107,6 +155,7 @@ def test_the_levels_of_all_attempts_together_spend_five_percent() -> None:
     levels = [level_of(attempt) for attempt in range(1, 10_000)]
     assert levels == sorted(levels, reverse=True)
     assert SIGNIFICANT * 0.999 < REASONS * sum(levels) < SIGNIFICANT
+    assert level_of(3, 2) == pytest.approx(level_of(3) * REASONS / (REASONS + 2))
 
 
 def test_the_page_and_the_docstring_have_the_margins() -> None:

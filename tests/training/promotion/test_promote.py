@@ -22,7 +22,7 @@ from shared.files import write_whole
 from shared.intervals import Interval
 from tests.conftest import ROOT
 from tests.training.promotion.conftest import Make
-from tests.training.promotion.redness import Redness, champion, client, done, place, refused, served, state, tags
+from tests.training.promotion.redness import EACH, Redness, champion, client, done, place, refused, served, state, tags
 from training import stage, tracking
 from training.graph import Runner
 from training.promotion import registry
@@ -259,6 +259,27 @@ def test_eight_creeping_candidates_do_not_add_up(make: Make) -> None:
             assert "against cats-dogs/1: accuracy may be worse by" in output
             assert "against cats-dogs/2: accuracy" not in output or step > 2
     assert champion() == "cats-dogs/2"
+
+
+def test_a_candidate_that_mends_what_was_hard_wins_and_attempts_on_each_side_count(make: Make) -> None:
+    table = stage.SPLIT.read_text()
+    # The four cats that the champion takes for dogs, from users.
+    rows = [
+        f"drawn/{EACH - 1 - number % 4}.png,cats,production,hard,{number:020}{'0' * 44}\n" for number in range(1, 13)
+    ]
+    stage.SPLIT.write_text(table + "".join(rows))
+    make(Redness(wrong=4))
+    done("promote")
+    make(GOOD)
+    assert "promote: significantly better in hard (p = 0.00049)" in done("promote")
+    found = tags(2)
+    assert (found["champion_hard"], found["candidate_hard"], found["attempt"]) == ("0", "1", "1")
+    assert float(found["level"]) == 0.05 / (4 * 2)
+    stage.SPLIT.write_text("".join(table.splitlines(keepends=True)[:-1] + rows))
+    make(Redness(padding=40_400))
+    done("promote")
+    assert tags(3)["test_side"] != found["test_side"]
+    assert (tags(3)["test_side_hard"], tags(3)["attempt"]) == (found["test_side_hard"], "2")
 
 
 def test_each_attempt_on_a_test_side_needs_more_and_another_side_begins_anew(make: Make) -> None:
