@@ -20,7 +20,7 @@ TOMBSTONE: Final = ".forgotten"  # likewise
 KEYWORD: Final = "catsdogs"  # of the text chunk
 PIXEL_BYTES: Final = 3 * SIZE * SIZE
 
-Reason = Literal["unsure", "disputed", "random"]
+Reason = Literal["unsure", "disputed", "disagreed", "random"]
 
 _ROW: Final = 3 * SIZE
 _ALL: Final = (1 << 8 * PIXEL_BYTES) - 1

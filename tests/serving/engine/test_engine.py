@@ -244,14 +244,17 @@ async def test_admission_ends_with_the_queue_and_with_the_service() -> None:
         with pytest.raises(ProblemError) as refused:
             engine.admit()
         assert refused.value.code == "not_ready"
+        assert not engine.idle
         lanes = engine.make(str(SHIPPED_INT8))
         engine.place(lanes)
         await lanes.load()
+        assert engine.idle
         tasks = [asyncio.ensure_future(run(lanes, b"sleep 0.2")) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(ProblemError) as refused:
             engine.admit()
         assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1)
+        assert not engine.idle
         await asyncio.gather(*tasks)
         assert engine.admit() is lanes
         engine.close_admission()
