@@ -131,6 +131,7 @@ class Samples(LineWriter[Kept]):
     def _keep(self, kept: Kept) -> None:
         id_ = kept.sample.prediction.id
         name, data = id_ + SUFFIX, encode(kept.pixels, kept.sample)
+        self._prune(int(name not in self._sizes), len(data) - self._sizes.get(name, 0))
         self._store.put(name, data)
         # Looked for afterwards, since `forget` puts the tombstone first: whichever comes last, the sample is gone.
         if self._store.exists(id_ + TOMBSTONE):
@@ -140,21 +141,21 @@ class Samples(LineWriter[Kept]):
         self._sizes[name] = len(data)
         self.written += 1
 
-    def _prune(self) -> None:
-        """Delete the oldest samples while there are too many, or too many bytes, or they are too old."""
+    def _prune(self, count: int = 0, size: int = 0) -> None:
+        """Delete the oldest samples while they, and so many to come, are too many or have too many bytes or days."""
         # A name begins with the time, so that names sort by it.
         oldest = f"{max(0, int(time.time() - 86_400 * self._settings.samples_days)):08x}"
         while self._sizes:
-            name, size = next(iter(self._sizes.items()))
+            name, bytes_ = next(iter(self._sizes.items()))
             if (
-                len(self._sizes) <= self._settings.samples_count
-                and self.stored_bytes <= self._settings.samples_bytes
+                len(self._sizes) + count <= self._settings.samples_count
+                and self.stored_bytes + size <= self._settings.samples_bytes
                 and name >= oldest
             ):
                 return
             self._store.delete(name)
             del self._sizes[name]
-            self.stored_bytes -= size
+            self.stored_bytes -= bytes_
 
 
 def forget(address: str, id_: str) -> bool:
