@@ -162,6 +162,7 @@ def _measure(path: Path, test: TestSide, parts: dict[tuple[str, str], Bools], ot
         log_loss=raw.log_loss.value,
         confusion=raw.confusion,
         audited=audited.accuracy,
+        when_answered=raw.accuracy_when_answered,
     )
     document = msgspec.structs.replace(document, test=promise)
     onnx.helper.set_model_props(model, {contract.METADATA_KEY: contract.dumps(document)})

@@ -50,6 +50,9 @@ READINGS: Final = (
     ("test_accuracy", "Accuracy on the test photos, from the contract of the model in service."),
     ("test_accuracy_low", "Lower end of its 95 % Wilson interval."),
     ("test_accuracy_high", "Upper end of its 95 % Wilson interval."),
+    ("test_answered_accuracy", "The same of the test photos whose verdict is not unsure, as in live_accuracy."),
+    ("test_answered_accuracy_low", "Lower end of its 95 % Wilson interval."),
+    ("test_answered_accuracy_high", "Upper end of its 95 % Wilson interval."),
     ("ready", "1 while /health/ready answers 200."),
     ("descriptors_exhausted", "1 while no file descriptor is left for another connection; not ready then."),
     ("model_refused", "1 while the model file that was loaded last is refused; an earlier one may serve."),
@@ -177,12 +180,15 @@ class Metrics:
             {"version": contract.version, "precision": contract.precision, "architecture": contract.architecture}, 1
         )
 
-        measured = contract.test.accuracy if contract.test else None
-        for end in ("value", "low", "high"):
-            gauge = self._gauges["test_accuracy" if end == "value" else f"test_accuracy_{end}"]
-            gauge.values.clear()
-            if measured:
-                gauge.set({}, getattr(measured, end))
+        for name, measured in (
+            ("test_accuracy", contract.test and contract.test.accuracy),
+            ("test_answered_accuracy", contract.test and contract.test.when_answered),
+        ):
+            for end in ("value", "low", "high"):
+                gauge = self._gauges[name if end == "value" else f"{name}_{end}"]
+                gauge.values.clear()
+                if measured:
+                    gauge.set({}, getattr(measured, end))
 
         self._drift = drift.Window(contract.reference, DRIFT_WINDOW, DRIFT_LEAST)
         self.drift.values.clear()
