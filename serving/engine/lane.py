@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -54,10 +55,12 @@ class LaneStartError(Exception):
 
 
 def yield_to_others(pid: int) -> None:
-    """Give a process, and what it forks, the lowest priority."""
+    """Give a process, and what it forks, the lowest priority; when memory runs out, it is killed before all others."""
     os.setpriority(os.PRIO_PROCESS, pid, 19)
-    with contextlib.suppress(OSError):  # not every sandbox knows it; it gives way at once to who wants the core
+    with contextlib.suppress(OSError):  # a sandbox may not know it; it gives way at once to who wants the core
         os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):  # likewise
+        Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
 
 
 class Zygote:
