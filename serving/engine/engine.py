@@ -60,9 +60,9 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """A lane has nothing to do, and no picture waits."""
+        """No picture waits, and a core has nothing to do: a lone picture uses them all, more only one each."""
         lanes = self.current
-        return lanes is not None and not lanes.queue and lanes.busy < lanes.usable
+        return lanes is not None and not lanes.queue and lanes.busy != 1 and lanes.busy < lanes.usable
 
     @property
     def depth(self) -> int:

@@ -1,6 +1,6 @@
 """The challenger: a second model that answers, unseen, what the model in service has answered.
 
-It gets the pixels that the lane decoded, once the client has its answer and while a lane is idle. It runs in a process
+It gets the pixels that the lane decoded, once the client has its answer and while a core is idle. It runs in a process
 of its own, with a lane, at the lowest priority: a session of its own in every lane would make lanes larger, slower to
 start, and end with it. Whatever it does, clients and readiness notice nothing.
 """
@@ -17,8 +17,9 @@ from shared.journal import PredictionLine
 
 # Pictures that wait for it: 2.4 MB.
 MAX_WAITING: Final = 16
-# Between looks for an idle lane, while pictures wait.
-LOOK_SECONDS: Final = 0.02
+# Between looks for an idle core, while pictures wait. The first look is not at once: a client that sends one picture
+# after the other leaves cores idle for a moment only.
+LOOK_SECONDS: Final = 0.01
 # For loading and for an answer: at the lowest priority either takes long on a machine that has other things to do.
 PATIENCE_SECONDS: Final = 300.0
 # It is given up after so many failures without `FORGIVEN` answers between two of them.
@@ -60,7 +61,7 @@ class Challenger:
         """Make it; nothing is loaded yet.
 
         Args:
-            engine: makes its process, and says when a lane is idle.
+            engine: makes its process, and says when a core is idle.
             path: the model file.
             answered: called with the prediction, the challenger's answer and its version.
             failed: called with the kind of each failure.
@@ -140,6 +141,7 @@ class Challenger:
             SERVICE.info("the challenger is ready", extra={"fields": fields})
             while True:
                 asked = await self._waiting.get()
+                await asyncio.sleep(LOOK_SECONDS)
                 while not self._engine.idle:  # noqa: ASYNC110 - or each lane would have to tell, on the answer's path
                     await asyncio.sleep(LOOK_SECONDS)
                 lane.begin(Job(asked.pixels, Flags.PIXELS, lambda: True), Flags.PIXELS)
