@@ -62,6 +62,8 @@ for index in range(number):
         time.sleep(0.001)
     samples.predicted(made, bytes([index % 256]) * PIXEL_BYTES)
     if index % 1000 == 999 or index == number - 1:
+        while samples.written <= index:  # a folder that changes cannot be counted
+            time.sleep(0.001)
         sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith(".png")]
         most_count, most_bytes = max(most_count, len(sizes)), max(most_bytes, sum(sizes))
 samples.close()
