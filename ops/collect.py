@@ -258,8 +258,10 @@ async def _post(http: httpx.AsyncClient, path: str, **content: object) -> httpx.
             reason = str(error) or type(error).__name__
             await asyncio.sleep(wait)
             continue
-        if answer.status_code in (401, 403):
+        if answer.status_code == 401:
             raise CollectError(f"{shown}: the service requires an API key; pass --key")
+        if answer.status_code == 403:
+            raise CollectError(f"{shown}: forbidden, {_detail(answer)}")
         if answer.status_code != 503:
             return answer
         reason = _code(answer)
@@ -271,6 +273,13 @@ async def _post(http: httpx.AsyncClient, path: str, **content: object) -> httpx.
 def _waits() -> Iterator[float]:
     for attempt in range(ATTEMPTS):
         yield min(0.25 * 2**attempt, LONGEST_WAIT)
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):  # a proxy before the service
+        return " ".join(answer.text.split())[:200] or "without a reason"
 
 
 def _code(answer: httpx.Response) -> str:

@@ -20,7 +20,7 @@ from ops.served import Served
 from shared import drift, journal
 from shared.contract import CLASSES, Actual, Histogram
 from shared.intervals import Interval, wilson
-from shared.journal import FeedbackLine, PredictionLine, Unreadable
+from shared.journal import ChallengerLine, FeedbackLine, PredictionLine, Unreadable
 from shared.metrics import (
     ConfusionMatrix,
     ReliabilityBin,
@@ -147,6 +147,8 @@ def read(files: Iterable[Path]) -> JournalContent:
                     early.setdefault(line.id, []).append(line.label)
             case Unreadable():
                 content.unreadable += 1
+            case ChallengerLine():
+                pass  # `promote --shadow` has the comparison
     for id_, labels in early.items():
         if id_ in latest:
             content.truth.setdefault(latest[id_], labels[-1])

@@ -15,6 +15,8 @@ from shared.contract import CLASSES, Label
 
 KEY_BYTES: Final = 32
 ID_BYTES: Final = 16
+# Of the number in a prediction's id, which begins with them. ops/edge/haproxy.cfg reads them.
+REPLICA_BYTES: Final = 2
 # Of a prediction's id: seconds since 1970, a number that makes it unique, the answer, the model. It sorts by time.
 _CONTENT: Final = struct.Struct(">I8sB4s")
 MAC_BYTES: Final = 10
@@ -58,12 +60,18 @@ class PredictionIds:
     def __init__(self, key: str) -> None:
         """Take the key; empty for a random one."""
         self._key = key.encode() or os.urandom(KEY_BYTES)
+        self._replica = os.urandom(REPLICA_BYTES)
         self._numbers = Ids()
+
+    @property
+    def replica(self) -> str:
+        """What the ids of this process have in common, in hexadecimal digits, for a balancer."""
+        return self._replica.hex()
 
     def new(self, label: Label, verdict: Verdict, model: str) -> str:
         """Return an id of the form ``FORM``, different each time."""
         answer = CLASSES.index(label) | (_UNSURE if verdict == "unsure" else 0)
-        number = bytes.fromhex(self._numbers.new())[:8]
+        number = (self._replica + bytes.fromhex(self._numbers.new()))[:8]
         content = _CONTENT.pack(int(time.time()), number, answer, hashlib.sha256(model.encode()).digest()[:4])
         return (content + self._mac(content)).hex()
 

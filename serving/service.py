@@ -5,6 +5,7 @@ import contextlib
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from serving.engine.budget import BodyBudget
@@ -16,6 +17,7 @@ from serving.engine.supervisor import Lanes
 from serving.engine.wire import Answer, Batch, Body, Flags, Inference, Loaded, Outcome
 from serving.errors import ProblemError
 from serving.messages import Prediction
+from serving.model.challenger import Challenger
 from serving.model.manager import ModelManager
 from serving.settings import Settings
 from serving.telemetry import traces
@@ -23,6 +25,7 @@ from serving.telemetry.feedback import FeedbackStore
 from serving.telemetry.logs import SERVICE
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Trace
+from shared.journal import PredictionLine
 
 if TYPE_CHECKING:
     from serving.telemetry.otlp import Exporter
@@ -66,14 +69,17 @@ class Work:
         Raises:
             ProblemError: the picture is refused or could not be answered.
         """
-        answer, queued = await self._answer(data, flags | Flags.KEEP if self.service.ledger.samples else flags)
-        metrics = self.service.metrics
+        challenger, metrics = self.service.challenger, self.service.metrics
+        keep = self.service.ledger.samples or (challenger and challenger.room)
+        answer, queued = await self._answer(data, flags | Flags.KEEP if keep else flags)
         self._time_stages(queue=queued, decode=answer.decode, infer=answer.infer)
         version = self.model.contract.version
         id_ = self.service.ledger.ids.new(answer.label, answer.verdict, version)
         message = Prediction.of(answer, id_, client_id, version)
         metrics.count_prediction(answer)
-        self.service.ledger.record(message, answer, queued)
+        line = self.service.ledger.record(message, answer, queued)
+        if challenger:
+            challenger.offer(line, answer.pixels)
         return message
 
     async def explain(self, data: Body) -> bytes:
@@ -149,7 +155,8 @@ class Service:
         """Make it; nothing runs yet, unless the ``zygote`` does already."""
         self._memory_limit = memory_limit()
         self._memory = 0
-        settings, limits = fitted(settings, settings.lanes or usable_cores(), self._memory_limit)
+        processes = (settings.lanes or usable_cores()) + bool(settings.challenger)
+        settings, limits = fitted(settings, processes, self._memory_limit)
         self.settings = settings
         self.limits = limits
         self.metrics = Metrics(self._readings)
@@ -159,6 +166,10 @@ class Service:
         self.manager = ModelManager(
             self.engine, lambda: settings.model_path, lambda model: self.metrics.set_model(model.contract)
         )
+        self.challenger: Challenger | None = None
+        if settings.challenger:
+            path = str(Path(settings.challenger).expanduser())
+            self.challenger = Challenger(self.engine, path, self._challenged, self.metrics.count_challenger_failure)
         # All batches together queue only enough pictures to keep the lanes busy. A single request then waits for few of
         # them (ops/bench/NOTES.md), and a picture's deadline, which starts in the queue, is not spent on its batch.
         self.batch_turns = asyncio.Semaphore(self.engine.lanes + 1)
@@ -185,6 +196,7 @@ class Service:
         if self.exporter:
             self.exporter.start()
         self._begin(self.manager.load())
+        self._begin(self._challenge())
         self._begin(self._beat())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DOOR_SECONDS):
@@ -196,6 +208,8 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.challenger:
+            await self.challenger.close()
         await self.manager.close()
         await self.engine.close()
         await self.ledger.close()
@@ -204,9 +218,10 @@ class Service:
         SERVICE.info("stopped")
 
     def reload(self) -> None:
-        """Load the model file again while the present model serves; call on the event loop."""
+        """Load the model file again while the present model serves, and the challenger's; call on the event loop."""
         if not self.engine.closed:
             self._begin(self.manager.load())
+            self._begin(self._challenge())
 
     def leave(self) -> None:
         """Report not ready but still answer, so that a balancer sends new requests elsewhere; signal-safe."""
@@ -271,7 +286,7 @@ class Service:
                 self.engine.check()
                 self.budget.check()
                 if beat % BEATS_TO_MEMORY == 1:
-                    pids = [os.getpid(), *self.engine.pids]
+                    pids = [os.getpid(), *self.engine.pids, *(self.challenger.pids if self.challenger else [])]
                     self._memory = await asyncio.to_thread(proportional_memory, pids)
                 if self._memory_limit and (resident_memory() or 0) > EASE_ABOVE * self._memory_limit:
                     await asyncio.to_thread(trim)
@@ -284,6 +299,16 @@ class Service:
             except Exception:
                 SERVICE.exception("a heartbeat failed")
 
+    async def _challenge(self) -> None:
+        """Load the challenger, if there is one, once the model in service is decided on."""
+        await self.manager.decided.wait()
+        if self.challenger:
+            self.challenger.load()
+
+    def _challenged(self, line: PredictionLine, answer: Answer, version: str) -> None:
+        self.metrics.count_challenger(agreed=answer.verdict == line.verdict, seconds=answer.infer)
+        self.ledger.challenged(line, answer, version)
+
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         # The event loop keeps only weak references to tasks.
         task = asyncio.create_task(work)
@@ -295,7 +320,11 @@ class Service:
             served: Loaded | None = self.ready
         except ProblemError:
             served = None
-        return self.ledger.readings() | {
+        readings = self.ledger.readings()
+        if self.challenger:
+            readings["challenger_ready"] = float(self.challenger.model is not None)
+            readings["challenger_dropped_total"] = self.challenger.dropped
+        return readings | {
             "ready": float(served is not None),
             "descriptors_exhausted": float(self.short_of_descriptors),
             "model_refused": float(self.manager.refused),

@@ -37,6 +37,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings; a field ``max_pixels`` is ``CATSDOGS_MAX_PIXELS`` in the environment."""
 
     model: Annotated[str, Meta(description="The model file; empty for the one that ships.")] = ""
+    challenger: Annotated[
+        str,
+        Meta(description="Another model file, which answers the same pictures in idle time, unseen; empty for none."),
+    ] = ""
     host: Annotated[str, Meta(description="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 for any free one.")] = 8000
     lanes: Annotated[
@@ -143,11 +147,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sample: Annotated[
         str,
         Meta(
-            pattern=r"^((unsure|disputed|random:(1|0?\.\d+))(,(?!$)|$))+$",
-            extra={"allowed": "unsure, disputed and random:SHARE, such as random:0.01, or some, with commas between"},
-            description="Which are kept: `unsure` ones, `disputed` by feedback within ten minutes, a `random:SHARE`.",
+            pattern=r"^((unsure|disputed|disagreed|random:(1|0?\.\d+))(,(?!$)|$))+$",
+            extra={
+                "allowed": "unsure, disputed, disagreed and random:SHARE, such as random:0.01, or some, with commas "
+                "between"
+            },
+            description="Which are kept: `unsure` ones, `disputed` by feedback within ten minutes, those of which the "
+            "challenger `disagreed`, a `random:SHARE`.",
         ),
-    ] = "unsure,disputed,random:0.01"
+    ] = "unsure,disputed,disagreed,random:0.01"
     samples_count: Annotated[int, Meta(ge=1, description="Most samples to keep, the newest.")] = 10_000
     samples_bytes: Annotated[int, Meta(ge=1, description="Most bytes of samples.")] = 1_000 * MEGABYTE
     samples_days: Annotated[float, Meta(gt=0, description="Days after which a sample is deleted.")] = 30.0

@@ -69,7 +69,8 @@ class Provenance(msgspec.Struct, frozen=True):
 class TestMetrics(msgspec.Struct, frozen=True):
     """How the file did on so many test photographs; ``confusion[true][predicted]``, in the order of the classes.
 
-    ``audited`` is the accuracy once wrong labels are corrected, and photos of both animals or none left out.
+    ``audited`` is the accuracy once wrong labels are corrected, and photos of both animals or none left out;
+    ``when_answered`` that of the photos whose verdict is not ``unsure``, which feedback in production is compared with.
     """
 
     __test__ = False  # a noun of the field, not a class of pytest's
@@ -79,6 +80,7 @@ class TestMetrics(msgspec.Struct, frozen=True):
     log_loss: float
     confusion: tuple[tuple[int, int], tuple[int, int]]
     audited: Interval | None = None
+    when_answered: Interval | None = None
 
 
 class Histogram(msgspec.Struct, frozen=True):

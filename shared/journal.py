@@ -1,4 +1,4 @@
-"""The journal's lines: what a service records of each prediction and each feedback, one JSON object a line.
+"""The journal's lines: what a service records of each prediction, feedback and answer of its challenger, as JSON.
 
 It never has pixels, file names, addresses or ids of clients. A journal is a folder of files ``journal-000001.jsonl``,
 ``journal-000002.jsonl`` and so on; what one service wrote of a prediction comes before its own feedback. Where several
@@ -54,6 +54,21 @@ class FeedbackLine(msgspec.Struct, frozen=True, kw_only=True, tag="feedback", ta
     label: Actual
 
 
+class ChallengerLine(msgspec.Struct, frozen=True, kw_only=True, tag="challenger", tag_field="type"):
+    """What the challenger, of version ``model``, answered to a prediction's picture, unseen by the client.
+
+    It saw the 224×224 pixels alone: an answer with ``again`` is one that the whole picture might have changed.
+    """
+
+    time: datetime
+    id: str
+    model: str
+    label: Label
+    verdict: Literal["cats", "dogs", "unsure"]
+    probabilities: dict[str, float]
+    again: bool
+
+
 class Unreadable(msgspec.Struct, frozen=True):
     """A line that is not a journal line, or of a type that this version does not know."""
 
@@ -61,9 +76,9 @@ class Unreadable(msgspec.Struct, frozen=True):
     number: int
 
 
-Line = PredictionLine | FeedbackLine
+Line = PredictionLine | FeedbackLine | ChallengerLine
 
-_DECODER: Final = msgspec.json.Decoder(PredictionLine | FeedbackLine)
+_DECODER: Final = msgspec.json.Decoder(Line)
 
 
 def name(number: int) -> str:

@@ -221,16 +221,23 @@ def evaluate(params_file: Path) -> None:
     "that has served; docs/pipeline.md has the rule.\n\n\b\n"
     "  catsdogs promote --dry-run    show the comparison and the decision\n"
     "  catsdogs promote              act on it\n"
-    "  catsdogs promote --again      also if the model was rolled back"
+    "  catsdogs promote --again      also if the model was rolled back\n"
+    "  catsdogs promote --shadow journal    not if it is worse in shadow, by the feedback in that journal"
 )
 @click.option("--dry-run", is_flag=True, help="Show what would happen without changing anything.")
 @click.option("--again", is_flag=True, help="Let a model that was rolled back try once more.")
-def promote(params_file: Path, dry_run: bool, again: bool) -> None:
+@click.option(
+    "--shadow",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="JOURNAL",
+    help="The journal of a service whose CATSDOGS_CHALLENGER is the candidate: its answers may keep it out.",
+)
+def promote(params_file: Path, dry_run: bool, again: bool, shadow: Path | None) -> None:
     """Run the comparison with the champion."""
     from training import params
     from training.promotion.promote import promote as run
 
-    run(params.load(params_file).export.others, dry_run=dry_run, again=again)
+    run(params.load(params_file).export.others, dry_run=dry_run, again=again, shadowed=shadow)
 
 
 @_command(

@@ -200,6 +200,7 @@ def _promise(found: Quality, audited: Interval | None = None) -> contract.TestMe
         log_loss=found.log_loss.value,
         confusion=found.confusion,
         audited=audited,
+        when_answered=found.accuracy_when_answered,
     )
 
 

@@ -21,6 +21,7 @@ from shared.files import write_whole
 REPORT: Final = ROOT / "reports" / "bench-serve.json"
 SOAK: Final = ROOT / "reports" / "soak.json"
 SIEGE: Final = ROOT / "reports" / "siege.json"
+LOOP: Final = ROOT / "reports" / "loop.json"
 # The page whose tables `docs` fills in.
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
 
@@ -53,6 +54,7 @@ def main() -> None:
     python -m ops.bench --scenario fairness
     python -m ops.bench soak --requests 100000
     python -m ops.bench siege --minutes 60
+    python -m ops.bench loop --share 0.1
     python -m ops.bench docs                                      put the tables into the documentation
     """
     # SIGTERM unwinds the stack: servers are ended and temporary files removed.
@@ -176,6 +178,36 @@ def siege(minutes: float, service: Path, seed: int, out: Path) -> None:
     _finish(document, out, table.siege)
 
 
+@main.command()
+@click.option(
+    "--share", default=1.0, show_default=True, type=click.FloatRange(0.001, 1), help="Of requests and samples."
+)
+@click.option("--rounds", default=10, show_default=True, type=click.IntRange(1), help="Turns of each service.")
+@click.option("--seconds", default=5, show_default=True, type=click.IntRange(1), help="Measured seconds of a turn.")
+@click.option("--service", type=click.Path(path_type=Path), default=default_service, help="The `catsdogs` to measure.")
+@click.option("--out", type=click.Path(path_type=Path), default=LOOP, help="The report.  [reports/loop.json]")
+def loop(share: float, rounds: int, seconds: int, service: Path, out: Path) -> None:
+    """Keep samples and ask a challenger: is what matters kept, within the caps, and does a client notice?
+
+    \b
+    python -m ops.bench loop                  3,000 photos, 10,000 requests, 100,000 samples
+    python -m ops.bench loop --share 0.1
+    """
+    from ops.bench import loop as looping
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            document = looping.loop(
+                requests.make(Path(name) / "photos", None),
+                Path(name),
+                Programs(service.absolute(), service.absolute()),
+                looping.Amount(int(3_000 * share), int(10_000 * share), int(100_000 * share), rounds, seconds),
+            )
+    except BenchError as error:
+        raise click.UsageError(str(error)) from error
+    _finish(document, out, table.loop)
+
+
 def _finish(document: dict[str, Any], out: Path, tabulate: Callable[[dict[str, Any]], str]) -> NoReturn:
     """Write and print a report; the exit code is 1 if it has failures."""
     document = machine.rounded(document)
@@ -189,6 +221,6 @@ def _finish(document: dict[str, Any], out: Path, tabulate: Callable[[dict[str, A
 @main.command()
 def docs() -> None:
     """Put the tables of the reports into the documentation."""
-    soaked, besieged = (json.loads(path.read_text()) if path.exists() else None for path in (SOAK, SIEGE))
-    page = table.into_page(PAGE.read_text(), json.loads(REPORT.read_text()), soaked, besieged)
+    others = {path.stem: json.loads(path.read_text()) for path in (SOAK, SIEGE, LOOP) if path.exists()}
+    page = table.into_page(PAGE.read_text(), json.loads(REPORT.read_text()), others)
     write_whole(PAGE, page.encode())

@@ -111,6 +111,27 @@ def siege(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def loop(document: dict[str, Any]) -> str:
+    """Whether samples and challenger do what they promise, and what they cost, as Markdown."""
+    stream, shadow = document["stream"], document["challenger"]
+    lines = [
+        "| | measured | asked |",
+        "|---|---|---|",
+        f"| unsure or disputed ones kept, of {stream['unsure_or_disputed']:,} in {stream['photos']:,} photos at "
+        f"{stream['rate']:.0f} a second | {stream['kept']:.2%} | at least 99 % |",
+        f"| answers that are not the model's, of {shadow['requests']:,} with a challenger, which answered "
+        f"{shadow['challenger_answers']:,.0f} | {shadow['answered_otherwise']} | 0 |",
+    ]
+    for name, levels in document["cost"].items():
+        for clients, found in levels.items():
+            cost = f"rate {found['rate']:+.1%}, p99 {found['p99_ms']:+.1%}"
+            lines.append(f"| {name}, on against off, {clients} clients | {cost} | within 2 % |")
+    for kind, found in document["caps"].items():
+        cap = f"at most {found[f'samples_{kind}']:,}"
+        lines.append(f"| {kind} of samples, of {found['written']:,} written | {found[f'most_{kind}']:,} | {cap} |")
+    return "\n".join(lines).replace(" 1 clients", " 1 client") + "\n"
+
+
 def report(document: dict[str, Any]) -> str:
     """All tables, for the terminal and for ``reports/bench-serve.md``."""
     machine, settings = document["machine"], document["settings"]
@@ -152,10 +173,8 @@ def _most(speeds: list[dict[str, Any]], name: str) -> float:
     return max((level.get(name, 0.0) for level in levels), default=0.0)
 
 
-def into_page(
-    page: str, document: dict[str, Any], soaked: dict[str, Any] | None, besieged: dict[str, Any] | None
-) -> str:
-    """Put each table below its marker comment, in place of what is there.
+def into_page(page: str, document: dict[str, Any], others: dict[str, dict[str, Any]]) -> str:
+    """Put each table below its marker comment, in place of what is there; ``others`` are further reports by name.
 
     Raises:
         BenchError: a marker is missing.
@@ -165,8 +184,9 @@ def into_page(
         "costs": costs(document),
         "separate": separate(document),
         "targets": targets(document),
-        "soak": soak(soaked) if soaked else NOT_MEASURED,
-        "siege": siege(besieged) if besieged else NOT_MEASURED,
+    } | {
+        each.__name__: each(others[each.__name__]) if each.__name__ in others else NOT_MEASURED
+        for each in (soak, siege, loop)
     }
     for name, table in tables.items():
         marker = MARKER.format(name)

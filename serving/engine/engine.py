@@ -59,6 +59,12 @@ class Engine:
         return self.current.busy if self.current else 0
 
     @property
+    def idle(self) -> bool:
+        """No picture waits, and a core has nothing to do: a lone picture uses them all, more only one each."""
+        lanes = self.current
+        return lanes is not None and not lanes.queue and lanes.busy != 1 and lanes.busy < lanes.usable
+
+    @property
     def depth(self) -> int:
         """Pictures that wait."""
         return len(self.current.queue) if self.current else 0
@@ -89,15 +95,21 @@ class Engine:
 
     def make(self, path: str) -> Lanes:
         """Make lanes for the model file at ``path``; `Lanes.load` starts them."""
-        start = Start(
+        zygote, self._zygote = self._zygote, self._zygote.another()
+        deadline = self._settings.deadline_seconds
+        return Lanes(zygote, self._start(path), self.lanes, usable_cores(), deadline, self._restarted)
+
+    def beside(self, path: str) -> tuple[Zygote, Start]:
+        """For a model that answers at the lowest priority: its process, which is not started, and what to tell it."""
+        return self._zygote.another(lowest=True), self._start(path)
+
+    def _start(self, path: str) -> Start:
+        return Start(
             path=path,
             max_pixels=self._limits.max_pixels,
             max_bytes=self._limits.max_bytes,
             cpu_seconds=self._settings.max_cpu_seconds,
         )
-        zygote, self._zygote = self._zygote, self._zygote.another()
-        deadline = self._settings.deadline_seconds
-        return Lanes(zygote, start, self.lanes, usable_cores(), deadline, self._restarted)
 
     def place(self, lanes: Lanes) -> None:
         """Put lanes into service, and retire those before them."""

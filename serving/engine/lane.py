@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -36,7 +37,6 @@ WORKER: Final = "serving.engine.worker"
 PIECE_BYTES: Final = 131_072
 # A process that forks must have no threads: on import, numpy's OpenBLAS starts some, and onnxruntime one for telemetry.
 SINGLE_THREADED: Final = {"OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
-
 _answers: Final = msgspec.msgpack.Decoder(Outcome | Ready)
 _loads: Final = msgspec.msgpack.Decoder(Loaded | LoadRefused)
 
@@ -54,12 +54,22 @@ class LaneStartError(Exception):
         self.again = again
 
 
+def yield_to_others(pid: int) -> None:
+    """Give a process, and what it forks, the lowest priority; when memory runs out, it is killed before all others."""
+    os.setpriority(os.PRIO_PROCESS, pid, 19)
+    with contextlib.suppress(OSError):  # a sandbox may not know it; it gives way at once to who wants the core
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):  # likewise
+        Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+
+
 class Zygote:
     """The process that loads one model and forks its lanes (:mod:`serving.engine.zygote`)."""
 
-    def __init__(self, worker: str = WORKER) -> None:
-        """Make it; ``worker`` is the module whose ``main`` a lane runs."""
+    def __init__(self, worker: str = WORKER, *, lowest: bool = False) -> None:
+        """Make it; ``worker`` is the module whose ``main`` a lane runs, ``lowest`` its and its lanes' priority."""
         self.ended = False
+        self._lowest = lowest
         self._worker = worker
         self._lock = asyncio.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -80,10 +90,12 @@ class Zygote:
                 start_new_session=True,
                 env=os.environ | SINGLE_THREADED,
             )
+        if self._lowest:
+            yield_to_others(self.pid)
 
-    def another(self) -> "Zygote":
+    def another(self, *, lowest: bool = False) -> "Zygote":
         """Make one for another model; it is not started."""
-        return Zygote(self._worker)
+        return Zygote(self._worker, lowest=lowest)
 
     @property
     def pid(self) -> int:
@@ -152,7 +164,9 @@ class Zygote:
 
     async def _ask(self, send: Callable[[socket.socket], object], size: int = NUMBER.size) -> bytes:
         # If the caller is cancelled, its answer must still be read, or the next caller would get it.
-        return await asyncio.shield(asyncio.ensure_future(self._exchange(send, size)))
+        asked = asyncio.ensure_future(self._exchange(send, size))
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio would log it
+        return await asyncio.shield(asked)
 
     async def _exchange(self, send: Callable[[socket.socket], object], size: int) -> bytes:
         async with self._lock:

@@ -90,10 +90,12 @@ class _Observation:
             self.status = message["status"]
             protection = PAGES.get(self.scope["path"], NO_PAGE)
             sharing = self.scope["state"].get("sharing", SAME_ORIGIN)
-            headers = [*message["headers"], (b"x-request-id", self.id.encode()), *protection, *sharing]
+            service = self.scope["app"].state.service
+            named = (b"x-request-id", self.id.encode()), (b"x-replica", service.ledger.ids.replica.encode())
+            headers = [*message["headers"], *named, *protection, *sharing]
             if self.trace:
                 headers.append((b"traceparent", self.trace.header))
-            if self.scope["app"].state.service.leaving:
+            if service.leaving:
                 headers.append((b"connection", b"close"))  # the client will connect again, to another replica
             message["headers"] = headers
         await self.inner_send(message)

@@ -25,7 +25,7 @@ from serving.telemetry.samples import Samples
 from shared import journal
 from shared.contract import CLASSES, Actual
 from shared.intervals import Interval, wilson
-from shared.journal import FeedbackLine, PredictionLine
+from shared.journal import ChallengerLine, FeedbackLine, PredictionLine
 
 MAX_BYTES: Final = 65_536
 # How many of the last feedbacks the live accuracy is computed from.
@@ -113,35 +113,52 @@ class FeedbackStore:
             if writer:
                 await asyncio.to_thread(writer.close)
 
-    def record(self, message: Prediction, answer: Answer, queued: float) -> None:
-        """Record one prediction.
+    def record(self, message: Prediction, answer: Answer, queued: float) -> PredictionLine:
+        """Record one prediction; returns its line.
 
         Args:
             message: the prediction as sent to the client.
             answer: the lane's answer that it was made from.
             queued: seconds in the queue.
         """
-        if self._journal or self.samples:
-            line = PredictionLine(
-                time=datetime.now(UTC),
-                id=message.id,
-                label=message.predicted_label,
-                verdict=message.verdict,
-                unsure_because=message.unsure_because,
-                probabilities={"cats": message.probabilities.cats, "dogs": message.probabilities.dogs},
-                familiarity=message.familiarity,
-                brightness=round(answer.brightness, 6),
-                model=message.model,
-                bytes=answer.size,
-                queue_ms=round(queued * 1000, 3),
-                decode_ms=round(answer.decode * 1000, 3),
-                infer_ms=round(answer.infer * 1000, 3),
-                again=answer.again,
+        line = PredictionLine(
+            time=datetime.now(UTC),
+            id=message.id,
+            label=message.predicted_label,
+            verdict=message.verdict,
+            unsure_because=message.unsure_because,
+            probabilities={"cats": message.probabilities.cats, "dogs": message.probabilities.dogs},
+            familiarity=message.familiarity,
+            brightness=round(answer.brightness, 6),
+            model=message.model,
+            bytes=answer.size,
+            queue_ms=round(queued * 1000, 3),
+            decode_ms=round(answer.decode * 1000, 3),
+            infer_ms=round(answer.infer * 1000, 3),
+            again=answer.again,
+        )
+        if self._journal:
+            self._journal.append(line)
+        if self.samples and answer.pixels:
+            self.samples.predicted(line, answer.pixels)
+        return line
+
+    def challenged(self, line: PredictionLine, answer: Answer, model: str) -> None:
+        """Record the challenger's answer to the picture of a prediction."""
+        if self._journal:
+            self._journal.append(
+                ChallengerLine(
+                    time=datetime.now(UTC),
+                    id=line.id,
+                    model=model,
+                    label=answer.label,
+                    verdict=answer.verdict,
+                    probabilities={"cats": answer.cats, "dogs": answer.dogs},
+                    again=answer.again,
+                )
             )
-            if self._journal:
-                self._journal.append(line)
-            if self.samples and answer.pixels:
-                self.samples.predicted(line, answer.pixels)
+        if self.samples and answer.verdict != line.verdict:
+            self.samples.disagreed(line.id)
 
     def feedback(self, given: FeedbackRequest) -> FeedbackResponse:
         """Record what a picture showed; a second feedback on one prediction replaces the first in the accuracy.

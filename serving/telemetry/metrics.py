@@ -21,6 +21,8 @@ CONFIDENCE: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, float("inf"))
 SHARE: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, float("inf"))
 # The picture exceeded its processor time or memory, crashed the lane or took too long; or the model failed.
 RESTART_REASONS: Final = ("cpu", "memory", "crash", "hang", "model")
+# The challenger was refused, gave no answer in time, ended, or the model failed.
+CHALLENGER_FAILURES: Final = ("refused", "hang", "crash", "model")
 # Drift is measured over the last DRIFT_WINDOW pictures of the model in service, once there are DRIFT_LEAST.
 DRIFT_WINDOW: Final = 1_000
 DRIFT_LEAST: Final = 200
@@ -42,10 +44,15 @@ READINGS: Final = (
     ("samples_failing", "1 while samples cannot be written."),
     ("samples_stored", "Samples that the store holds."),
     ("samples_stored_bytes", "Their bytes."),
+    ("challenger_ready", "1 while the challenger answers."),
+    ("challenger_dropped_total", "Pictures that the challenger was not asked about, because too many waited."),
     ("live_feedback", "Number of answers that live_accuracy is computed from, at most 1,000."),
     ("test_accuracy", "Accuracy on the test photos, from the contract of the model in service."),
     ("test_accuracy_low", "Lower end of its 95 % Wilson interval."),
     ("test_accuracy_high", "Upper end of its 95 % Wilson interval."),
+    ("test_answered_accuracy", "The same of the test photos whose verdict is not unsure, as in live_accuracy."),
+    ("test_answered_accuracy_low", "Lower end of its 95 % Wilson interval."),
+    ("test_answered_accuracy_high", "Upper end of its 95 % Wilson interval."),
     ("ready", "1 while /health/ready answers 200."),
     ("descriptors_exhausted", "1 while no file descriptor is left for another connection; not ready then."),
     ("model_refused", "1 while the model file that was loaded last is refused; an earlier one may serve."),
@@ -122,6 +129,20 @@ class Metrics:
             registry=self._registry,
             buckets=SECONDS,
         )
+        self.challenger_answers = Counter(
+            "catsdogs_challenger_answers_total",
+            "The challenger's answers, by whether their verdict is that of the model in service.",
+            registry=self._registry,
+        )
+        self.challenger_seconds = Histogram(
+            "catsdogs_challenger_seconds",
+            "Time of the challenger's looks at a picture.",
+            registry=self._registry,
+            buckets=SECONDS,
+        )
+        self.challenger_failures = Counter(
+            "catsdogs_challenger_failures_total", "Failures of the challenger, by reason.", registry=self._registry
+        )
         self._gauges = {
             name: (Counter if name.endswith("_total") else Gauge)(_exposed(name), doc, registry=self._registry)
             for name, doc in READINGS
@@ -136,6 +157,10 @@ class Metrics:
             self.rejected.set({"code": code}, 0)
         for reason in RESTART_REASONS:
             self.lane_restarts.set({"reason": reason}, 0)
+        for agreed in ("true", "false"):
+            self.challenger_answers.set({"agreed": agreed}, 0)
+        for reason in CHALLENGER_FAILURES:
+            self.challenger_failures.set({"reason": reason}, 0)
         for label in CLASSES:
             for verdict in (label, "unsure"):
                 self.predictions.set({"label": label, "verdict": verdict}, 0)
@@ -155,12 +180,15 @@ class Metrics:
             {"version": contract.version, "precision": contract.precision, "architecture": contract.architecture}, 1
         )
 
-        measured = contract.test.accuracy if contract.test else None
-        for end in ("value", "low", "high"):
-            gauge = self._gauges["test_accuracy" if end == "value" else f"test_accuracy_{end}"]
-            gauge.values.clear()
-            if measured:
-                gauge.set({}, getattr(measured, end))
+        for name, measured in (
+            ("test_accuracy", contract.test and contract.test.accuracy),
+            ("test_answered_accuracy", contract.test and contract.test.when_answered),
+        ):
+            for end in ("value", "low", "high"):
+                gauge = self._gauges[name if end == "value" else f"{name}_{end}"]
+                gauge.values.clear()
+                if measured:
+                    gauge.set({}, getattr(measured, end))
 
         self._drift = drift.Window(contract.reference, DRIFT_WINDOW, DRIFT_LEAST)
         self.drift.values.clear()
@@ -192,6 +220,15 @@ class Metrics:
             self.second_looks.inc({})
         self.confidence.observe({}, answer.confidence)
         self.familiarity.observe({}, answer.familiarity)
+
+    def count_challenger(self, *, agreed: bool, seconds: float) -> None:
+        """Count one answer of the challenger."""
+        self.challenger_answers.inc({"agreed": str(agreed).lower()})
+        self.challenger_seconds.observe({}, seconds)
+
+    def count_challenger_failure(self, reason: str) -> None:
+        """Count a failure of the challenger, for one of ``CHALLENGER_FAILURES``."""
+        self.challenger_failures.inc({"reason": reason})
 
     def count_feedback(self, predicted: Label, actual: Actual) -> None:
         """Count one feedback."""

@@ -49,7 +49,7 @@ class Samples(LineWriter[Kept]):
         self.written = self.stored_bytes = 0
         self._settings = settings
         kinds = dict(kind.partition(":")[::2] for kind in settings.sample.split(","))
-        self._unsure, self._disputed = "unsure" in kinds, "disputed" in kinds
+        self._unsure, self._disputed, self._disagreed = (kind in kinds for kind in ("unsure", "disputed", "disagreed"))
         self._share = float(kinds.get("random", 0))
         self._held: OrderedDict[str, Kept] = OrderedDict()
         self._store = stores.opened(settings.samples)
@@ -61,14 +61,14 @@ class Samples(LineWriter[Kept]):
         return len(self._sizes)
 
     def predicted(self, line: PredictionLine, pixels: bytes) -> None:
-        """Keep the picture of a prediction, if it is one to keep, and hold it for its feedback."""
+        """Keep the picture of a prediction, if it is one to keep, and hold it for feedback and challenger."""
         unsure = self._unsure and line.verdict == "unsure"
         chosen = self._share and random.random() < self._share  # noqa: S311 - which ones is no secret
         why: tuple[Reason, ...] = (*(("unsure",) if unsure else ()), *(("random",) if chosen else ()))
         kept = Kept(time.monotonic(), pixels, Sample(why=why, prediction=line))
         if why:
             self.append(kept)
-        if self._disputed:
+        if self._disputed or self._disagreed:
             self._held[line.id] = kept
             self._let_go()
 
@@ -77,13 +77,25 @@ class Samples(LineWriter[Kept]):
         held = self._held.get(id_)
         if held is None or held.sample.feedback == label:
             return
-        why = held.sample.why
-        if held.sample.prediction.label != label and "disputed" not in why:
-            why = (*why, "disputed")
-        held = held._replace(sample=msgspec.structs.replace(held.sample, why=why, feedback=label))
-        self._held[id_] = held
-        if why:
-            self.append(held)
+        disputes = self._disputed and held.sample.prediction.label != label
+        self._add(msgspec.structs.replace(held.sample, feedback=label), "disputed" if disputes else None)
+
+    def disagreed(self, id_: str) -> None:
+        """Keep the picture of a prediction that the challenger gave another verdict."""
+        if self._disagreed:
+            if held := self._held.get(id_):
+                self._add(held.sample, "disagreed")
+            else:  # it answered too late
+                self.dropped += 1
+
+    def _add(self, sample: Sample, reason: Reason | None) -> None:
+        """Put what is now known of a held picture, and another reason to keep it, into its sample."""
+        if reason and reason not in sample.why:
+            sample = msgspec.structs.replace(sample, why=(*sample.why, reason))
+        id_ = sample.prediction.id
+        self._held[id_] = self._held[id_]._replace(sample=sample)
+        if sample.why:
+            self.append(self._held[id_])
 
     def tidy(self) -> None:
         """Let go of what has waited for feedback for too long, and have the caps looked at; call now and then."""
@@ -119,6 +131,7 @@ class Samples(LineWriter[Kept]):
     def _keep(self, kept: Kept) -> None:
         id_ = kept.sample.prediction.id
         name, data = id_ + SUFFIX, encode(kept.pixels, kept.sample)
+        self._prune(int(name not in self._sizes), len(data) - self._sizes.get(name, 0))
         self._store.put(name, data)
         # Looked for afterwards, since `forget` puts the tombstone first: whichever comes last, the sample is gone.
         if self._store.exists(id_ + TOMBSTONE):
@@ -128,21 +141,21 @@ class Samples(LineWriter[Kept]):
         self._sizes[name] = len(data)
         self.written += 1
 
-    def _prune(self) -> None:
-        """Delete the oldest samples while there are too many, or too many bytes, or they are too old."""
+    def _prune(self, count: int = 0, size: int = 0) -> None:
+        """Delete the oldest samples while they, and so many to come, are too many or have too many bytes or days."""
         # A name begins with the time, so that names sort by it.
         oldest = f"{max(0, int(time.time() - 86_400 * self._settings.samples_days)):08x}"
         while self._sizes:
-            name, size = next(iter(self._sizes.items()))
+            name, bytes_ = next(iter(self._sizes.items()))
             if (
-                len(self._sizes) <= self._settings.samples_count
-                and self.stored_bytes <= self._settings.samples_bytes
+                len(self._sizes) + count <= self._settings.samples_count
+                and self.stored_bytes + size <= self._settings.samples_bytes
                 and name >= oldest
             ):
                 return
             self._store.delete(name)
             del self._sizes[name]
-            self.stored_bytes -= size
+            self.stored_bytes -= bytes_
 
 
 def forget(address: str, id_: str) -> bool:

@@ -94,6 +94,11 @@ COMMANDS: Final = {
     "CATSDOGS_JOURNAL=journal make serve": Run(
         "catsdogs serve", "CATSDOGS_JOURNAL=journal make --dry-run serve", "tests/e2e/test_process.py"
     ),
+    "CATSDOGS_CHALLENGER=models/model.onnx CATSDOGS_JOURNAL=journal make serve": Run(
+        "catsdogs serve",
+        "CATSDOGS_CHALLENGER=models/model.onnx CATSDOGS_JOURNAL=journal make --dry-run serve",
+        "tests/serving/model/test_challenger.py",
+    ),
     "CATSDOGS_SAMPLES=samples make serve": Run(
         "catsdogs serve", "CATSDOGS_SAMPLES=samples make --dry-run serve", "tests/serving/telemetry/test_samples.py"
     ),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx
 import pytest
 from ruamel.yaml import YAML
@@ -219,6 +220,7 @@ def test_the_model_learned_and_says_so_itself(finished: Path) -> None:
     document = contract.loads({entry.key: entry.value for entry in file.metadata_props})
     assert document.test is not None
     assert document.test.accuracy.value == metrics["accuracy"]["value"]
+    assert msgspec.to_builtins(document.test.when_answered) == metrics["accuracy_when_answered"]
     assert document.architecture == "simple_cnn"
 
 

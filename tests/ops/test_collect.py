@@ -206,6 +206,23 @@ async def test_a_busy_service_is_asked_again_when_it_says(tmp_path: Path) -> Non
         assert asked == ["/predict"] * 3 + ["/feedback"] * 2
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"code": "foreign_origin", "detail": "pages of other origins may not"}', "pages of other origins may not"),
+        (b"<h1>Blocked by\n the proxy</h1>", "<h1>Blocked by the proxy</h1>"),
+        (b"", "without a reason"),
+    ],
+)
+def test_what_is_forbidden_is_said_in_the_server_s_words(tmp_path: Path, body: bytes, said: str) -> None:
+    photos = draw_photos(tmp_path, 1)
+    with fake((403, {}, body)) as (url, _):
+        done = CliRunner().invoke(command, [str(photos), "--url", url])
+    assert done.exit_code == 2
+    assert f"forbidden, {said}" in " ".join(done.output.split())
+    assert "key" not in done.output
+
+
 def test_feedback_that_is_not_taken_is_counted_and_said(tmp_path: Path) -> None:
     photos = draw_photos(tmp_path, 1)
     with fake((200, {}, ANSWER), (404, {}, b"{}")) as (url, asked):

@@ -268,6 +268,20 @@ def test_feedback_finds_the_replica_that_made_the_prediction(edge: Build, replic
     assert "request_id" not in front.said()
 
 
+def test_a_disputed_picture_is_kept_whichever_replica_answered(
+    edge: Build, replica: Callable[..., Process], tmp_path: Path
+) -> None:
+    settings = {"id_key": "of all the replicas", "samples": str(tmp_path / "samples"), "sample": "disputed"}
+    front = edge([replica(**settings) for _ in range(3)])
+    with httpx.Client(base_url=front.url, timeout=PATIENCE) as http:
+        answers = [http.post("/predict", files={"file": CAT}) for _ in range(9)]
+        ids = [answer.json()["id"] for answer in answers]
+        assert len({answer.headers["x-replica"] for answer in answers}) == 3
+        for each in reversed(ids):
+            assert http.post("/feedback", json={"label": "dogs", "id": each}).status_code == 200
+    until(lambda: {path.stem for path in (tmp_path / "samples").glob("*.png")} == set(ids))
+
+
 def test_a_slow_body_is_the_replicas_to_refuse(edge: Build, replica: Callable[..., Process]) -> None:
     front = edge([replica(body_seconds="1")])
     with socket.create_connection(front.address, timeout=PATIENCE) as connection:

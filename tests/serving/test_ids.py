@@ -44,6 +44,11 @@ def test_ids_of_replicas_that_share_a_key_differ() -> None:
     assert len(set(made)) == len(made)
 
 
+def test_ids_name_the_process_that_made_them_where_the_edge_looks() -> None:
+    one, other = PredictionIds(KEY), PredictionIds(KEY)
+    assert {one.new("cats", "cats", "m")[8:12] for _ in range(3)} == {one.replica} != {other.replica}
+
+
 def test_an_id_with_any_bit_changed_written_another_way_or_of_another_key_is_not_known() -> None:
     ids = PredictionIds(KEY)
     id_ = ids.new("cats", "cats", "m")

@@ -2,6 +2,7 @@
 
     catsdogs promote --dry-run        # show the comparison and the decision only
     catsdogs promote                  # register it; if it wins, it is champion and in serving/models/
+    catsdogs promote --shadow journal # unless it is worse in production, by the feedback in a service's journal
 
 The candidate, ``models/model.onnx`` with ``models/model.int8.onnx`` if it is there, the files in ``serving/models`` and
 those of every version that has served answer the same test photos, each with the file that would serve (int8 where
@@ -10,7 +11,7 @@ there is one). The rule is that of :func:`training.promotion.decision.decide`.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ import mlflow
 from shared.contract import ContractError, Precision
 from training import ood, split, stage, tracking
 from training.photographs import Photographs
-from training.promotion import registry
+from training.promotion import registry, shadow
 from training.promotion.decision import PromotionDecision, decide, faults_of, level_of, worse_than_recorded
 from training.promotion.files import PRECISIONS, Files, raw_contract, read_contract, refusal
 from training.promotion.match import Match, match, play
@@ -44,13 +45,16 @@ class Judged:
     tags: dict[str, str]
 
 
-def promote(sources: Iterable[str], *, dry_run: bool = False, again: bool = False) -> None:
+def promote(
+    sources: Iterable[str], *, dry_run: bool = False, again: bool = False, shadowed: Path | None = None
+) -> None:
     """Register the candidate, and make it champion if it wins.
 
     Args:
         sources: of photos of other things, as in ``export.others``; not compared where there are none.
         dry_run: only print what would happen.
         again: also promote a model that was rolled back.
+        shadowed: the journal of a service whose challenger the candidate is.
 
     Raises:
         StageError: no candidate, one that must not serve, or a store that fails.
@@ -70,7 +74,7 @@ def promote(sources: Iterable[str], *, dry_run: bool = False, again: bool = Fals
         if not again and (rolled_back := _rolled_back(client, candidate)):
             print(f"keep out: {rolled_back} was rolled back; --again lets it try once more")
             return
-        judged = _judge(client, candidate, champion, sources)
+        judged = _weighed(_judge(client, candidate, champion, sources), shadowed, candidate, champion)
         if judged.match:
             print(judged.match.table())
         print(f"{'promote' if judged.decision.promote else 'keep out'}: {judged.decision.reason}")
@@ -87,6 +91,16 @@ def promote(sources: Iterable[str], *, dry_run: bool = False, again: bool = Fals
                 won[registry.PREVIOUS] = registry.number(champion.version)
             serve(client, version, candidate, {registry.number(version): won})
         print(f"{version_name(version)}: {'champion, in ' + str(SERVED) if judged.decision.promote else 'registered'}")
+
+
+def _weighed(judged: Judged, journal: Path | None, candidate: Files, champion: Champion | None) -> Judged:
+    """The decision in the light of what both answered in production."""
+    if journal is None or champion is None:
+        return judged
+    seen = shadow.read(journal, champion.files, candidate)
+    print(seen.describe())
+    decision = seen.weigh(judged.decision)
+    return replace(judged, decision=decision, tags=judged.tags | seen.tags() | {"reason": decision.reason})
 
 
 def _candidate() -> Files:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ops.bench import measure, placement, rounds, siege, table, targets
-from ops.bench.cli import PAGE, REPORT, SIEGE, SOAK, main
+from ops.bench.cli import LOOP, PAGE, REPORT, SIEGE, SOAK, main
 from ops.bench.errors import BenchError
 from ops.bench.processes import on_cores
 from ops.bench.targets import Target
@@ -173,6 +173,29 @@ def test_the_siege_compares_what_honest_clients_get(tmp_path: Path, monkeypatch:
     assert table.siege(found) in done.output
 
 
+@WRK
+@LINUX
+@pytest.mark.slow
+def test_the_loop_is_measured_from_end_to_end(tmp_path: Path) -> None:
+    out = tmp_path / "loop.json"
+    arguments = ["loop", "--share", "0.01", "--rounds", "1", "--seconds", "1", "--service", str(SERVICE)]
+    done = CliRunner().invoke(main, [*arguments, "--out", str(out)], catch_exceptions=False)
+    found = json.loads(out.read_text())
+    assert (found["stream"]["photos"], found["stream"]["kept"]) == (30, 1)
+    assert found["stream"]["unsure_or_disputed"] >= 12, "a third is unsure, a tenth disputed"
+    shadow = found["challenger"]
+    assert (shadow["requests"], shadow["answered_otherwise"]) == (100, 0)
+    assert 0 < shadow["challenger_answers"] <= 100 - shadow["dropped"]
+    assert {name: list(levels) for name, levels in found["cost"].items()} == {
+        "samples": ["1", "8"],
+        "challenger": ["1", "8"],
+    }
+    assert found["caps"]["bytes"]["written"] == found["caps"]["count"]["written"] == 1000
+    assert 0 < found["caps"]["bytes"]["most_bytes"] <= found["caps"]["bytes"]["samples_bytes"]
+    assert all("rate" in failure for failure in found["failures"]), "that of a busy machine says nothing"
+    assert table.loop(found) in done.output
+
+
 def test_its_help_has_examples() -> None:
     command = [sys.executable, "-m", "ops.bench", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -182,16 +205,17 @@ def test_its_help_has_examples() -> None:
 def test_the_documentation_has_the_figures_of_the_reports_and_no_others() -> None:
     found = json.loads(REPORT.read_text())
     page = PAGE.read_text()
-    assert table.into_page(page, found, json.loads(SOAK.read_text()), json.loads(SIEGE.read_text())) == page
+    others = {path.stem: json.loads(path.read_text()) for path in (SOAK, SIEGE, LOOP) if path.exists()}
+    assert table.into_page(page, found, others) == page
     assert REPORT.with_suffix(".md").read_text() == table.report(found)
 
 
 def test_a_table_replaces_the_one_below_its_marker() -> None:
     found, soaked = json.loads(REPORT.read_text()), json.loads(SOAK.read_text())
-    names = ("speed", "separate", "costs", "targets", "soak", "siege")
+    names = ("speed", "separate", "costs", "targets", "soak", "siege", "loop")
     page = "".join(f"before\n\n{table.MARKER.format(name)}| old |\n|---|\n\nafter\n" for name in names)
-    filled = table.into_page(page, found, soaked, None)
+    filled = table.into_page(page, found, {"soak": soaked})
     assert filled.startswith(f"before\n\n{table.MARKER.format('speed')}{table.rows(found)}\nafter\n")
     assert "old" not in filled
     with pytest.raises(BenchError, match="bench-serve: soak"):
-        table.into_page(page.replace("soak", "sock"), found, soaked, None)
+        table.into_page(page.replace("soak", "sock"), found, {})

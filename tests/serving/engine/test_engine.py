@@ -244,19 +244,40 @@ async def test_admission_ends_with_the_queue_and_with_the_service() -> None:
         with pytest.raises(ProblemError) as refused:
             engine.admit()
         assert refused.value.code == "not_ready"
+        assert not engine.idle
         lanes = engine.make(str(SHIPPED_INT8))
         engine.place(lanes)
         await lanes.load()
+        assert engine.idle
         tasks = [asyncio.ensure_future(run(lanes, b"sleep 0.2")) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(ProblemError) as refused:
             engine.admit()
         assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1)
+        assert not engine.idle
         await asyncio.gather(*tasks)
         assert engine.admit() is lanes
         engine.close_admission()
         with pytest.raises(ProblemError) as refused:
             engine.admit()
         assert refused.value.code == "draining"
+    finally:
+        await engine.close()
+
+
+async def test_a_core_is_idle_beside_several_pictures_but_not_beside_a_lone_one() -> None:
+    engine = Engine(Zygote("tests.serving.engine.hostile"), Settings(lanes=3), Limits(max_bytes=MEMORY))
+    try:
+        lanes = engine.make(str(SHIPPED_INT8))
+        engine.place(lanes)
+        await lanes.load()
+        while lanes.usable < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        tasks = []
+        for idle in (False, True, False):
+            tasks.append(asyncio.ensure_future(run(lanes, b"sleep 0.5")))
+            await asyncio.sleep(0)
+            assert engine.idle is idle
+        await asyncio.gather(*tasks)
     finally:
         await engine.close()

@@ -17,7 +17,7 @@ from serving.telemetry import feedback as feedbacks
 from serving.telemetry.feedback import LiveAccuracy
 from shared import journal
 from shared.drift import SIGNALS
-from shared.journal import FeedbackLine, PredictionLine, Unreadable
+from shared.journal import FeedbackLine, Line, PredictionLine, Unreadable
 from tests.conftest import ROOT, blobs, encoded
 from tests.serving.conftest import PHOTO, Running, Start
 from tests.waiting import until
@@ -38,7 +38,7 @@ def batch(server: Running, *ids: str | None, data: bytes = PHOTO) -> list[dict[s
     return results
 
 
-def noted(folder: Path) -> list[PredictionLine | FeedbackLine]:
+def noted(folder: Path) -> list[Line]:
     lines = list(journal.read(journal.gather([folder])))
     assert not [line for line in lines if isinstance(line, Unreadable)]
     return [line for line in lines if not isinstance(line, Unreadable)]

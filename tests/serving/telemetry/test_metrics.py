@@ -2,11 +2,16 @@
 
 import re
 
+import msgspec
+
 from serving.errors import CODES
 from serving.http import pages
 from serving.http.endpoints import ENDPOINTS
+from serving.model.session import load
+from serving.settings import SHIPPED_INT8
 from serving.telemetry.metrics import RESTART_REASONS, Metrics
 from shared.contract import CLASSES
+from shared.intervals import Interval
 
 
 def values(page: str, name: str) -> dict[str, float]:
@@ -62,3 +67,14 @@ def test_readings_get_the_prefix_and_the_standard_process_metrics_do_not() -> No
     assert values(told, "process_start_time_seconds").keys() == {""}
     names = set(re.findall(r"^# TYPE (\S+)", told, re.MULTILINE))
     assert {name for name in names if not name.startswith(("catsdogs_", "http_", "process_"))} == set()
+
+
+def test_the_test_photos_accuracy_is_told_of_all_and_of_those_answered_if_the_contract_has_it() -> None:
+    shipped = load(SHIPPED_INT8).contract
+    assert shipped.test
+    metrics, answered = Metrics(dict), Interval(0.998, 0.995, 0.999)
+    for measured, expected in ((answered, {"": 0.995}), (None, {})):
+        test = msgspec.structs.replace(shipped.test, when_answered=measured)
+        metrics.set_model(msgspec.structs.replace(shipped, test=test))
+        assert values(page(metrics), "catsdogs_test_answered_accuracy_low") == expected
+        assert values(page(metrics), "catsdogs_test_accuracy_low") == {"": test.accuracy.low}

@@ -159,7 +159,16 @@ def ids_of(*ages: float) -> list[str]:
     return made
 
 
-def test_the_caps_hold_and_the_oldest_go_first(begin: Begin, tmp_path: Path) -> None:
+def test_the_caps_hold_at_every_moment_and_the_oldest_go_first(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, put = [], stores.Folder.put
+
+    def count(self: stores.Folder, name: str, data: bytes) -> None:
+        put(self, name, data)
+        counts.append(len(list(tmp_path.glob(f"*{SUFFIX}"))))
+
+    monkeypatch.setattr(stores.Folder, "put", count)
     (tmp_path / "mine.txt").write_text("not a sample")
     ids = ids_of(*(5 - number / 100 for number in range(60)))
     by_number = begin(sample="unsure", samples_count=7)
@@ -168,6 +177,7 @@ def test_the_caps_hold_and_the_oldest_go_first(begin: Begin, tmp_path: Path) -> 
     until(lambda: by_number.written == 60)
     until(lambda: by_number.stored == 7)
     assert sorted(kept(tmp_path)) == sorted(ids[-7:])
+    assert max(counts) == 7
     by_number.close()
 
     size = (tmp_path / f"{ids[-1]}{SUFFIX}").stat().st_size
