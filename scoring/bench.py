@@ -59,7 +59,7 @@ async def compare(folder: str, rounds: int, pictures: int) -> None:
     entries = list(islice(source.entries(), pictures))
     models = [load(settings.model_path) for _ in range(settings.lanes or usable_cores())]
     ratios = []
-    async with local.lanes(settings) as lanes:
+    async with local.lanes(settings, wide=False) as lanes:
         scorer = Scorer(lanes, source, MOST, PLAIN, lambda _: None)
         ways = [partial(asyncio.to_thread, bare, source, models, entries), partial(scored, scorer, entries)]
         for number in range(rounds + 1):

@@ -68,6 +68,9 @@ COMMANDS: Final = {
     f"{VENV}/catsdogs score s3://my-bucket/photos --out s3://my-bucket/scores": Run(
         "SOURCE", f"{VENV}/catsdogs score --help", "tests/scoring/test_stores.py"
     ),
+    f"{VENV}/catsdogs score s3://my-bucket/photos --out s3://my-bucket/scores --ray auto": Run(
+        "--ray ADDRESS", f"{VENV}/catsdogs score --help", "tests/scoring/test_cluster.py"
+    ),
     f"{VENV}/python -m scoring.bench photos": Run("--rounds", f"{VENV}/python -m scoring.bench --help"),
     f"{VENV}/catsdogs train --help": Run("catsdogs train"),
     f"{VENV}/catsdogs train --processes 4": Run(
