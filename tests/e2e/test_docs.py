@@ -73,6 +73,7 @@ COMMANDS: Final = {
     ),
     f"{VENV}/python -m scoring.bench photos": Run("--rounds", f"{VENV}/python -m scoring.bench --help"),
     f"{VENV}/catsdogs train --help": Run("catsdogs train"),
+    f"{VENV}/catsdogs tune --trials 50": Run("--trials", f"{VENV}/catsdogs tune --help", "tests/training/test_tune.py"),
     f"{VENV}/catsdogs train --processes 4": Run(
         "--processes", f"{VENV}/catsdogs train --help", "tests/training/test_distributed.py"
     ),
