@@ -126,7 +126,7 @@ def _reports(address: str, plan: Plan, numbers: list[int]) -> Generator[Report, 
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # An actor that takes the last core would hold up what Ray itself has to run.
-    actors = max(1, int(ray.cluster_resources()["CPU"]) - 1)
+    actors = max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
     reports = ray.data.from_items(numbers, override_num_blocks=min(len(numbers), MOST_BLOCKS)).map_batches(
         Actor,
         fn_constructor_args=[plan],

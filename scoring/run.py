@@ -88,7 +88,9 @@ async def kept(
                 plan = cluster.Plan(theirs, place, destination.address, explain, job.model.digest)
                 await _watched(tally, cluster.run(ray, plan, left, tally))
         except asyncio.CancelledError:
-            options = ["--explain"] * explain + (["--ray", ray] if ray else [])
+            options = ["--explain"] * explain
+            for name, value in (("--model", settings.model), ("--ray", ray)):
+                options += [name, value] if value else []
             again = ["catsdogs", "score", place, "--out", destination.address, *options]
             say(f"Stopped with {len(job.done()):,} of {found.shards:,} shards done. To go on:\n  {shlex.join(again)}")
             raise
