@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -24,7 +25,15 @@ DEADLINE_SECONDS: Final = 60.0
 @click.option("--json", "form", flag_value="json", help="Print the results as JSON instead, an object a line.")
 @click.option("--explain", is_flag=True, help="Keep the evidence map of each picture.")
 @click.option("--model", help="Model file.  [CATSDOGS_MODEL, or the one that ships]")
-def score(source: str, out: str | None, form: Literal["csv", "json"] | None, explain: bool, model: str | None) -> None:
+@click.option("--ray", metavar="ADDRESS", help="Use a Ray cluster, as host:6379; auto for the one of this machine.")
+def score(
+    source: str,
+    out: str | None,
+    form: Literal["csv", "json"] | None,
+    explain: bool,
+    model: str | None,
+    ray: str | None,
+) -> None:
     """Classify all pictures of SOURCE.
 
     SOURCE is a folder, a zip or tar file, a CSV or Parquet file of addresses, or a bucket (s3://, gs://, az://). A
@@ -35,14 +44,21 @@ def score(source: str, out: str | None, form: Literal["csv", "json"] | None, exp
     catsdogs score photos --out scores
     catsdogs score s3://bucket/photos --out s3://bucket/scores
     catsdogs score photos.zip --csv > scores.csv
+    catsdogs score s3://bucket/photos --out s3://bucket/scores --ray auto
     """
     if (out is None) == (form is None):
         raise click.UsageError("give one of --out, --csv and --json")
+    if ray is not None and out is None:
+        raise click.UsageError("--ray needs --out, which all machines of the cluster write to")
+    from serving import extras
     from serving.engine.lane import Zygote
     from serving.settings import SettingsError, from_environment
 
+    if ray is not None and find_spec("ray") is None:
+        raise click.UsageError(f"--ray needs Ray, which comes with: {extras.hint('cluster')}")
     try:
-        settings = from_environment(model=model, deadline_seconds=DEADLINE_SECONDS)
+        lanes = None if ray is None else 1  # in each of the cluster's workers; here it says which model answers
+        settings = from_environment(model=model, deadline_seconds=DEADLINE_SECONDS, lanes=lanes)
     except SettingsError as error:
         raise click.UsageError(str(error)) from error
     # It imports what lanes need while this process imports what tables need.
@@ -56,12 +72,12 @@ def score(source: str, out: str | None, form: Literal["csv", "json"] | None, exp
         try:
             if out is None:
                 assert form is not None
-                asyncio.run(run.printed(settings, zygote, source, form, explain))
+                asyncio.run(run.printed(settings, zygote, source, form, explain=explain))
                 return
             destination = destinations.opened(out)
             with tempfile.TemporaryDirectory() as scratch:
                 found = run.listed(source, destination, Path(scratch))
-                summary = asyncio.run(run.kept(settings, zygote, found, destination, explain))
+                summary = asyncio.run(run.kept(settings, zygote, found, destination, explain=explain, ray=ray))
         except (ScoreError, ModelError, OSError) as error:
             raise click.ClickException(without_secrets(str(error))) from error
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from scoring import stores
 from scoring.errors import ScoreError
 
+SCHEMES: Final = ("s3://", "gs://", "az://")
 _ASIDE: Final = ".partial"
 
 
@@ -38,8 +39,16 @@ class Destination(Protocol):
 
 
 def opened(address: str) -> Destination:
-    """The destination at an address."""
-    return Bucket(address) if stores.is_address(address) else Folder(Path(address).absolute())
+    """The destination at an address.
+
+    Raises:
+        ScoreError: results cannot be put there.
+    """
+    if address.startswith(SCHEMES):
+        return Bucket(address)
+    if "://" in address:
+        raise ScoreError(f"{address}: results go to a folder or to {', '.join(SCHEMES)}")
+    return Folder(Path(address).absolute())
 
 
 class Folder:
@@ -112,8 +121,6 @@ class Bucket:
 
     def __init__(self, address: str) -> None:
         """Open it."""
-        if address.startswith(("http://", "https://")):
-            raise ScoreError(f"{address}: results go to a folder, s3://, gs:// or az://")
         self.address = address.rstrip("/")
         self._bucket = stores.Bucket(self.address)
         self.exists = self._bucket.exists

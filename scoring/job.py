@@ -51,12 +51,16 @@ class Job:
         model: what scores it.
         destination: where the results go.
         evidence: whether rows have the evidence map.
+
+    Attributes:
+        model: what scores it.
+        folder: where its files are at the destination.
     """
 
     def __init__(self, manifest: Manifest, model: Loaded, destination: Destination, *, evidence: bool) -> None:
         """Name the job's folder."""
         self._manifest = manifest
-        self._model = model
+        self.model = model
         self._destination = destination
         self._evidence = evidence
         parts = [manifest.digest[:DIGITS], model.digest[:DIGITS], *(["evidence"] if evidence else [])]
@@ -67,16 +71,21 @@ class Job:
         names = self._destination.names(self.folder)
         return {int(name.partition("-")[0]) for name in names if name.endswith(".parquet") and name[0] != "."}
 
-    def unfinished(self, tally: Tally) -> Iterator[Shard]:
-        """The shards to do, in an order of this worker's own, so that workers seldom meet."""
+    def left(self, tally: Tally) -> list[int]:
+        """The numbers of the shards to do, in an order of this worker's own, so that workers seldom meet."""
         done = self.done()
         tally.total = self._manifest.count
-        numbers = list(range(self._manifest.shards))
+        tally.before = sum(map(self._manifest.size, done))
+        numbers = [number for number in range(self._manifest.shards) if number not in done]
         random.shuffle(numbers)
+        return numbers
+
+    def shards(self, numbers: list[int], tally: Tally) -> Iterator[Shard]:
+        """The shards of these numbers, but for those that another worker has done meanwhile."""
         for number in numbers:
             entries = self._manifest.shard(number)
             name = f"{self.folder}/{number:06}-{digest(entries)[:DIGITS]}.parquet"
-            if number in done or self._destination.exists(name):
+            if self._destination.exists(name):
                 tally.before += len(entries)
             else:
                 yield Shard(number, entries, name)
@@ -84,7 +93,7 @@ class Job:
     def commit(self, shard: Shard) -> None:
         """Create a shard's file, unless another worker has."""
         about = {
-            "catsdogs.model": self._model.contract.version,
+            "catsdogs.model": self.model.contract.version,
             "catsdogs.began": repr(shard.began),
             "catsdogs.ended": repr(time.time()),
         }
@@ -128,9 +137,9 @@ class Job:
             verdicts=dict(sorted(counts["verdict"].items())),
             unsure_because=dict(sorted(counts["unsure_because"].items())),
             errors=dict(sorted(counts["error"].items())),
-            model=self._model.contract.version,
-            file=self._model.file,
-            digest=self._model.digest,
+            model=self.model.contract.version,
+            file=self.model.file,
+            digest=self.model.digest,
             manifest=self._manifest.digest,
             seconds=round(seconds, 3),
             pictures_per_second=round(rows / seconds, 1),

@@ -13,6 +13,7 @@ import msgspec
 import pyarrow as arrow
 from pyarrow import parquet
 
+from scoring import sources, stores
 from scoring.errors import ScoreError
 from scoring.sources import Entry, Source
 
@@ -62,6 +63,21 @@ def opened(path: Path) -> "Manifest | None":
     return Manifest(path, file) if _DIGEST.encode() in (file.metadata.metadata or {}) else None
 
 
+def at(address: str, scratch: Path) -> "Manifest | None":
+    """The manifest at an address, fetched to ``scratch`` from a store; None if something else is there.
+
+    Raises:
+        ScoreError: it cannot be read.
+    """
+    if not address.endswith(".parquet"):
+        return None
+    if not stores.is_address(address):
+        return opened(Path(address))
+    path = scratch / "fetched.parquet"
+    path.write_bytes(sources.fetched(address))
+    return opened(path)
+
+
 def digest(shard: list[Entry]) -> str:
     """SHA-256 of the keys of a shard, with their sizes and versions."""
     return hashlib.sha256(msgspec.msgpack.encode(shard)).hexdigest()
@@ -91,6 +107,11 @@ class Manifest:
     def name(self) -> str:
         """What it is called at a destination."""
         return f"manifest-{self.digest[:16]}.parquet"
+
+    def size(self, number: int) -> int:
+        """Count the keys of a shard."""
+        rows: int = self._file.metadata.row_group(number).num_rows
+        return rows
 
     def shard(self, number: int) -> list[Entry]:
         """Read the keys of a shard."""

@@ -1,29 +1,27 @@
 """A run of ``catsdogs score``: it lists, scores, and says how far it is."""
 
 import asyncio
-import contextlib
 import shlex
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Coroutine, Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Final, Literal
 
-from scoring import manifest, rows, sources, stores
+import msgspec
+
+from scoring import manifest, rows, sources, stores, worker
 from scoring.destinations import Destination
 from scoring.errors import ScoreError
-from scoring.job import Job, Summary
+from scoring.job import Summary
 from scoring.manifest import Manifest
 from scoring.progress import Progress
-from scoring.score import Scorer, Shard
+from scoring.score import Scorer, Shard, Tally
 from scoring.sources import Source
-from serving import local
+from scoring.worker import say
 from serving.engine.lane import Zygote
-from serving.engine.supervisor import Lanes
-from serving.engine.wire import PLAIN, Flags
 from serving.settings import Settings
-from shared.addresses import without_secrets
 
 PRINTED: Final = 32  # rows at a time
 LISTED_SECONDS: Final = 2.0  # between two reports of the listing
@@ -35,20 +33,10 @@ def listed(address: str, destination: Destination, scratch: Path) -> Manifest:
     Raises:
         ScoreError: source or destination cannot be used.
     """
-    found = _given(address, scratch) or _made(sources.opened(address), destination, scratch)
+    found = manifest.at(address, scratch) or _made(sources.opened(address), destination, scratch)
     if not destination.exists(found.name):
         destination.create(found.name, found.path)
     return found
-
-
-def _given(address: str, scratch: Path) -> Manifest | None:
-    if not address.endswith(".parquet"):
-        return None
-    path = Path(address)
-    if stores.is_address(address):
-        path = scratch / "given.parquet"
-        path.write_bytes(sources.fetched(address))
-    return manifest.opened(path)
 
 
 def _made(source: Source, destination: Destination, scratch: Path) -> Manifest:
@@ -61,7 +49,7 @@ def _made(source: Source, destination: Destination, scratch: Path) -> Manifest:
         nonlocal said
         if time.monotonic() - said > LISTED_SECONDS:
             said = time.monotonic()
-            _say(f"listing: {keys:,} pictures")
+            say(f"listing: {keys:,} pictures")
 
     return manifest.write(source, scratch / "made.parquet", report)
 
@@ -70,37 +58,47 @@ def _resolved(address: str) -> str:
     return address.rstrip("/") if stores.is_address(address) else str(Path(address).resolve())
 
 
-async def kept(settings: Settings, zygote: Zygote, found: Manifest, destination: Destination, explain: bool) -> Summary:
-    """Score what a manifest lists into a destination.
+async def kept(
+    settings: Settings, zygote: Zygote, found: Manifest, destination: Destination, *, explain: bool, ray: str | None
+) -> Summary:
+    """Score what a manifest lists into a destination, on the Ray cluster of this address if one is given.
 
     Raises:
-        ScoreError: the source or the destination fails.
+        ScoreError: the source, the destination or the cluster fails.
         ModelError: the model is refused.
     """
-    source = sources.opened(found.source)
-    async with _lanes(settings, zygote) as lanes:
-        assert lanes.model is not None
-        job = Job(found, lanes.model, destination, evidence=explain)
+    async with worker.started(settings, zygote, found, destination, explain=explain) as (scorer, job):
         if (summary := job.summary()) is not None:
             return summary
-        if len(job.done()) < found.shards and not destination.keeps_the_first():
-            _say(
+        place, tally = f"{destination.address}/{found.name}", scorer.tally
+        left = job.left(tally)
+        if left and not destination.keeps_the_first():
+            say(
                 f"{destination.address} ignores If-None-Match: a shard that two workers are at is written twice, "
                 "with the same rows"
             )
-        scorer = Scorer(lanes, source, settings.max_body_bytes, _flags(explain), job.commit)
         try:
-            await _watched(scorer, job.unfinished(scorer.tally))
+            if ray is None:
+                await _watched(tally, scorer.run(job.shards(left, tally)))
+            elif left:
+                from scoring import cluster  # noqa: PLC0415 - Ray is of use to those with a cluster
+
+                model = settings.model and str(settings.model_path.absolute())
+                theirs = msgspec.structs.replace(settings, model=model, api_keys="", id_key="")
+                plan = cluster.Plan(theirs, place, destination.address, explain, job.model.digest)
+                await _watched(tally, cluster.run(ray, plan, left, tally))
         except asyncio.CancelledError:
-            place = f"{destination.address}/{found.name}"
-            again = ["catsdogs", "score", place, "--out", destination.address, *(["--explain"] if explain else [])]
-            _say(f"Stopped with {len(job.done()):,} of {found.shards:,} shards done. To go on:\n  {shlex.join(again)}")
+            options = ["--explain"] * explain
+            for name, value in (("--model", settings.model), ("--ray", ray)):
+                options += [name, value] if value else []
+            again = ["catsdogs", "score", place, "--out", destination.address, *options]
+            say(f"Stopped with {len(job.done()):,} of {found.shards:,} shards done. To go on:\n  {shlex.join(again)}")
             raise
         return await asyncio.to_thread(job.sum_up)
 
 
 async def printed(
-    settings: Settings, zygote: Zygote, address: str, form: Literal["csv", "json"], explain: bool
+    settings: Settings, zygote: Zygote, address: str, form: Literal["csv", "json"], *, explain: bool
 ) -> None:
     """Print the rows of a source, in its order.
 
@@ -125,9 +123,9 @@ async def printed(
             sys.stdout.write(text)
         sys.stdout.flush()
 
-    async with _lanes(settings, zygote) as lanes:
-        scorer = Scorer(lanes, source, settings.max_body_bytes, _flags(explain), commit)
-        await _watched(scorer, _pieces(source))
+    async with worker.lanes(settings, zygote) as lanes:
+        scorer = Scorer(lanes, source, settings.max_body_bytes, worker.flags(explain), commit)
+        await _watched(scorer.tally, scorer.run(_pieces(source)))
 
 
 def _pieces(source: Source) -> Iterator[Shard]:
@@ -138,27 +136,10 @@ def _pieces(source: Source) -> Iterator[Shard]:
         yield Shard(number, some)
 
 
-def _flags(explain: bool) -> Flags:
-    return Flags.EXPLAIN if explain else PLAIN
-
-
-@contextlib.asynccontextmanager
-async def _lanes(settings: Settings, zygote: Zygote) -> AsyncIterator[Lanes]:
-    async with local.lanes(settings, zygote) as lanes:
-        assert lanes.model is not None
-        if reason := lanes.model.fallback:
-            _say(f"{lanes.model.file} answers in place of {settings.model_path.name}: {reason}")
-        yield lanes
-
-
-async def _watched(scorer: Scorer, shards: Iterator[Shard]) -> None:
-    showing = asyncio.create_task(Progress(scorer.tally).show())
+async def _watched(tally: Tally, work: Coroutine[None, None, None]) -> None:
+    showing = asyncio.create_task(Progress(tally).show())
     try:
-        await scorer.run(shards)
+        await work
     finally:
         showing.cancel()
         await asyncio.wait([showing])
-
-
-def _say(text: str) -> None:
-    print(without_secrets(text), file=sys.stderr, flush=True)

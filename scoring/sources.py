@@ -79,6 +79,8 @@ def opened(address: str) -> Source:
             content = fetched(address)
             return Table(address, lambda: io.BytesIO(content), Path())
         return Objects(address)
+    if "://" in address:
+        raise ScoreError(f"{address}: stores are {', '.join(stores.SCHEMES)}")
     path = Path(address).absolute()
     if path.is_dir():
         return Folder(path)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 GROUPS: Final = {
     "catsdogs.commands": ("", "Service"),
     "catsdogs.commands.train": ("train", "Training"),
+    "catsdogs.commands.tune": ("tune", "Search"),
     "catsdogs.commands.score": ("score", "Many pictures"),
     "catsdogs.commands.ops": ("ops", "Operation"),
 }

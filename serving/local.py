@@ -25,13 +25,18 @@ class ModelError(Exception):
 
 
 @contextlib.asynccontextmanager
-async def lanes(settings: Settings, zygote: Zygote | None = None) -> AsyncIterator[Lanes]:
-    """Start lanes and wait until they are ready; they end with the block. The zygote may run already.
+async def lanes(settings: Settings, zygote: Zygote | None = None, *, wide: bool = True) -> AsyncIterator[Lanes]:
+    """Start lanes and wait until they are ready; they end with the block.
+
+    Args:
+        settings: of the lanes.
+        zygote: which may run already.
+        wide: whether a picture that is alone gets all cores.
 
     Raises:
         ModelError: the model is refused.
     """
-    engine = Engine(zygote or Zygote(), settings, Limits(settings.max_pixels, MOST_DECODE_BYTES))
+    engine = Engine(zygote or Zygote(), settings, Limits(settings.max_pixels, MOST_DECODE_BYTES), wide=wide)
     made = engine.make(str(settings.model_path))
     engine.place(made)
     checks = asyncio.create_task(_check(engine))

@@ -20,7 +20,7 @@ ALLOWED = {
     "serving/engine": {"shared", "msgspec", "numpy"},
     "serving/model": {"shared", "numpy", "onnxruntime", "PIL"},
     "serving/telemetry": {"shared", "aioprometheus", "msgspec", "starlette"},
-    "scoring": {"shared", "serving", "click", "msgspec", "numpy", "obstore", "pyarrow"},
+    "scoring": {"shared", "serving", "click", "msgspec", "numpy", "obstore", "pyarrow", "ray"},
     "ops": {"shared", "click", "httpx", "jinja2", "matplotlib", "msgspec", "numpy", "PIL"},
 }  # fmt: skip
 # What the benchmark compares the service with is written with these, in an environment of its own.
@@ -84,6 +84,10 @@ def test_a_lane_brings_in_nothing_that_talks() -> None:
     found = loaded("serving.engine.worker, serving.engine.zygote, serving.engine.wire")
     assert {"numpy", "PIL", "onnxruntime"} <= found
     assert found.isdisjoint(("asyncio", "http", "ssl", "starlette", "uvicorn", "serving.http"))
+
+
+def test_scoring_on_one_machine_brings_in_nothing_of_a_cluster() -> None:
+    assert loaded("scoring.cli, scoring.run").isdisjoint(("ray", "scoring.cluster"))
 
 
 @pytest.mark.parametrize("package", ["engine", "model", "telemetry"])

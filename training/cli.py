@@ -185,6 +185,19 @@ def train(params_file: Path, closer: bool, restart: bool, processes: int) -> Non
         group.launch(processes, "training.train", "--params", str(params_file), *flags)
 
 
+@_stage(
+    "Search the ranges that params.yaml has under `tune`, and show the best values.\n\n"
+    "Each trial is a training run of its own, and a nested run in MLflow. One that is worse than half of the others is "
+    "stopped after an epoch. A search that was interrupted goes on; with a larger number it goes further."
+)
+@click.option("--trials", type=click.IntRange(1), default=20, show_default=True, help="Trials in all.")
+def tune(params_file: Path, trials: int) -> None:
+    """Run the search."""
+    from training.tune import tune as run
+
+    run(params_file, trials)
+
+
 @_stage("Fit calibration and thresholds, record the exam, and write models/candidate.onnx.")
 def export(params_file: Path) -> None:
     """Run the stage export."""

@@ -17,6 +17,7 @@ JpegQuality = Annotated[int, msgspec.Meta(ge=1, le=100)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Choices = Annotated[list[bool | int | float | str], msgspec.Meta(min_length=1)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -166,14 +167,14 @@ class Train(Section, frozen=True):
             for parent in parents:
                 part = part.get(parent)
                 if not isinstance(part, dict):
-                    raise ValueError(f"closer: no parameter {name!r}")
+                    raise ValueError(f"no parameter {name!r}")
             if last not in part:
-                raise ValueError(f"closer: no parameter {name!r}")
+                raise ValueError(f"no parameter {name!r}")
             part[last] = value
         try:
             return msgspec.convert(section, Train)
         except msgspec.ValidationError as error:
-            raise ValueError(f"closer: {error}") from error
+            raise ValueError(str(error)) from error
 
 
 class LookAgain(Section, frozen=True):
@@ -223,6 +224,23 @@ class Evaluate(Section, frozen=True):
     corrupted: AtLeastOne
 
 
+class Range(Section, frozen=True):
+    """Values to search, whole numbers if both ends are; evenly on a logarithmic scale if ``log``."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        """Have values between the ends."""
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError(f"low {self.low} and high {self.high}: no range{' on a logarithmic scale' * self.log}")
+
+    def __contains__(self, value: float) -> bool:
+        """Whether a value lies within."""
+        return self.low <= value <= self.high
+
+
 class Params(Section, frozen=True):
     """The whole file."""
 
@@ -236,10 +254,14 @@ class Params(Section, frozen=True):
     export: Export
     quantize: Quantize
     evaluate: Evaluate
+    tune: dict[str, Range | Choices] = {}
 
     def __post_init__(self) -> None:
-        """Check the second network's recipe before the first one is trained."""
+        """Check the second network's recipe before the first one is trained, and the ends of ranges."""
         self.closer_recipe()
+        for name, values in self.tune.items():
+            for value in values if isinstance(values, list) else (values.low, values.high):
+                _varied("tune", self.train, {name: value})
 
     def closer_recipe(self) -> Train | None:
         """The section ``train`` as the network of the second look has it; None if the first network looks again.
@@ -247,7 +269,14 @@ class Params(Section, frozen=True):
         Raises:
             ValueError: ``closer`` names an unknown parameter, or gives one an invalid value.
         """
-        return self.train.varied(self.closer) if self.closer else None
+        return _varied("closer", self.train, self.closer) if self.closer else None
+
+
+def _varied(section: str, recipe: Train, changes: dict[str, Any]) -> Train:
+    try:
+        return recipe.varied(changes)
+    except ValueError as error:
+        raise ValueError(f"{section}: {error}") from error
 
 
 def load(path: Path) -> Params:

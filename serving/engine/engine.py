@@ -34,6 +34,7 @@ class Engine:
         settings: of lanes, queue and deadline.
         limits: what decoding a picture may cost.
         restarted: called with the reason of each restart of a lane.
+        wide: whether a request that is alone gets all cores.
     """
 
     def __init__(
@@ -42,9 +43,12 @@ class Engine:
         settings: Settings,
         limits: Limits,
         restarted: Callable[[str], None] = lambda _: None,
+        *,
+        wide: bool = True,
     ) -> None:
         """Make it; no lane runs yet."""
         self.lanes = settings.lanes or usable_cores()
+        self._threads = usable_cores() if wide else 1
         self.current: Lanes | None = None
         self._zygote = zygote
         self._settings = settings
@@ -97,7 +101,7 @@ class Engine:
         """Make lanes for the model file at ``path``; `Lanes.load` starts them."""
         zygote, self._zygote = self._zygote, self._zygote.another()
         deadline = self._settings.deadline_seconds
-        return Lanes(zygote, self._start(path), self.lanes, usable_cores(), deadline, self._restarted)
+        return Lanes(zygote, self._start(path), self.lanes, self._threads, deadline, self._restarted)
 
     def beside(self, path: str) -> tuple[Zygote, Start]:
         """For a model that answers at the lowest priority: its process, which is not started, and what to tell it."""

@@ -68,8 +68,14 @@ COMMANDS: Final = {
     f"{VENV}/catsdogs score s3://my-bucket/photos --out s3://my-bucket/scores": Run(
         "SOURCE", f"{VENV}/catsdogs score --help", "tests/scoring/test_stores.py"
     ),
-    f"{VENV}/python -m scoring.bench photos": Run("--rounds", f"{VENV}/python -m scoring.bench --help"),
+    f"{VENV}/catsdogs score s3://my-bucket/photos --out s3://my-bucket/scores --ray auto": Run(
+        "--ray ADDRESS", f"{VENV}/catsdogs score --help", "tests/scoring/test_cluster.py"
+    ),
+    f"{VENV}/python -m scoring.bench rate photos\n"
+    f"{VENV}/python -m scoring.bench rate photos --store\n"
+    f"{VENV}/python -m scoring.bench crash photos": Run("crash .* rate", f"{VENV}/python -m scoring.bench --help"),
     f"{VENV}/catsdogs train --help": Run("catsdogs train"),
+    f"{VENV}/catsdogs tune --trials 50": Run("--trials", f"{VENV}/catsdogs tune --help", "tests/training/test_tune.py"),
     f"{VENV}/catsdogs train --processes 4": Run(
         "--processes", f"{VENV}/catsdogs train --help", "tests/training/test_distributed.py"
     ),

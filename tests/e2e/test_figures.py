@@ -47,3 +47,16 @@ def test_the_image_is_as_small_and_as_soon_ready_as_it_says() -> None:
         f"| resident then | {image['resident_mb']} MB |",
     ):
         assert row in PAGE, row
+
+
+def test_the_figures_of_scoring_are_those_of_its_report() -> None:
+    report = json.loads((ROOT / "reports/bench-score.json").read_text())
+    page = (ROOT / "docs/scale.md").read_text()
+    for name in ("rate_from_folder", "rate_from_store"):
+        found = report[name]
+        assert f"| {found['share_of_bare']:.2f} ({found['shares'][0]:.2f} to {found['shares'][-1]:.2f}) |" in page
+    crash = report["crash"]
+    assert crash["rows"] == crash["keys"] == crash["objects"]
+    assert (crash["missing"], crash["twice"], crash["written_by_a_second_run"]) == (0, 0, 0)
+    assert f"| {crash['objects']:,} rows, none twice, none missing |" in page
+    assert f"| {crash['puts_per_second']:,} puts, {crash['listed_per_second']:,} keys listed a second |" in page

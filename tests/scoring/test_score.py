@@ -204,6 +204,11 @@ def test_what_cannot_be_done_is_said_in_a_line(pictures: Path, tmp_path: Path) -
     assert "no pictures" in refused(tmp_path / "empty", "--out", tmp_path / "out")
 
 
+def test_an_address_of_an_unknown_store_is_refused_with_those_there_are(pictures: Path, tmp_path: Path) -> None:
+    assert "results go to a folder or to s3://, gs://, az://" in refused(pictures, "--out", "ftp://host/scores")
+    assert "stores are s3://, gs://, az://" in refused("ftp://host/photos", "--out", tmp_path / "scores")
+
+
 def test_a_secret_in_an_address_is_not_said(pictures: Path, tmp_path: Path) -> None:
     address = "https://ann:s3cret@127.0.0.1:9/x?token=s3cret"
     unknown = address.replace("https", "other")

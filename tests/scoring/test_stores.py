@@ -3,6 +3,7 @@
 import http.server
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,15 @@ def test_what_a_store_refuses_for_the_moment_is_put_again(store: Callable[[Answe
     # S3 answers 409 where another request for the key is under way, which may yet fail.
     statuses = [503, 409, 500, 200]
     bucket = store(lambda method, _, before: statuses[before] if method == "PUT" else 404)
+    assert bucket.create("a", b"1")
+
+
+def test_a_store_that_is_down_for_a_while_ends_no_run(
+    store: Callable[[Answers], Bucket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = timedelta(milliseconds=1)
+    monkeypatch.setitem(stores.RETRY, "backoff", {"init_backoff": soon, "max_backoff": soon, "base": 2})
+    bucket = store(lambda method, _, before: 200 if method != "PUT" or before == 50 else 503)
     assert bucket.create("a", b"1")
 
 

@@ -1,0 +1,99 @@
+"""Scoring on a cluster: a real one of two nodes on this machine."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.scoring.conftest import refused, results, state
+from tests.scoring.test_workers import OBJECTS, Worker, done, generated, start, workers
+from tests.waiting import until
+
+__all__ = ["workers"]
+
+# Of three cores two are for actors, so that one at least is on the second node, which is lost.
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster()
+cluster.add_node(num_cpus=1, object_store_memory=2**27, include_dashboard=False)
+second = cluster.add_node(num_cpus=2, object_store_memory=2**27)
+print(cluster.address, flush=True)
+sys.stdin.readline()
+cluster.remove_node(second, allow_graceful=False)
+sys.stdin.readline()
+cluster.shutdown()
+"""
+
+
+class Nodes:
+    """A cluster of two nodes."""
+
+    def __init__(self) -> None:
+        environment = os.environ | {"PYTHONPATH": ":".join([str(ROOT), *sys.path]), "RAY_USAGE_STATS_ENABLED": "0"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", NODES], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        self.address = self._process.stdout.readline().strip()
+
+    def lose_one(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        self._process.communicate("\n\n")
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    started = Nodes()
+    yield started
+    started.close()
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_costs_no_picture_and_none_twice(
+    tmp_path: Path, workers: list[Worker], nodes: Nodes
+) -> None:
+    pictures, destination = generated(tmp_path / "pictures", OBJECTS), tmp_path / "scores"
+    run = (pictures, "--out", destination, "--ray", nodes.address)
+    worker = start(workers, *run)
+    until(lambda: done(destination) > 4 or worker.poll() is not None)
+    nodes.lose_one()
+    printed, said = worker.communicate()
+    assert worker.returncode == 0, said
+    assert printed.split("\n")[0].startswith("       2,000  pictures, ")
+    found = results(destination)
+    keys = [row["key"] for row in found.rows]
+    assert len(keys) == len(set(keys)) == OBJECTS
+    assert found.errors() == {f"{number}.jpg": "undecodable_image" for number in range(0, OBJECTS, 100)}
+    before_again = state(destination)
+    assert start(workers, *run).wait() == 0
+    assert state(destination) == before_again
+
+
+def test_a_cluster_needs_a_place_for_the_results(pictures: Path) -> None:
+    assert "--ray needs --out" in refused(pictures, "--csv", "--ray", "auto")
+
+
+def test_without_ray_it_says_what_to_install(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "[cluster]" in refused(pictures, "--out", tmp_path / "scores", "--ray", "auto")
+
+
+def test_without_a_cluster_at_the_address_it_says_so(pictures: Path, tmp_path: Path, workers: list[Worker]) -> None:
+    with socket.socket() as bound:  # which does not listen
+        bound.bind(("127.0.0.1", 0))
+        address = "{}:{}".format(*bound.getsockname())
+        worker = start(workers, pictures, "--out", tmp_path / "scores", "--ray", address)
+        _, said = worker.communicate()
+    assert worker.returncode == 1
+    assert said == f"Error: no Ray cluster at {address}: [Errno 111] Connection refused\n"
