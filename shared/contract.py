@@ -67,7 +67,7 @@ class Provenance(msgspec.Struct, frozen=True):
 
 
 class TestMetrics(msgspec.Struct, frozen=True):
-    """How the file did on so many test photographs; ``confusion[true][predicted]``, in the order of the classes.
+    """Figures on the test photographs; ``confusion[true][predicted]``, in the order of the classes.
 
     ``audited`` is the accuracy once wrong labels are corrected, and photos of both animals or none left out;
     ``when_answered`` that of the photos whose verdict is not ``unsure``, which feedback in production is compared with.

@@ -73,7 +73,7 @@ def dark(picture: Pixels, amount: float, random: np.random.Generator) -> Pixels:
 
 
 def bright(picture: Pixels, amount: float, _: np.random.Generator) -> Pixels:
-    """Let in so many times the light."""
+    """Multiply the light by this."""
     return _bytes(picture * np.float32(amount))
 
 

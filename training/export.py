@@ -28,7 +28,7 @@ from training.pictures import Pictures, evenly_spaced
 from training.train import features, load_trained, read_trained
 
 TOLERANCE: Final = 1e-4  # between torch and onnxruntime, on real photos, of each output's scale
-NO_OTHERS: Final = "familiarity: from the training photos alone; photos of other things (export.others) make it better"
+NO_OTHERS: Final = "familiarity: from the training photos only; photos of other things (export.others) make it better"
 
 
 def export(params: Export) -> None:
