@@ -59,8 +59,10 @@ def yield_to_others(pid: int) -> None:
     os.setpriority(os.PRIO_PROCESS, pid, 19)
     with contextlib.suppress(OSError):  # a sandbox may not know it; it gives way at once to who wants the core
         os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
-    with contextlib.suppress(OSError):  # likewise
-        Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+    # Outside of containers Linux may schedule sessions as groups (sched(7)), and a group gives way by its own priority.
+    for file, value in (("autogroup", "19"), ("oom_score_adj", "1000")):
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/{file}").write_text(value)
 
 
 class Zygote:

@@ -93,11 +93,13 @@ def test_its_processes_alone_give_way_to_all_others(start: Start, slow: list[int
 
 
 def test_a_process_that_gives_way_runs_when_nothing_else_does_and_is_killed_first() -> None:
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True) as process:
         yield_to_others(process.pid)
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
         assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
         assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
+        if (group := Path(f"/proc/{process.pid}/autogroup")).exists():
+            assert group.read_text().endswith("nice 19\n")
 
 
 def test_a_picture_of_which_it_says_otherwise_is_a_sample(start: Start, tmp_path: Path) -> None:
