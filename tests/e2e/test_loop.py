@@ -73,7 +73,7 @@ def trained() -> None:
 def test_a_kind_of_photo_that_the_model_gets_wrong_is_mended_by_a_round_of_the_loop(in_folder: Path) -> None:
     put(in_folder / "photos", 420, hard=False)
     put(in_folder / "kind", 120, hard=True)
-    learning = {"epochs": 8, "lr": 1e-3}
+    learning = {"epochs": 6, "lr": 1e-3}
     write_params(in_folder, fetch={"source": ["photos"]}, split={"train": 0.25, "val": 0.06}, train=learning)
     for name, value in UNCHANGED.items():
         params.assign(Path("params.yaml"), f"train.augmentation.{name}", value)

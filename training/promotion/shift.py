@@ -33,7 +33,7 @@ from training.photographs import Photographs, Photos, answers
 from training.promotion.files import read_contract
 from training.promotion.match import MARGINS
 from training.scoreboard import into_page
-from training.sources import opened
+from training.sources import File, PassedOverError, opened
 from training.split import side
 
 PAGE: Final = Path("docs/loop.md")
@@ -48,7 +48,7 @@ class Labelled:
         self.files: list[tuple[str, Label, bytes]] = []
         with tempfile.TemporaryDirectory() as scratch, opened(source, Path(scratch)) as files:
             for file in files:
-                if (label := layouts.label(file, source.name, CLASS_FOLDERS)) and _is_photo(data := file.read()):
+                if (label := layouts.label(file, source.name, CLASS_FOLDERS)) and (data := _photo(file)):
                     self.files.append((file.name, label, data))
         if not self.files:
             raise stage.StageError(f"{source}: no photos in folders named Cat or cats and Dog or dogs")
@@ -73,8 +73,9 @@ class Shift(msgspec.Struct, frozen=True):
 
     @property
     def errors_left(self) -> float:
-        """Share of the errors on the photos held back that the model after has, of those of the one before."""
-        return (1 - self.held_back.second.value) / (1 - self.held_back.first.value)
+        """Errors on the photos held back of the model after, as a share of those of the one before."""
+        before, after = (1 - right.value for right in (self.held_back.first, self.held_back.second))
+        return after / before if before else 1.0
 
     @property
     def mended(self) -> bool:
@@ -112,12 +113,14 @@ def measure(before: Path, after: Path, held_back: Path) -> Shift:
     return Shift(before=versions[0], after=versions[1], held_back=held, test=old)
 
 
-def _is_photo(data: bytes) -> bool:
+def _photo(file: File) -> bytes | None:
+    """The bytes of a photo; None for a file that is none."""
     try:
+        data = file.read()
         decode(data)
-    except RefusedImageError:
-        return False
-    return True
+    except (PassedOverError, RefusedImageError):
+        return None
+    return data
 
 
 @click.group()
@@ -167,4 +170,7 @@ def _measure(before: Path, after: Path, held_back: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except stage.StageError as error:
+        raise SystemExit(f"Error: {error}") from error
