@@ -56,7 +56,7 @@ def _stage(help_text: str) -> Callable[[Command], click.Command]:
 
 @_stage(
     "Make photos to learn from of the samples that a service kept and a person labelled, in data/gathered.\n\n"
-    "SAMPLES is the folder or bucket of CATSDOGS_SAMPLES, LABELS the ledger of `catsdogs label`, by default labels.csv. "
+    "SAMPLES is the folder or bucket of CATSDOGS_SAMPLES, LABELS the ledger of `catsdogs label`; default: labels.csv. "
     "Given, they become those of params.yaml; run it again after labelling or forgetting more, then `dvc repro`."
 )
 @click.argument("samples", required=False)
