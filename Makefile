@@ -9,6 +9,8 @@ LOCK := .venv-lock
 LOCKED = $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --upgrade --custom-compile-command "make lock" --output-file docker/$(1).lock
 comma := ,
+# A file's tests share fixtures, so one process runs them all. In the order of the folders, the longest files come early.
+parallel = -n $(1) --dist loadfile --no-loadscope-reorder
 # HAProxy is in /usr/sbin, which is not on everybody's path.
 export PATH := $(CURDIR)/$(DEV)/bin:$(PATH):/usr/sbin
 
@@ -40,14 +42,15 @@ test: install-dev ## lint, types and tests in about ten minutes
 	@echo "── types ─────────────────────────────────────────────"
 	mypy
 	@echo "── tests ─────────────────────────────────────────────"
-	python -m pytest -ra --durations=10 -m "not slow" --cov --cov-report=term:skip-covered
+	python -m pytest $(call parallel,3) -ra --durations=10 -m "not slow" --cov --cov-report=term:skip-covered
 	@coverage json --quiet --include='serving/*,shared/*' -o - | python -c "import json, sys; \
 		share = json.load(sys.stdin)['totals']['percent_branches_covered']; \
 		print(f'branches of serving/ and shared/ that tests take: {share:.1f} %, of at least 95'); sys.exit(share < 95)"
 
-test-slow: install-dev ## the other tests: whole pipelines, crashes, long fuzzing, containers
-	python -m pytest -ra --durations=10 -m slow
+test-slow: test-containers ## the other tests: containers, whole pipelines, crashes, long fuzzing
+	python -m pytest $(call parallel,2) -ra --durations=10 -m slow --ignore=tests/containers
 
+# By themselves: a deployment that is watched for seconds must get its requests in them.
 test-containers: install-dev ## of those, the image, Compose, deployment and rollback, with a Docker engine
 	python -m pytest -ra --durations=10 tests/containers
 

@@ -14,8 +14,10 @@ from typing import Any
 import msgspec
 import onnx
 import pytest
+from click.testing import CliRunner
 from ruamel.yaml import YAML
 
+from serving.cli import main
 from serving.model import session as models
 from serving.model.classify import classify
 from shared import contract
@@ -274,8 +276,8 @@ def test_mlflow_has_the_run_and_the_report(finished: Path) -> None:
     assert {"report/confusion.png", "report/worst.png", "report/metrics.json"} <= artifacts
 
 
-def test_a_stage_without_its_input_says_which_to_run(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+def test_a_stage_without_its_input_says_which_to_run(in_folder: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", in_folder)
     for stage, hint in (
         ("audit", "fetch"),
         ("split", "audit"),
@@ -285,8 +287,8 @@ def test_a_stage_without_its_input_says_which_to_run(tmp_path: Path) -> None:
         ("quantize", "train"),
         ("evaluate", "train"),
     ):
-        done = run(tmp_path, "catsdogs", stage)
-        assert done.returncode == 2
+        done = CliRunner().invoke(main, [stage])
+        assert done.exit_code == 2
         assert f"run `catsdogs {hint}` first" in done.stderr
 
 

@@ -1,5 +1,5 @@
-"""A hundred model changes under load, by signal, as a deployment makes them: no request is lost and none is answered
-by anything but one of the two models."""
+"""Thirty model changes under load, by signal, as a deployment makes them: no request is lost and none is answered
+by anything but one of the two models. CATSDOGS_TEST_SWAPS=100 makes more."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
-SWAPS = 100
+SWAPS = int(os.environ.get("CATSDOGS_TEST_SWAPS", "30"))
 CLIENTS = 3
 
 
@@ -26,7 +26,7 @@ def process(tmp_path: Path) -> Process:
     return serve(tmp_path, CATSDOGS_MODEL=str(tmp_path / "model.onnx")).ready()
 
 
-def test_a_hundred_swaps_under_load_lose_no_request(process: Process, tmp_path: Path) -> None:
+def test_swaps_under_load_lose_no_request(process: Process, tmp_path: Path) -> None:
     until(lambda: len(process.lanes()) == len(os.sched_getaffinity(0)))
     family, descriptors = len(process.family()), open_files(process)
     # What `pkill -HUP -x catsdogs` looks for.

@@ -100,7 +100,9 @@ def test_a_body_is_not_waited_for_where_there_is_no_key(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    "digests", ["", " ", ",", KEY, DIGEST[:-1], f"{DIGEST}x", f"{DIGEST}{DIGEST}", f"{DIGEST};{DIGEST}"]
+    "digests",
+    ["", " ", ",", KEY, DIGEST[:-1], f"{DIGEST}x", f"{DIGEST}{DIGEST}", f"{DIGEST};{DIGEST}"],
+    ids=["empty", "blank", "comma", "key", "short", "long", "run together", "semicolon"],
 )
 def test_a_setting_that_is_no_digest_is_refused_and_not_repeated(digests: str) -> None:
     with pytest.raises(SettingsError, match=r"^CATSDOGS_API_KEYS is invalid; allowed are SHA-256 digests") as error:
