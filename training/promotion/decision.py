@@ -8,7 +8,8 @@ from shared.contract import Exam
 from shared.intervals import wilson
 from training.comparison import SIGNIFICANT
 from training.packaging import LARGEST_TOLERANCE
-from training.promotion.match import COSTS, MARGINS, Answers, Match, tolerances
+from training.promotion.match import COSTS, MARGINS, ROBUSTNESS, Answers, Match, tolerances
+from training.robustness import MOST_WRONG
 
 LEAST_COVERAGE: Final = 0.5
 REASONS: Final = 3  # figures on the test side of the collections that can be significantly better
@@ -33,6 +34,7 @@ def decide(faults: list[str], champion: Match | None, earlier: list[Match], leve
 
     - accuracy or wrong answers by McNemar's exact test, or log loss by a sign-flip test, p below ``level``
     - share right on a test side of what production met, likewise by McNemar's test
+    - at most 1.5 % wrong among the answered in each corruption of severity 3, where the champion has more in one
     - at least 1 % fewer bytes and not slower by 5 %, or 5 % fewer milliseconds and not larger by 1 %
 
     Not worse, all of these, than the champion and, save the last two, than any version that has served and was not
@@ -80,6 +82,11 @@ def decide(faults: list[str], champion: Match | None, earlier: list[Match], leve
         for figure in champion.figures
         if figure.better(level)
     ]
+    cells = [figure for figure in champion.figures if figure.name.startswith(ROBUSTNESS)]
+    # The promise of the reports: kept where it was not.
+    broken = [figure.name.removeprefix(ROBUSTNESS) for figure in cells if figure.rival > MOST_WRONG]
+    if broken and all(figure.candidate <= MOST_WRONG for figure in cells):
+        gains.append(f"at most {MOST_WRONG:.1%} wrong in every corruption (not so the champion: {', '.join(broken)})")
     size, time = (champion.figure(name).worse.value for name in COSTS)
     if size <= -SMALLER and time < FASTER:
         gains.append(f"{-size:.0%} smaller")

@@ -33,6 +33,7 @@ MARGINS: Final = {
     "production": 0.01,
     "hard": 0.01,
 }
+ROBUSTNESS: Final = "robustness: "  # starts the names of its figures; the cell follows
 COSTS: Final = ("bytes", "milliseconds")
 FORMS: Final = {"log loss": ".4f", "bytes": ",", "milliseconds": ".2f"}  # the others are shares
 
@@ -254,7 +255,7 @@ def _robustness(rival: Files, candidate: Files) -> tuple[list[Figure], list[str]
     missing = [f"robustness is not reported for {', '.join(lost)}"] if lost else []
     shared = sorted(theirs.keys() & ours.keys())
     return (
-        [_certain(f"robustness: {cell}", theirs[cell], ours[cell], ours[cell] - theirs[cell]) for cell in shared],
+        [_certain(ROBUSTNESS + cell, theirs[cell], ours[cell], ours[cell] - theirs[cell]) for cell in shared],
         missing,
         [],
     )

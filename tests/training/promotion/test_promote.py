@@ -233,6 +233,15 @@ def test_robustness_is_compared_cell_by_cell(make: Make) -> None:
     assert champion() == "cats-dogs/4"
 
 
+def test_a_promise_of_robustness_that_is_kept_at_last_is_a_reason(make: Make) -> None:
+    make(GOOD, report=cells(dark=0.02, blurred=0.01))
+    done("promote")
+    make(Redness(padding=40_100), report=cells(dark=0.016, blurred=0.0))
+    assert "neither significantly better" in done("promote")
+    make(Redness(padding=40_200), report=cells(dark=0.015, blurred=0.015))
+    assert "promote: at most 1.5% wrong in every corruption (not so the champion: dark 3)" in done("promote")
+
+
 def test_robustness_is_compared_where_corruption_is_of_severity_3_only(make: Make) -> None:
     make(GOOD, report=cells(dark=0.01))
     done("promote")
