@@ -117,7 +117,7 @@ def test_help_shows_every_command_with_examples() -> None:
 
 
 def test_help_groups_what_is_installed_and_names_the_extra_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = ['absent>=1; extra == "train"', 'absent; extra == "score"', 'click>=8; extra == "ops"']
+    needs = [f'absent>=1; extra == "{extra}"' for extra in ("train", "tune", "score")] + ['click>=8; extra == "ops"']
     monkeypatch.setattr(extras, "requires", lambda _: needs)
     monkeypatch.chdir(ROOT)
     sections = catsdogs("--help").stdout.split("\n\n")
@@ -126,6 +126,7 @@ def test_help_groups_what_is_installed_and_names_the_extra_of_the_rest(monkeypat
     assert re.findall(r"^ {0,2}(\S+)", operation, re.MULTILINE) == ["Operation:", "collect", "report"]
     assert re.fullmatch(
         r"Not installed:\s+fetch, audit, split, …\s[^…]+ install -e\s'\.\[train\]'\s+"
+        r"tune\s[^…]+ install -e\s'\.\[tune\]'\s+"
         r"score, sort\s[^…]+ install -e\s'\.\[score\]'\s+",
         absent,
     )

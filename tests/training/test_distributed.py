@@ -112,7 +112,9 @@ def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on_with
     with Stage(work, "train") as again:
         assert again.finish() == 0, again.errors.read_text()
     assert any(line.startswith("resumed: ") for line in again.printed)
-    logged = mlflow.MlflowClient().get_metric_history(read_trained(work / stage.TRAINED)["mlflow_run_id"], "val_loss")
+    logged = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_metric_history(
+        read_trained(work / stage.TRAINED)["mlflow_run_id"], "val_loss"
+    )
     assert [metric.step for metric in logged] == [1, 2, 3]
 
 

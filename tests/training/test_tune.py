@@ -58,7 +58,7 @@ def test_a_search_goes_on_where_it_was_stops_bad_trials_and_shows_what_the_best_
     assert change[:2] == ["--- params.yaml", "+++ params.yaml (best)"]
     assert [line for line in change[3:] if line[0] != " "] == [f"-  head_lr: {NOTHING}", f"+  head_lr: {LEARNS}"]
 
-    client = mlflow.MlflowClient()
+    client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     around = client.get_run(study().user_attrs["mlflow_run_id"])
     assert around.data.metrics["val_loss"] == study().best_value
     inside = f"tags.mlflow.parentRunId = '{around.info.run_id}'"
