@@ -137,6 +137,6 @@ $(DEV)/.training: pyproject.toml
 
 $(BENCH)/.installed: ops/bench/requirements.txt $(SERVE)/.installed
 	$(PYTHON) -m venv $(BENCH)
-	@$(SERVE)/bin/pip freeze --quiet --exclude-editable | grep -E '^(click|numpy|onnxruntime|pillow|starlette|uvicorn)==' \
+	@$(SERVE)/bin/pip freeze --quiet --exclude-editable | grep -E '^(click|msgspec|numpy|onnxruntime|pillow|starlette|uvicorn)==' \
 		| $(call install,$(BENCH),-r /dev/stdin -r ops/bench/requirements.txt)
 	@touch $@
