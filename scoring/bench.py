@@ -50,9 +50,9 @@ MOST: Final = 2**30
 REPORT: Final = Path("reports/bench-score.json")
 PHOTOS, SCORES = "s3://bench/photos", "s3://bench/scores"
 PORTS: Final = {"master": 19333, "volume": 18080, "filer": 18888, "s3": 18333}
-SECRET: Final = "not-a-secret"  # noqa: S105
+SECRET: Final = "not-a-secret"  # noqa: S105 - of a store on this machine that ends with the benchmark
 PUTTERS: Final = 16
-DAMAGED: Final = 100  # of so many copies one is cut short
+DAMAGED: Final = 100  # one copy in this number is cut short
 SHARDS: Final = 250
 WORKER: Final = "from scoring import manifest; manifest.SHARD = {}; from scoring.cli import score; score()"
 
@@ -161,7 +161,7 @@ def crashes(folder: Source, objects: int, kills: int) -> dict[str, Any]:
     began = time.perf_counter()
     listed = sum(1 for _ in sources.opened(PHOTOS).entries())
     listing = time.perf_counter() - began
-    scores, chance = Bucket(SCORES), random.Random(1)  # noqa: S311
+    scores, chance = Bucket(SCORES), random.Random(1)  # noqa: S311 - moments to kill at, no secret
     command = [sys.executable, "-c", WORKER.format(max(1, objects // SHARDS)), PHOTOS, "--out", SCORES]
 
     def start() -> subprocess.Popen[bytes]:

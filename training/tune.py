@@ -42,7 +42,7 @@ DONE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def tune(params_file: Path, trials: int) -> None:
-    """Search until there are so many trials, and print the best one.
+    """Search until this number of trials is done, and print the best one.
 
     Raises:
         StageError: there are no ranges, a trial fails, or a process is already training here.

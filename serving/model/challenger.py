@@ -22,7 +22,7 @@ MAX_WAITING: Final = 16
 LOOK_SECONDS: Final = 0.01
 # For loading and for an answer: at the lowest priority either takes long on a machine that has other things to do.
 PATIENCE_SECONDS: Final = 300.0
-# It is given up after so many failures without `FORGIVEN` answers between two of them.
+# It is given up after this number of failures without `FORGIVEN` answers between two of them.
 TRIES: Final = 3
 FORGIVEN: Final = 1_000
 RETRY_SECONDS: Final = 5.0

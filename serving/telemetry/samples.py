@@ -142,7 +142,7 @@ class Samples(LineWriter[Kept]):
         self.written += 1
 
     def _prune(self, count: int = 0, size: int = 0) -> None:
-        """Delete the oldest samples while they, and so many to come, are too many or have too many bytes or days."""
+        """Delete the oldest samples until they and those to come are within the caps."""
         # A name begins with the time, so that names sort by it.
         oldest = f"{max(0, int(time.time() - 86_400 * self._settings.samples_days)):08x}"
         while self._sizes:

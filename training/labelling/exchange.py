@@ -173,7 +173,7 @@ def _task(address: str, id_: str, about: Standing) -> dict[str, Any]:
                 "created_at": line.when,
                 "was_cancelled": False,
                 "who": line.who,
-                # Label Studio refuses what is no address of a user's; without one, whoever imports it gets it.
+                # Label Studio refuses an address that no user of its has; without one the importing user is named.
                 **({"completed_by": {"email": line.who}} if "@" in line.who else {}),
             }
             for line in ([about.settled] if about.settled else _latest(about))

@@ -185,8 +185,8 @@ def test_the_loop_is_measured_from_end_to_end(tmp_path: Path) -> None:
     assert found["stream"]["unsure_or_disputed"] >= 12, "a third is unsure, a tenth disputed"
     shadow = found["challenger"]
     assert (shadow["requests"], shadow["answered_otherwise"]) == (100, 0)
-    # On a busy machine it gets no processor time at all.
-    assert 0 <= shadow["challenger_answers"] <= 100 - shadow["dropped"]
+    assert shadow["challenger_answers"] + shadow["dropped"] == 100
+    assert shadow["challenger_answers"] > 0
     assert {name: list(levels) for name, levels in found["cost"].items()} == {
         "samples": ["1", "8"],
         "challenger": ["1", "8"],
