@@ -31,7 +31,7 @@ from shared import hardware
 CLIENTS: Final = 8
 LEVELS: Final = (1, CLIENTS)
 SIZE: Final = "medium"
-UNSURE: Final = 2  # the number of the photo of clouds, of which the model is unsure
+UNSURE: Final = 10  # the number of the photo of clouds, of which the model is unsure
 ONE_IN: Final = 50  # photos is unsure, as in the model's test, where what samples cost is measured
 DISPUTED_ONE_IN: Final = 10
 CAPS: Final = {"count": {"samples_count": 10_000}, "bytes": {"samples_bytes": 2_000_000}}
