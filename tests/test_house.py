@@ -142,11 +142,12 @@ def test_the_only_pictures_in_the_repository_are_free_of_rights() -> None:
     listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True)
     suffixes = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
     pictures = {name for name in listed.stdout.splitlines() if name.lower().endswith(suffixes)}
-    # chelsea.png of scikit-image (CC0), a screenshot of the page with her on it, and a plot.
+    # Those of NOTICE, a screenshot of the page, and a plot.
     assert pictures <= {
         "tests/cat.jpg",
         "serving/web/cat.jpg",
         "serving/web/coffee.jpg",
+        "serving/web/dog.jpg",
         ".github/page.png",
         "reports/confusion.png",
     }
