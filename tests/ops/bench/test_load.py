@@ -52,8 +52,8 @@ def test_the_photos_are_of_three_sizes_and_the_same_on_every_run(photos: request
     again = requests.make(tmp_path / "again", None)
     assert photos == again
     for size, shape in (("small", (200, 150)), ("medium", (500, 375)), ("large", (4000, 3000))):
-        for number in range(3):
-            with Image.open(tmp_path / "again" / f"{size}-{number}.jpg") as image:
+        for number in range(len(photos.files[size])):
+            with Image.open(tmp_path / "again" / f"{size}-{number:02}.jpg") as image:
                 assert image.size == shape
     assert all(2_000_000 < len(data) < 4_000_000 for data in photos.files["large"])
 

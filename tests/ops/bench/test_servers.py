@@ -14,8 +14,11 @@ from ops.bench import placement, requests, rounds
 from ops.bench.errors import BenchError
 from ops.bench.limit import RawLimit, RawProcess
 from ops.bench.processes import ServerProcess, free_port, memory_mb, on_cores, tree
+from ops.bench.requests import Photos
 from ops.bench.servers import MODELS, SERVERS, Precision, also, chosen, versions
+from serving.model.session import load
 from shared.hardware import cores
+from shared.pixels import decode
 from tests.conftest import ROOT
 from tests.ops.bench.conftest import HERE, LINUX, SPIN
 from tests.serving.conftest import Running
@@ -62,13 +65,21 @@ def test_a_server_that_does_not_start_is_an_error_that_shows_why(folder: Path) -
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_bare_limit_answers_as_the_model_does(server: Running, folder: Path, precision: Precision) -> None:
+def test_the_bare_limit_answers_as_the_model_does(
+    server: Running, photos: Photos, folder: Path, precision: Precision
+) -> None:
     with RawProcess(precision, HERE, folder, os.sched_getaffinity(0)) as raw:
         answers = raw.ask("answers")
-    assert set(answers) == {f"{size}-{number}" for size in requests.MIX for number in range(3)}
+    assert set(answers) == {f"{size}-{number}" for size in requests.MIX for number in range(len(photos.files[size]))}
     if precision in server.service.model.file:
         answer = server.predict((folder / "medium-0.jpg").read_bytes()).json()
         rounds.compare("ours", "medium-0", answers["medium-0"], answer)
+
+
+def test_one_photo_in_eleven_is_looked_at_again_in_each_size(photos: Photos) -> None:
+    model = load(ROOT / "serving" / "models" / "cats-dogs.int8.onnx")
+    for files in photos.files.values():
+        assert [model.look(decode(data)).again for data in files] == [False] * 10 + [True]
 
 
 @pytest.mark.skipif(cores() < 2, reason="one core has one way")
