@@ -21,7 +21,7 @@ export async function openPanel() {
   }
 }
 
-function fill({ version, precision, file, fallback, unsure, provenance, test }) {
+function fill({ version, precision, file, fallback, unsure, provenance, test, production, hard }) {
   put("version", version);
   put("file", file);
   put("precision", precision === "int8" ? "8-bit integers (int8)" : "32-bit floats (fp32)");
@@ -31,6 +31,8 @@ function fill({ version, precision, file, fallback, unsure, provenance, test }) 
   fillProvenance(provenance);
   dialog.querySelector(".measured").hidden = test === null;
   if (test) fillTest(test);
+  put("production", production ? `Of what users sent, picked by chance: ${rightOf(production)}.` : "");
+  put("hard", hard ? `Of what it was unsure of, or users disputed: ${rightOf(hard)}.` : "");
 }
 
 function fillProvenance({ created, registry, git_commit: commit, mlflow_run_id: run, dataset_digest: data }) {
@@ -53,6 +55,10 @@ function fillTest({ pictures, accuracy, audited, log_loss: loss, confusion }) {
     cells[place].textContent = number.toLocaleString("en");
     cells[place].className = place % 3 === 0 ? "right" : "wrong";
   });
+}
+
+function rightOf({ pictures, accuracy }) {
+  return `${percent(accuracy.value)} of ${count(pictures, "photo")} right, ${between(accuracy)}`;
 }
 
 function between({ low, high }) {

@@ -43,6 +43,24 @@ def test_the_panel_says_in_words_what_the_contract_says(page: Page, service: Run
     expect(panel).to_be_hidden()
 
 
+def test_what_production_met_is_beside_the_test_side(page: Page, service: Running) -> None:
+    contract = service.http.get("/model").json()
+    panel = page.get_by_role("dialog")
+    page.get_by_role("button", name="What this model is").click()
+    expect(panel.locator("[data-fact=version]")).to_have_text(contract["version"])
+    expect(panel.locator("[data-fact=production]")).to_be_hidden()
+    panel.get_by_role("button", name="Close").click()
+    for side, pictures, right in (("production", 1204, 0.968), ("hard", 310, 0.84)):
+        contract[side] = contract["test"] | {
+            "pictures": pictures,
+            "accuracy": {"value": right, "low": 0.8, "high": 0.99},
+        }
+    page.route("**/model", lambda route: route.fulfill(json=contract))
+    page.get_by_role("button", name="What this model is").click()
+    expect(panel).to_contain_text("picked by chance: 96.8 % of 1,204 photos right, between 80.0 % and 99.0 %.")
+    expect(panel).to_contain_text("or users disputed: 84.0 % of 310 photos right, between 80.0 % and 99.0 %.")
+
+
 def test_a_fallback_and_a_model_never_measured_are_said(page: Page, service: Running) -> None:
     contract = service.http.get("/model").json()
     contract |= {"fallback": "its answers differ here", "test": None, "precision": "fp32"}

@@ -20,6 +20,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from shared.files import write_whole
+from shared.second_look import inputs
+from shared.spec import SIZE
 from training import tracking
 from training.promotion.files import NAME, PRECISIONS, Files, raw_contract, read
 from training.stage import StageError
@@ -98,6 +100,7 @@ def register(client: mlflow.MlflowClient, files: Files, tags: dict[str, str]) ->
             model,
             name=NAME,
             signature=ModelSignature(_schema(model.graph.input), _schema(model.graph.output)),
+            input_example=inputs(np.zeros((1, SIZE, SIZE, 3), np.uint8), again=False),
             pip_requirements=["onnxruntime", "numpy"],
             extra_files=[str(path) for path in sorted(Path(folder).iterdir())],
             save_as_external_data=False,

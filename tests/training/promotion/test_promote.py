@@ -381,6 +381,9 @@ def test_the_registry_s_model_is_an_mlflow_model_with_its_signature(make: Make) 
     assert signature is not None
     assert [tensor.name for tensor in signature.inputs] == ["image", "again"]
     assert [tensor.name for tensor in signature.outputs] == ["probabilities", "evidence", "familiarity"]
+    served = mlflow.pyfunc.load_model("models:/cats-dogs@champion")
+    answer = served.predict(served.input_example)
+    assert [answer[tensor.name].shape for tensor in signature.outputs] == [(1, 2), (1, 7, 7), (1,)]
 
 
 def test_a_version_belongs_to_the_run_that_trained_it(make: Make) -> None:
