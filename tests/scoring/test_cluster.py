@@ -7,10 +7,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 
+from scoring import cluster
+from serving.settings import Settings
 from tests.conftest import ROOT
-from tests.scoring.conftest import refused, results, state
+from tests.scoring.conftest import refused, results, scored, state
 from tests.scoring.test_workers import OBJECTS, Worker, done, generated, start, workers
 from tests.waiting import until
 
@@ -97,3 +101,13 @@ def test_without_a_cluster_at_the_address_it_says_so(pictures: Path, tmp_path: P
         _, said = worker.communicate()
     assert worker.returncode == 1
     assert said == f"Error: no Ray cluster at {address}: [Errno 111] Connection refused\n"
+
+
+def test_a_node_with_another_model_ends_the_run(pictures: Path, tmp_path: Path) -> None:
+    destination = tmp_path / "scores"
+    scored(pictures, "--out", destination)
+    (listed,) = destination.glob("*.parquet")
+    plan = cluster.Plan(Settings(), str(listed), str(destination), explain=False, model="0" * 64)
+    answer = cluster.Actor(plan)({"item": np.arange(1)})
+    failure = msgspec.json.decode(answer["report"][0], type=cluster.Report).failure
+    assert failure.startswith("node ") and failure.endswith("is another model than where the command was given")
