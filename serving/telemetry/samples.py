@@ -6,6 +6,7 @@ counted, when too much waits.
 
 import random
 import re
+import threading
 import time
 from collections import OrderedDict
 from typing import Final, NamedTuple
@@ -36,11 +37,12 @@ class Kept(NamedTuple):
     sample: Sample
 
 
-class Samples(LineWriter[Kept]):
+class Samples(LineWriter[str]):
     """Keeps samples, from `start` to `close`; all methods but those of the thread are for one event loop.
 
-    ``written`` counts samples on disk, a later version of one again; ``stored`` and ``stored_bytes`` are what the store
-    holds.
+    The thread gets ids, and writes what is then known of each: where most pictures are kept and all of them get
+    feedback, it could not keep up with writing each twice. ``written`` counts samples on disk, one with something added
+    again; ``stored`` and ``stored_bytes`` are what the store holds.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -52,6 +54,8 @@ class Samples(LineWriter[Kept]):
         self._unsure, self._disputed, self._disagreed = (kind in kinds for kind in ("unsure", "disputed", "disagreed"))
         self._share = float(kinds.get("random", 0))
         self._held: OrderedDict[str, Kept] = OrderedDict()
+        self._unwritten: dict[str, Kept] = {}
+        self._lock = threading.Lock()  # of those
         self._store = stores.opened(settings.samples)
         self._sizes: OrderedDict[str, int] = OrderedDict()  # of what is stored, oldest first
 
@@ -67,7 +71,7 @@ class Samples(LineWriter[Kept]):
         why: tuple[Reason, ...] = (*(("unsure",) if unsure else ()), *(("random",) if chosen else ()))
         kept = Kept(time.monotonic(), pixels, Sample(why=why, prediction=line))
         if why:
-            self.append(kept)
+            self._queue(kept)
         if self._disputed or self._disagreed:
             self._held[line.id] = kept
             self._let_go()
@@ -95,7 +99,14 @@ class Samples(LineWriter[Kept]):
         id_ = sample.prediction.id
         self._held[id_] = self._held[id_]._replace(sample=sample)
         if sample.why:
-            self.append(self._held[id_])
+            self._queue(self._held[id_])
+
+    def _queue(self, kept: Kept) -> None:
+        """Have it written, in place of an earlier version that waits."""
+        id_ = kept.sample.prediction.id
+        with self._lock:
+            if id_ in self._unwritten or self.append(id_):
+                self._unwritten[id_] = kept
 
     def tidy(self) -> None:
         """Let go of what has waited for feedback for too long, and have the caps looked at; call now and then."""
@@ -113,13 +124,13 @@ class Samples(LineWriter[Kept]):
         while self._held and (len(self._held) > MAX_HELD or next(iter(self._held.values())).at < expired):
             self._held.popitem(last=False)
 
-    def _write_group(self, group: list[Kept]) -> None:
+    def _write_group(self, group: list[str]) -> None:
         try:
             if not group:  # at the start, and on `tidy`: other replicas may write there too
                 self._sizes = OrderedDict(sorted(each for each in self._store.sizes() if NAME.fullmatch(each[0])))
                 self.stored_bytes = sum(self._sizes.values())
-            for kept in group:
-                self._keep(kept)
+            for id_ in group:
+                self._write_newest(id_)
             self._prune()
         except OSError as error:
             if not self.failures:
@@ -128,8 +139,19 @@ class Samples(LineWriter[Kept]):
         if self.failures:
             SERVICE.info("samples can be written again", extra={"fields": {"dropped_samples": self.dropped}})
 
-    def _keep(self, kept: Kept) -> None:
-        id_ = kept.sample.prediction.id
+    def _write_newest(self, id_: str) -> None:
+        with self._lock:
+            kept = self._unwritten.pop(id_, None)
+        if kept is None:  # written before another of its group failed
+            return
+        try:
+            self._keep(id_, kept)
+        except OSError:
+            with self._lock:
+                self._unwritten.setdefault(id_, kept)
+            raise
+
+    def _keep(self, id_: str, kept: Kept) -> None:
         name, data = id_ + SUFFIX, encode(kept.pixels, kept.sample)
         self._prune(int(name not in self._sizes), len(data) - self._sizes.get(name, 0))
         self._store.put(name, data)

@@ -40,15 +40,16 @@ class LineWriter(Generic[T]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.start = self._thread.start
 
-    def append(self, line: T) -> None:
-        """Queue a line; it is dropped if too many are waiting."""
+    def append(self, line: T) -> bool:
+        """Queue a line; returns False if too many are waiting, and it is dropped."""
         if len(self._buffer) >= self._most:
             self.dropped += 1
-            return
+            return False
         self._buffer.append(line)
         # Waking a thread costs more than the rest of this method, so it is done once per group.
         if not self._waiting.is_set():
             self._waiting.set()
+        return True
 
     def wake(self) -> None:
         """Have ``write`` called, with an empty group if nothing waits."""

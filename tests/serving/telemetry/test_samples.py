@@ -18,7 +18,7 @@ from serving import cli
 from serving.ids import PredictionIds
 from serving.settings import Settings
 from serving.telemetry import samples
-from serving.telemetry.samples import MAX_HELD, Samples
+from serving.telemetry.samples import MAX_HELD, MAX_UNWRITTEN, Samples
 from shared import stores
 from shared.pixels import pixels
 from shared.samples import KEYWORD, PIXEL_BYTES, SUFFIX, TOMBSTONE, Sample
@@ -126,10 +126,34 @@ def test_feedback_that_agrees_is_added_to_what_is_kept_and_keeps_nothing_else(st
     sure = server.predict(CAT).json()
     for each in (answer, sure):
         server.http.post("/feedback", json={"id": each["id"], "label": each["predicted_label"]})
-    written(server, 2)
-    found = kept(tmp_path)
-    assert (found[answer["id"]].why, found[answer["id"]].feedback) == (("unsure",), answer["predicted_label"])
-    assert sure["id"] not in found
+    until(lambda: (found := kept(tmp_path).get(answer["id"])) and found.feedback == answer["predicted_label"])
+    assert kept(tmp_path)[answer["id"]].why == ("unsure",)
+    assert sure["id"] not in kept(tmp_path)
+
+
+def test_feedback_on_what_waits_to_be_written_takes_no_place_of_its_own(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = begin(sample="unsure,disputed")
+    writing, disk, put = threading.Event(), threading.Event(), stores.Folder.put
+
+    def slow(*of: Any) -> None:
+        writing.set()
+        disk.wait()
+        put(*of)
+
+    monkeypatch.setattr(stores.Folder, "put", slow)
+    first, *ids = ids_of(*[0] * (MAX_UNWRITTEN + 1))
+    started.predicted(prediction(first, verdict="unsure"), PIXELS)
+    writing.wait()
+    for id_ in ids:
+        started.predicted(prediction(id_, verdict="unsure"), PIXELS)
+    for id_ in ids:
+        started.told(id_, "dogs")
+    disk.set()
+    until(lambda: started.written == len(ids) + 1)
+    assert started.dropped == 0
+    assert {id_ for id_, sample in kept(tmp_path).items() if sample.feedback == "dogs"} == set(ids)
 
 
 def test_a_picture_waits_for_its_feedback_a_while_and_no_longer(
