@@ -9,6 +9,9 @@ from serving.engine.wire import Answer, Because, Verdict
 from shared.contract import Actual, Contract, Label
 
 MAX_BATCH: Final = 64
+# More braces and commas than any batch needs; base64 has none.
+MAX_OBJECTS: Final = 1_000
+MAX_VALUES: Final = 100_000
 SCHEMAS: Final = "#/components/schemas/"  # where the OpenAPI document has the types below
 
 

@@ -44,7 +44,7 @@ async def predict_batch(request: Request) -> Response:
     """POST /predict/batch: up to 64 pictures, as fields ``file`` of a form or as base64 in JSON."""
     flags = _explain(request)
     form = uploads.kind(request) == forms.FORM
-    body = forms.Form(request.headers["content-type"], MAX_BATCH) if form else uploads.Whole()
+    body = forms.Form(request.headers["content-type"], MAX_BATCH) if form else uploads.BatchJson()
     async with uploads.received(request, _settings(request).max_batch_bytes, body) as (work, received):
         if form:
             pictures = [Picture(file, flags, refused=forms.mistake(file)) for file in received]

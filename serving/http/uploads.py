@@ -11,6 +11,7 @@ from starlette.requests import Request
 from serving.engine.budget import PIECE_BYTES, Lease
 from serving.errors import ProblemError
 from serving.http.forms import Form
+from serving.messages import MAX_BATCH, MAX_OBJECTS, MAX_VALUES
 from serving.service import Service, Work
 
 ENCODINGS: Final = ("gzip", "x-gzip", "deflate")
@@ -37,7 +38,10 @@ class Whole:
     def __init__(self) -> None:
         """Make it empty."""
         self._data = bytearray()  # it grows in place; joining pieces would hold them twice, and stop the event loop
-        self.feed = self._data.extend
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece."""
+        self._data += piece
 
     def finish(self) -> list[bytearray]:
         """Return the body."""
@@ -45,6 +49,26 @@ class Whole:
 
     def close(self) -> None:
         """Nothing to free: it is in no reference cycle."""
+
+
+class BatchJson(Whole):
+    """The JSON of a batch, refused as soon as it has far too many pictures.
+
+    Five million fit into the largest body. Decoding them would take 700 MB; receiving them to count them took 0.12 s.
+    """
+
+    def __init__(self) -> None:
+        """Make it empty."""
+        super().__init__()
+        self._objects = self._values = 0
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece; raises ``malformed_request``."""
+        self._objects += piece.count(b"{")
+        self._values += piece.count(b",")
+        if self._objects > MAX_OBJECTS or self._values > MAX_VALUES:
+            raise ProblemError("malformed_request", f"a batch has at most {MAX_BATCH} pictures")
+        super().feed(piece)
 
 
 def kind(request: Request) -> str:

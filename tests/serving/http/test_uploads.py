@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import socket
 import zlib
 from collections.abc import Callable
 
@@ -46,6 +47,16 @@ def test_a_batch_may_be_a_form_and_its_answers_are_those_of_single_requests_in_o
     for data, result in zip(PICTURES, [first, *rest], strict=True):
         assert result["probabilities"] == probabilities(server.predict(data))
         assert "evidence" in result
+
+
+@pytest.mark.parametrize("items", [b'{"data":""},' * 1001, b"0," * 100_001])
+def test_a_batch_of_far_too_many_pictures_is_refused_while_it_arrives(server: Running, items: bytes) -> None:
+    head = b"POST /predict/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    base = server.http.base_url
+    with socket.create_connection((base.host, base.port or 80)) as client, client.makefile("rb") as answer:
+        client.sendall(head + b'Content-Length: 60000000\r\n\r\n{"images":[' + items)
+        assert answer.readline().split()[1] == b"400"
+        assert b"a batch has at most 64 pictures" in answer.read()
 
 
 def test_base64_in_a_form_of_several_costs_its_own_result_only(server: Running) -> None:
