@@ -2,7 +2,7 @@
 # Is what answers at URL the service, does it know a cat, and is it quick? With curl alone.
 #
 #   ops/smoke_test.sh                                        http://localhost:8000
-#   ops/smoke_test.sh http://localhost:8001 --model 2026.11.27-lite0-int8
+#   ops/smoke_test.sh http://localhost:8001 --model 2026.11.30-lite0-int8-c1b87386
 #   ops/smoke_test.sh https://example.org --photo dog.jpg --label dogs --seconds 0.5
 #
 #   --photo FILE     a photo to ask about                    [tests/cat.jpg]

@@ -17,11 +17,11 @@ def error(code: str) -> messages.Problem:
 PREDICTION: Final = messages.Prediction(
     id="8f0c…",
     predicted_label="cats",
-    probabilities=messages.Probabilities(cats=0.9999, dogs=0.0001),
+    probabilities=messages.Probabilities(cats=0.99995, dogs=0.00005),
     verdict="cats",
     unsure_because=None,
-    familiarity=0.95,
-    model="2026.11.27-lite0-int8",
+    familiarity=0.99,
+    model="2026.11.30-lite0-int8-c1b87386",
 )
 # One red pixel, so that "Try it out" in /docs gets an answer.
 PICTURE: Final = base64.b64decode("R0lGODlhAQABAIAAAMhVPQAAACwAAAAAAQABAAACAkQBADs=")
@@ -42,8 +42,8 @@ INFERRED: Final = inference.InferResponse(
     model_version=PREDICTION.model,
     id="chelsea",
     outputs=[
-        inference.Tensor(name="probabilities", datatype="FP32", shape=[1, 2], data=[0.9999, 0.0001]),
-        inference.Tensor(name="familiarity", datatype="FP32", shape=[1], data=[0.95]),
+        inference.Tensor(name="probabilities", datatype="FP32", shape=[1, 2], data=[0.99995, 0.00005]),
+        inference.Tensor(name="familiarity", datatype="FP32", shape=[1], data=[0.99]),
         inference.Tensor(name="verdict", datatype="BYTES", shape=[1], data=["cats"]),
     ],
 )
