@@ -139,7 +139,7 @@ class Rounds:
     def _check(self, spec: ServerSpec, server: ServerProcess) -> None:
         """Raise unless the server answers each photo as the model does: a wrong server is not a fast one.
 
-        Another checkout's model may be another; its service must only answer.
+        Another checkout may have another model, so its service only has to answer.
         """
         folder = self.arrangement.folder
         with RawProcess(spec.precision, self.plan.programs, folder, self.arrangement.placement.server) as raw:

@@ -46,7 +46,7 @@ class Process:
         else:
             pytest.fail(f"{command} did not start: {''.join(said)}")
         self.url = found[0].rstrip("/")
-        # Whoever reads nothing blocks the writer once the pipe is full.
+        # If nobody reads, the writer blocks once the pipe is full.
         self.lines: list[str] = []
         self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout or ()))
         self.reader.start()

@@ -19,7 +19,7 @@ SECONDS: Final = 20.0
 
 
 def examples(number: int) -> settings:
-    """Hypothesis's settings for so many examples, times the scale."""
+    """Hypothesis's settings for a number of examples, times the scale."""
     return settings(
         max_examples=number * SCALE,
         derandomize=SCALE == 1,

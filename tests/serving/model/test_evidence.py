@@ -44,7 +44,7 @@ def test_a_corner_that_speaks_takes_its_animal_s_colour_and_the_opposite_one_sta
     without = drawn(evidence.draw(PICTURE, NOTHING, (SIZE, SIZE)))
     there, elsewhere = (slice(0, 40), slice(0, 40)), (slice(112, None), slice(112, None))
     assert (with_it[elsewhere] == without[elsewhere]).all()
-    # So much of the way to the colour, everywhere in the corner.
+    # The share of the way to the colour, everywhere in the corner.
     np.testing.assert_allclose(with_it[there], without[there] * (1 - OPACITY) + np.array(colour) * OPACITY, atol=6)
     assert np.abs(with_it[there] - other).mean() > np.abs(with_it[there] - colour).mean() + 20
 

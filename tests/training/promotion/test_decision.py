@@ -70,7 +70,7 @@ def test_the_rule(candidate: Answers, promoted: bool, reason: str) -> None:
 
 
 def on_sides(rights: dict[str, tuple[int, int]], answered: Answers = CHAMPION) -> Answers:
-    """The answers, and on each side so many wrong, the first ones, of so many photos."""
+    """The answers; on each side the first ones are wrong, as many as given."""
     return replace(
         answered, from_production={side: np.arange(count) >= wrong for side, (wrong, count) in rights.items()}
     )

@@ -20,7 +20,7 @@ WON, LOST = PromotionDecision(True, "it is better"), PromotionDecision(False, "i
 
 
 def pairs(count: int, shown: Label, shadowed: Label, actual: Actual | None, **answer: object) -> list[Line]:
-    """Lines of so many pictures: what was shown, what the challenger said, and what feedback did."""
+    """Lines of a number of pictures: what was shown, what the challenger said, and what feedback did."""
     lines: list[Line] = []
     for number in range(count):
         line = prediction(f"{shown}-{shadowed}-{actual}-{sorted(answer)}-{number}", label=shown, model=VERSION)

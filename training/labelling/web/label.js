@@ -46,7 +46,7 @@ function prefetch() {
   for (const { id } of queue.slice(0, AHEAD)) {
     if (pictures.has(id)) continue;
     const picture = load(id);
-    picture.catch(() => pictures.delete(id)); // whoever waits for it hears of it; it may be asked for again
+    picture.catch(() => pictures.delete(id)); // callers that wait get the error; it may be asked for again
     pictures.set(id, picture);
   }
 }
