@@ -18,7 +18,7 @@ class Store(Protocol):
     """Files by name. Every method raises OSError if the store fails."""
 
     def sizes(self) -> Iterator[tuple[str, int]]:
-        """Names and bytes of all files, in any order."""
+        """Names and bytes of all files directly at the address, in any order."""
 
     def get(self, name: str, most: int | None = None) -> bytes:
         """Read a file, or its first ``most`` bytes; FileNotFoundError if it is not there."""
@@ -98,7 +98,8 @@ class Bucket:
         """See `Store`."""
         with self._store() as (obstore, store):
             for some in obstore.list(store, chunk_size=1000):
-                yield from ((found["path"], found["size"]) for found in some)
+                # What lies deeper is another's, as in a folder.
+                yield from ((found["path"], found["size"]) for found in some if "/" not in found["path"])
 
     def get(self, name: str, most: int | None = None) -> bytes:
         """See `Store`."""

@@ -153,6 +153,8 @@ class Lanes:
         await self.zygote.close()
         for lane in self._lanes.values():
             lane.close()
+        await asyncio.sleep(0)  # each loses its connection in the loop's next turn
+        await asyncio.gather(*self._starts, *self._burials, return_exceptions=True)
 
     def _dispatch(self) -> None:
         while self.queue and self._idle:
@@ -240,7 +242,7 @@ class Lanes:
         """Find out how a lane ended, answer its job, and start another in its place."""
         if lane in self._idle:
             self._idle.remove(lane)
-        del self._lanes[lane.number]
+        self._lanes.pop(lane.number, None)  # it is not there if its start was cancelled
         why = lane.ended_for
         lane.end("crash")  # the connection is lost, but the process may still run
         code = await self.zygote.reap(lane.pid)

@@ -1,14 +1,17 @@
 """File descriptors: how many connections they allow, and whether any is left."""
 
+import asyncio
 import errno
 import os
 import resource
-from typing import Final
+from typing import Any, Final
 
 from serving.telemetry.logs import SERVICE
 
 # Descriptors for everything else: lingering connections, the model, the journal, assets being sent.
 SPARE_DESCRIPTORS: Final = 128
+
+_NONE_LEFT: Final = (errno.EMFILE, errno.ENFILE)
 
 
 def affordable(connections: int) -> int:
@@ -33,5 +36,15 @@ def exhausted() -> bool:
     try:
         os.close(os.dup(0))
     except OSError as error:
-        return error.errno in (errno.EMFILE, errno.ENFILE)
+        return error.errno in _NONE_LEFT
     return False
+
+
+def log_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what an event loop could not do, but for accepting connections while no file descriptor is left.
+
+    asyncio reports that for each connection that could wait, thousands of times a second, and other lines are lost.
+    """
+    error = context.get("exception")
+    if not (isinstance(error, OSError) and error.errno in _NONE_LEFT):
+        loop.default_exception_handler(context)

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from serving.engine.lane import Zygote
 from serving.http.app import create_app, create_metrics_app
 from serving.http.connections import ConnectionLimits
-from serving.http.descriptors import affordable
+from serving.http.descriptors import affordable, log_exception
 from serving.http.origins import on_loopback
 from serving.service import Service
 from serving.settings import PREFIX, Settings, unknown
@@ -129,6 +129,7 @@ class Server(Listener):
         Raises:
             StartError: a port cannot be opened.
         """
+        asyncio.get_running_loop().set_exception_handler(log_exception)
         self.limits.max_connections = affordable(self.limits.max_connections)
         metrics_socket = None
         if self.metrics is not None:

@@ -102,7 +102,7 @@ async def test_a_file_that_ends_its_lane_costs_its_own_request_and_nothing_else(
 
 
 async def test_memory_beyond_the_limit_is_said_to_be_that_and_costs_no_lane(make: Make) -> None:
-    lanes = await make()
+    lanes = await make(max_cpu_seconds=20.0)  # new memory may be slow to get
     before = await run(lanes, b"pid")
     assert (await refusal(lanes, b"allocate 2000")).code == "image_too_large"
     assert await run(lanes, b"allocate 100")
@@ -211,6 +211,13 @@ async def test_closing_finishes_what_was_submitted(make: Make) -> None:
     await asyncio.sleep(0)
     await lanes.close()
     assert all(await asyncio.gather(*tasks))
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+async def test_closing_leaves_no_task_behind(make: Make, lanes: int) -> None:
+    before = asyncio.all_tasks()
+    await (await make(lanes)).close()  # at once, while lanes beyond the first are starting
+    assert asyncio.all_tasks() == before
 
 
 @pytest.mark.parametrize("data", [b"", b"not a model"])

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner
 
@@ -39,6 +40,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "AWS_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
+    httpx.post(f"{endpoint}/moto-api/reset").raise_for_status()  # all servers of a process share what they keep
     client = boto3.client("s3", endpoint_url=endpoint)
     client.create_bucket(Bucket="pictures")
     yield client

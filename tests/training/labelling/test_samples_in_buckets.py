@@ -13,6 +13,7 @@ from training.labelling.samples import Samples
 def test_samples_in_a_bucket_are_labelled_as_those_in_a_folder(s3: Any, folder: Path) -> None:  # noqa: F811
     for path in folder.iterdir():
         s3.put_object(Bucket="pictures", Key=f"some/{path.name}", Body=path.read_bytes())
+        s3.put_object(Bucket="pictures", Key=f"some/deeper/{path.name}", Body=path.read_bytes())
     s3.put_object(Bucket="pictures", Key=f"some/b1-unsure{TOMBSTONE}", Body=b"")
     there, here = Samples("s3://pictures/some"), Samples(str(folder))
     assert there.listed() == {id_: sample for id_, sample in here.listed().items() if id_ != "b1-unsure"}
