@@ -6,8 +6,6 @@ Retries and lost nodes are Ray's. That a shard is done once is the shard's own: 
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Generator
@@ -27,10 +25,10 @@ from scoring.worker import Worker
 from serving.engine.lane import Zygote
 from serving.local import ModelError
 from serving.settings import Settings
+from shared.clusters import connect
 
 # Ray keeps a record of each block, and does a block again whose node is lost. Up to this many, a block is a shard.
 MOST_BLOCKS: Final = 10_000
-CONNECT_SECONDS: Final = 10.0
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -68,6 +66,8 @@ class Actor:
             tally = self._runner.run(self._score(batch["item"].tolist()))
             report = Report(before=tally.before, done=tally.done, errors=dict(tally.errors))
         except (ScoreError, ModelError, OSError) as error:
+            self._runner.close()
+            self._runner, self._worker = asyncio.Runner(), None
             report = Report(f"node {ray.util.get_node_ip_address()}: {error}")
         return {"report": [msgspec.json.encode(report).decode()]}
 
@@ -109,6 +109,8 @@ async def run(address: str, plan: Plan, numbers: list[int], tally: Tally) -> Non
                 tally.before += report.before
                 tally.done += report.done
                 tally.errors.update(report.errors)
+        except ConnectionError as error:
+            raise ScoreError(str(error)) from error
         except (ray.exceptions.RayError, RuntimeError, ValueError) as error:
             raise ScoreError(f"Ray at {address}: {str(error).splitlines()[0]}") from error
         finally:
@@ -117,11 +119,7 @@ async def run(address: str, plan: Plan, numbers: list[int], tally: Tally) -> Non
 
 
 def _reports(address: str, plan: Plan, numbers: list[int]) -> Generator[Report, None, None]:
-    if address != "auto":
-        _knock(address)
-    # Else it warns that an actor's arguments may be lost before the actor starts again; Ray Data keeps them.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+    connect(address)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -138,12 +136,3 @@ def _reports(address: str, plan: Plan, numbers: list[int]) -> Generator[Report, 
     )
     for row in reports.iter_rows():
         yield msgspec.json.decode(row["report"], type=Report)
-
-
-def _knock(address: str) -> None:
-    """Find out whether something listens there, since Ray would try for minutes."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise ScoreError(f"no Ray cluster at {address}: {error}") from error

@@ -14,7 +14,7 @@ ROOMS = ("shared", "serving", "scoring", "training", "ops")
 # Third parties that a room may import; the standard library and the room itself always. Of a package within a room,
 # its own line is the one that counts.
 ALLOWED = {
-    "shared": {"numpy", "obstore", "PIL", "msgspec", "pillow_heif"},
+    "shared": {"numpy", "obstore", "PIL", "msgspec", "pillow_heif", "ray"},
     "serving": {"shared", "click", "msgspec"},
     "serving/http": {"httptools", "msgspec", "python_multipart", "starlette", "uvicorn"},
     "serving/engine": {"shared", "msgspec", "numpy"},

@@ -191,11 +191,14 @@ def train(params_file: Path, closer: bool, restart: bool, processes: int) -> Non
     "stopped after an epoch. A search that was interrupted goes on; with a larger number it goes further."
 )
 @click.option("--trials", type=click.IntRange(1), default=20, show_default=True, help="Trials in all.")
-def tune(params_file: Path, trials: int) -> None:
+@click.option(
+    "--ray", metavar="ADDRESS", help="Run a trial on each GPU, or each machine, of a Ray cluster at host:6379."
+)
+def tune(params_file: Path, trials: int, ray: str | None) -> None:
     """Run the search."""
     from training.tune import tune as run
 
-    run(params_file, trials)
+    run(params_file, trials, ray)
 
 
 @_stage("Fit calibration and thresholds, record the exam, and write models/candidate.onnx.")

@@ -45,6 +45,14 @@ DEFAULTS: Final = {
 PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "pillow", "scikit-learn", "torch", "torchvision")
 WRITTEN: Final = [f":(top,exclude){output}" for output in ("dvc.lock", "models", "reports")]
 DIGEST_LENGTH: Final = 36  # the longest that MLflow's tables hold
+# For which a process waits to write into an SQLite store. The module's own 5 s were too short where several trained.
+LOCKED_SECONDS: Final = 60
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+def _wait_for_others(connection: object, _: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS}")
 
 
 @contextmanager

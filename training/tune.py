@@ -2,6 +2,7 @@
 
     catsdogs tune                  # 20 trials; one that was interrupted goes on
     catsdogs tune --trials 50      # 30 more
+    catsdogs tune --ray auto       # a trial on each GPU or machine of a Ray cluster at the same time
 
 A trial is a training run in a process and a folder of its own, and a nested run in MLflow. Optuna draws its values and
 stops it after an epoch in which it is worse than half of the finished trials were. ``data/tune`` holds what was found.
@@ -10,11 +11,9 @@ stops it after an epoch in which it is worse than half of the finished trials we
 import difflib
 import hashlib
 import math
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
+from collections.abc import Hashable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +31,7 @@ from training import split as splits
 from training import stage, tracking
 from training.params import Params, Range
 from training.stage import StageError
+from training.trials import Cluster, Ended, Here, Machines
 
 FOLDER: Final = Path("data/tune")
 STARTUP: Final = 5  # trials that are finished before one is stopped early
@@ -41,24 +41,73 @@ SQLITE: Final = "sqlite:///"
 DONE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def tune(params_file: Path, trials: int) -> None:
+class _Trial:
+    """A trial that runs, and the losses that it has reported."""
+
+    def __init__(self, number: int, study: optuna.Study, params_file: Path) -> None:
+        """Draw its values, and make its run and folder."""
+        self.number = number
+        ranges = {name: _drawn(of) for name, of in parameters.load(params_file).tune.items()}
+        self._client = mlflow.MlflowClient()
+        self.trial = study.ask(fixed_distributions=ranges)
+        around = mlflow.active_run()
+        assert around is not None
+        if (run_id := self.trial.user_attrs.get(RUN)) is None:
+            tags = {MLFLOW_PARENT_RUN_ID: around.info.run_id}
+            run_id = self._client.create_run(around.info.experiment_id, tags=tags).info.run_id
+            self.trial.set_user_attr(RUN, run_id)
+        self.run_id = run_id
+        self.folder = (FOLDER / run_id).absolute()
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        for path in (stage.PREPARED, stage.SPLIT):
+            with suppress(FileExistsError):
+                (self.folder / path).symlink_to(path.absolute())
+        shutil.copy(params_file, self.folder / PARAMS)
+        for name, value in self.trial.params.items():
+            parameters.assign(self.folder / PARAMS, f"train.{name}", value)
+        self._epochs = parameters.load(self.folder / PARAMS).train.epochs
+        self.losses: list[float] = []
+
+    def should_stop(self) -> bool:
+        """Report the epochs that are done; whether it is worse than half of the finished trials were."""
+        found = {metric.step: metric.value for metric in self._client.get_metric_history(self.run_id, "val_loss")}
+        for epoch in range(len(self.losses) + 1, len(found) + 1):
+            self.losses.append(found[epoch])
+            self.trial.report(found[epoch], epoch)
+        return len(self.losses) < self._epochs and self.trial.should_prune()
+
+    def end(self, *, early: bool) -> None:
+        """Record its outcome, and delete its folder."""
+        if early:
+            self._client.set_terminated(self.run_id, "KILLED")
+            self.trial.study.tell(self.trial, state=TrialState.PRUNED)
+        else:
+            self.should_stop()
+            loss = self.losses[-1]
+            self.trial.study.tell(self.trial, loss if math.isfinite(loss) else math.inf)
+        shutil.rmtree(self.folder)
+
+
+def tune(params_file: Path, trials: int, ray: str | None = None) -> None:
     """Search until this number of trials is done, and print the best one.
 
+    Args:
+        params_file: with the ranges.
+        trials: in all.
+        ray: address of a Ray cluster to run them on; None for this machine.
+
     Raises:
-        StageError: there are no ranges, a trial fails, or a process is already training here.
+        StageError: there are no ranges, a trial fails, there is no such cluster, or a process is already training here.
     """
     document = parameters.load(params_file)
     if not document.tune:
         raise StageError(f"{params_file}: nothing to search; give ranges of parameters of `train` under `tune`")
     with stage.alone(stage.TRAINING):
-        study = _study(document)
+        machines = Here() if ray is None else Cluster(ray)
+        study = _study(document, machines.at_once)
         with tracking.run(study.user_attrs.get(RUN), "tune") as run_id:
             study.set_user_attr(RUN, run_id)
-            while (done := len(study.get_trials(deepcopy=False, states=DONE))) < trials:
-                trial = study.ask(fixed_distributions={name: _drawn(of) for name, of in document.tune.items()})
-                values = ", ".join(f"{name} {value}" for name, value in trial.params.items())
-                print(f"trial {done + 1} of {trials}: {values}", flush=True)
-                _trial(study, trial, params_file)
+            _search(study, machines, params_file, trials)
             change = _change(params_file, study.best_params)
             mlflow.log_text(change, "best.diff")
             mlflow.log_metric("val_loss", study.best_value)
@@ -66,7 +115,49 @@ def tune(params_file: Path, trials: int) -> None:
     print(change, end="")
 
 
-def _study(document: Params) -> optuna.Study:
+def _search(study: optuna.Study, machines: Machines, params_file: Path, trials: int) -> None:
+    if machines.hosts > 1 and _store().startswith(SQLITE):
+        raise StageError("MLFLOW_TRACKING_URI: name a server; SQLite's locks do not work between machines")
+    running: dict[Hashable, _Trial] = {}
+    try:
+        while True:
+            done = len(study.get_trials(deepcopy=False, states=DONE))
+            for number in range(done + len(running) + 1, min(trials, done + machines.at_once) + 1):
+                trial = _Trial(number, study, params_file)
+                values = ", ".join(f"{name} {value}" for name, value in trial.trial.params.items())
+                print(f"trial {number} of {trials}: {values}", flush=True)
+                environment = {"MLFLOW_RUN_ID": trial.run_id, "MLFLOW_TRACKING_URI": _store()}
+                running[machines.start(str(trial.folder), environment)] = trial
+            if not running:
+                return
+            handle, heard = machines.heard()
+            trial = running[handle]
+            said = f"  trial {trial.number}: " if machines.at_once > 1 else "  "
+            if isinstance(heard, Ended):
+                del running[handle]
+                if heard.why:
+                    study.tell(trial.trial, state=TrialState.FAIL)
+                    raise StageError(f"trial {trial.number}: {heard.why}; run it again to go on with other values")
+                trial.end(early=False)
+                continue
+            print(said + heard, end="", flush=True)
+            if heard.startswith("epoch ") and trial.should_stop():
+                machines.stop(handle)
+                running.pop(handle).end(early=True)
+                epochs = len(trial.losses)
+                print(f"{said}stopped early: worse than half of the finished trials after epoch {epochs}", flush=True)
+    finally:
+        for handle in running:
+            machines.stop(handle)
+
+
+def _store() -> str:
+    """The MLflow store, as a process in another folder has to name it."""
+    store = mlflow.get_tracking_uri()
+    return SQLITE + str(Path(store.removeprefix(SQLITE)).absolute()) if store.startswith(SQLITE) else store
+
+
+def _study(document: Params, at_once: int) -> optuna.Study:
     """The search with this recipe, these ranges and photos; what was interrupted in it comes first."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     made_of = [document.train, document.tune, splits.split_digest(splits.read(stage.SPLIT))]
@@ -77,7 +168,8 @@ def _study(document: Params) -> optuna.Study:
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(STARTUP),
     )
-    study.sampler = optuna.samplers.TPESampler(seed=document.train.seed + len(study.trials))
+    seed = document.train.seed + len(study.trials)
+    study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=at_once > 1)
     current = {name: tracking.flat(document.train)[name] for name in document.tune}
     if not study.trials and all(current[name] in of for name, of in document.tune.items()):
         study.enqueue_trial(current)
@@ -93,63 +185,6 @@ def _drawn(of: Range | list[Any]) -> BaseDistribution:
     if isinstance(of.low, int) and isinstance(of.high, int):
         return IntDistribution(of.low, of.high, log=of.log)
     return FloatDistribution(of.low, of.high, log=of.log)
-
-
-def _trial(study: optuna.Study, trial: optuna.Trial, params_file: Path) -> None:
-    around, client = mlflow.active_run(), mlflow.MlflowClient()
-    assert around is not None
-    if (run_id := trial.user_attrs.get(RUN)) is None:
-        tags = {MLFLOW_PARENT_RUN_ID: around.info.run_id}
-        run_id = client.create_run(around.info.experiment_id, tags=tags).info.run_id
-        trial.set_user_attr(RUN, run_id)
-    folder = FOLDER / run_id
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    for path in (stage.PREPARED, stage.SPLIT):
-        with suppress(FileExistsError):
-            (folder / path).symlink_to(path.absolute())
-    shutil.copy(params_file, folder / PARAMS)
-    for name, value in trial.params.items():
-        parameters.assign(folder / PARAMS, f"train.{name}", value)
-    losses, stopped = _losses(trial, folder, run_id)
-    if stopped:
-        client.set_terminated(run_id, "KILLED")
-        study.tell(trial, state=TrialState.PRUNED)
-        print(f"  stopped early: worse than half of the finished trials after epoch {len(losses)}")
-    else:
-        study.tell(trial, losses[-1] if math.isfinite(losses[-1]) else math.inf)
-    shutil.rmtree(folder)
-
-
-def _losses(trial: optuna.Trial, folder: Path, run_id: str) -> tuple[list[float], bool]:
-    """Train in the folder; returns the validation losses, and whether it was stopped early."""
-    client, losses, stopped = mlflow.MlflowClient(), list[float](), False
-    epochs = parameters.load(folder / PARAMS).train.epochs
-    store = mlflow.get_tracking_uri()
-    if store.startswith(SQLITE):
-        store = SQLITE + str(Path(store.removeprefix(SQLITE)).absolute())
-    environment = os.environ | {"MLFLOW_RUN_ID": run_id, "MLFLOW_TRACKING_URI": store}
-    command = [sys.executable, "-P", "-u", "-m", "training.train"]
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                print(f"  {line}", end="", flush=True)
-                if not line.startswith("epoch "):
-                    continue
-                found = {metric.step: metric.value for metric in client.get_metric_history(run_id, "val_loss")}
-                for epoch in range(len(losses) + 1, len(found) + 1):
-                    losses.append(found[epoch])
-                    trial.report(found[epoch], epoch)
-                if len(losses) < epochs and trial.should_prune():
-                    stopped = True
-                    process.terminate()
-        except BaseException:
-            process.terminate()
-            raise
-    if process.returncode and not stopped:
-        trial.study.tell(trial, state=TrialState.FAIL)
-        raise StageError(f"trial {trial.number} failed, as said above; run it again to go on with other values")
-    return losses, stopped
 
 
 def _change(params_file: Path, values: dict[str, Any]) -> str:

@@ -76,6 +76,9 @@ COMMANDS: Final = {
     f"{VENV}/python -m scoring.bench crash photos": Run("crash .* rate", f"{VENV}/python -m scoring.bench --help"),
     f"{VENV}/catsdogs train --help": Run("catsdogs train"),
     f"{VENV}/catsdogs tune --trials 50": Run("--trials", f"{VENV}/catsdogs tune --help", "tests/training/test_tune.py"),
+    f"{VENV}/catsdogs tune --trials 50 --ray auto": Run(
+        "--ray ADDRESS", f"{VENV}/catsdogs tune --help", "tests/training/test_tune.py"
+    ),
     f"{VENV}/catsdogs train --processes 4": Run(
         "--processes", f"{VENV}/catsdogs train --help", "tests/training/test_distributed.py"
     ),

@@ -1,10 +1,7 @@
 """Scoring on a cluster: a real one of two nodes on this machine."""
 
-import os
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,54 +10,12 @@ import pytest
 
 from scoring import cluster
 from serving.settings import Settings
-from tests.conftest import ROOT
+from tests.clusters import Nodes, nodes
 from tests.scoring.conftest import refused, results, scored, state
 from tests.scoring.test_workers import OBJECTS, Worker, done, generated, start, workers
 from tests.waiting import until
 
-__all__ = ["workers"]
-
-# Of three cores two are for actors, so that one at least is on the second node, which is lost.
-NODES = """
-import sys
-from ray.cluster_utils import Cluster
-
-cluster = Cluster()
-cluster.add_node(num_cpus=1, object_store_memory=2**27, include_dashboard=False)
-second = cluster.add_node(num_cpus=2, object_store_memory=2**27)
-print(cluster.address, flush=True)
-sys.stdin.readline()
-cluster.remove_node(second, allow_graceful=False)
-sys.stdin.readline()
-cluster.shutdown()
-"""
-
-
-class Nodes:
-    """A cluster of two nodes."""
-
-    def __init__(self) -> None:
-        environment = os.environ | {"PYTHONPATH": ":".join([str(ROOT), *sys.path]), "RAY_USAGE_STATS_ENABLED": "0"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", NODES], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        self.address = self._process.stdout.readline().strip()
-
-    def lose_one(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def close(self) -> None:
-        self._process.communicate("\n\n")
-
-
-@pytest.fixture
-def nodes() -> Iterator[Nodes]:
-    started = Nodes()
-    yield started
-    started.close()
+__all__ = ["nodes", "workers"]
 
 
 @pytest.mark.slow

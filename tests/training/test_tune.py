@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,20 +12,24 @@ import mlflow
 import pytest
 from optuna import Study, load_study
 from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.trial import TrialState
 
+from tests.clusters import Nodes, nodes
 from tests.training.conftest import write_params
 from training import params
-from training.stage import StageError
+from training.stage import PREPARED, StageError
 from training.tune import FOLDER, tune
+
+__all__ = ["nodes"]
 
 SEARCH = "from training import tune; tune.STARTUP = 1; from training.cli import tune; tune()"
 NOTHING, NOTHING_EITHER, LEARNS = 1e-9, 2e-9, 3e-3
 
 
-def search(trials: int, until: str = "") -> str:
+def search(trials: int, *options: str, until: str = "") -> str:
     """Search, or be interrupted when a line begins so; returns what was printed."""
     printed = ""
-    command = [sys.executable, "-c", SEARCH, "--trials", str(trials)]
+    command = [sys.executable, "-c", SEARCH, "--trials", str(trials), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -67,6 +72,36 @@ def test_a_search_goes_on_where_it_was_stops_bad_trials_and_shows_what_the_best_
     assert [run.data.params["head_lr"] for run in nested] == [str(NOTHING), str(LEARNS), str(NOTHING_EITHER)]
     assert [len(client.get_metric_history(run.info.run_id, "val_loss")) for run in nested] == [2, 2, 1]
     assert [path.name for path in FOLDER.iterdir()] == ["journal"]
+
+
+@pytest.mark.slow
+def test_on_a_cluster_trials_run_side_by_side(work: Path, nodes: Nodes) -> None:
+    write_params(work, train={"epochs": 2, "head_lr": NOTHING})
+    params.assign(work / "params.yaml", "tune", {"head_lr": [NOTHING, LEARNS]})
+    interrupted = search(2, "--ray", nodes.address, until="  trial 2: epoch 1: ").splitlines()
+    assert [line.partition(": ")[0] for line in interrupted[:2]] == ["trial 1 of 2", "trial 2 of 2"]
+    again = search(2, "--ray", nodes.address)
+    assert "  trial 1: resumed: epoch " in again and "  trial 2: resumed: epoch " in again
+    assert "best validation loss: " in again
+    (first, second) = study().get_trials(states=(TrialState.COMPLETE,))
+    assert first.datetime_complete and second.datetime_start and second.datetime_start < first.datetime_complete
+    assert [path.name for path in FOLDER.iterdir()] == ["journal"]
+    (work / PREPARED).unlink()
+    failed = subprocess.run(
+        [sys.executable, "-c", SEARCH, "--trials", "3", "--ray", nodes.address],
+        capture_output=True, text=True, env=os.environ, check=False,
+    )  # fmt: skip
+    assert failed.returncode == 2 and "  trial 3: Error: " in failed.stdout
+    end = "Error: trial 3: training ended with exit code 2; run it again to go on with other values\n"
+    assert failed.stderr.endswith(end)
+
+
+def test_without_a_cluster_at_the_address_it_says_so(work: Path) -> None:
+    params.assign(work / "params.yaml", "tune", {"lr": [1e-3, 1e-4]})
+    with socket.socket() as bound:  # which does not listen
+        bound.bind(("127.0.0.1", 0))
+        with pytest.raises(StageError, match=r"no Ray cluster at .*: .*Connection refused"):
+            tune(work / "params.yaml", 1, "{}:{}".format(*bound.getsockname()))
 
 
 def test_without_ranges_there_is_nothing_to_search(work: Path) -> None:
