@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -50,7 +50,10 @@ INSTEAD: Final[dict[Part, str]] = {
     "decoded_once": "photos decoded in every epoch",
     "linear_colours": "torchvision's ColorJitter",
     "bfloat16": "float32",
+    "batches": "augmentation one by one, in the loaders",
 }
+# What the machine says of itself where it has these.
+ONLY_IF: Final[dict[Part, str]] = {"bfloat16": "bfloat16 autocast", "batches": "on the GPU, a batch at once"}
 THREADS_SPIN: Final = "threads that spin while they wait"
 
 
@@ -169,12 +172,12 @@ def memory_peaks(folder: Path, recipe: params.Train, sides: Iterable[str]) -> li
     return found
 
 
-def part_speeds(folder: Path, recipe: params.Train, *, bfloat16: bool) -> list[dict[str, Any]]:
-    """Pictures per second with one part left out at a time, in turns; the first line has all parts."""
+def part_speeds(folder: Path, recipe: params.Train, absent: Sequence[Part]) -> list[dict[str, Any]]:
+    """Pictures per second without one part at a time, in turns; the first line has all but the ``absent`` ones."""
     recipe = msgspec.structs.replace(recipe, probe_pictures=0)
     steps = ABLATION_ROUNDS * ABLATION_BATCHES
     kinds: list[tuple[str, Part, dict[str, str]]] = [("as it is", "", {})]
-    kinds += [(what, part, {}) for part, what in INSTEAD.items() if bfloat16 or part != "bfloat16"]
+    kinds += [(what, part, {}) for part, what in INSTEAD.items() if part not in absent]
     kinds.append((THREADS_SPIN, "", SPINNING))
     rates: dict[str, list[float]] = {what: [] for what, _, _ in kinds}
     with ExitStack() as stack:
@@ -301,8 +304,9 @@ def main(  # noqa: PLR0913, PLR0917  # options are arguments
                 document["memory"] = memory_peaks(folder, recipe, map(str, chosen))
             document |= compare_loops(folder, recipe, rounds, batches, accuracy=accuracy)
             if ablate:
-                bfloat16 = any("bfloat16 autocast" in choice for choice in document["choices"])
-                document["ablation"] = part_speeds(folder, recipe, bfloat16=bfloat16)
+                said = " ".join(document["choices"])
+                absent = [needs for needs, words in ONLY_IF.items() if words not in said]
+                document["ablation"] = part_speeds(folder, recipe, absent)
     except StageError as error:
         raise click.UsageError(str(error)) from error
     write_json(out, document)

@@ -15,6 +15,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,12 +30,13 @@ from shared import pixels
 from training import machine as machines
 from training import models, pictures, train
 from training.augmentation import RandomColour, augmentation
+from training.batch_augmentation import augmenter
 from training.fit import Fit
 from training.params import Train
 from training.pictures import Pictures
 from training.stage import progress
 
-Part = Literal["", "channels_last", "freezing", "kept_memory", "decoded_once", "linear_colours", "bfloat16"]
+Part = Literal["", "channels_last", "freezing", "kept_memory", "decoded_once", "linear_colours", "bfloat16", "batches"]
 STATUS: Final = Path("/proc/self/status")
 
 
@@ -134,26 +136,33 @@ class Ours:
         self.batches = pictures.shuffled(len(self.augmented), self.recipe.batch_size, self.recipe.seed, 0)
 
     def _augmented(self, side: Path) -> Pictures:
-        transform = augmentation(self.recipe.augmentation)
-        seed = pictures.epoch_seed(self.recipe.seed, 0)
+        given, seed = self.recipe.augmentation, pictures.epoch_seed(self.recipe.seed, 0)
+        one_by_one = self.without in ("batches", "decoded_once", "linear_colours")
+        device = torch.device("cpu") if one_by_one else self.machine.device
+        self.augment = augmenter(given, pixels.SIZE, device)
+        transform = self.augment.transform
         if self.without == "linear_colours":
-            given = self.recipe.augmentation
             jitter = v2.ColorJitter(given.brightness, given.contrast, given.saturation, given.hue)
-            transform = v2.Compose([jitter if isinstance(t, RandomColour) else t for t in transform.transforms])
+            steps = augmentation(given).transforms
+            transform = v2.Compose([jitter if isinstance(step, RandomColour) else step for step in steps])
         if self.without == "decoded_once":
             return Undecoded(side, transform, seed)
         return Pictures(side, transform, seed)
 
+    def _batches(self, part: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Load batches, onto the device."""
+        for loaded, labels in pictures.loader(self.augmented, part, self.machine.workers, self.augment.collate):
+            yield self.augment.finish(loaded).to(self.machine.device), labels.to(self.machine.device)
+
     def _step(self, images: Tensor, labels: Tensor) -> None:
-        device = self.machine.device
-        self.fit.step(images.to(device), labels.to(device), self.machine.autocast, len(labels))
+        self.fit.step(images, labels, self.machine.autocast, len(labels))
 
     def learn(self, batches: int) -> dict[str, Any]:
         """Learn from the next batches."""
         part = self.batches[self.fit.batch : self.fit.batch + batches]
         self.model.train()
         watch = Stopwatch()
-        for images, labels in pictures.loader(self.augmented, part, self.machine.workers):
+        for images, labels in self._batches(part):
             self._step(images, labels)
             watch.step(self.fit.loss, len(labels))
         return watch.read()
@@ -171,7 +180,7 @@ class Ours:
         if self.model.frozen:
             last = self.model.stages[self.model.frozen - 1]
             last.register_forward_hook(lambda *_: ends.append(time.monotonic()))
-        images = torch.stack([self.augmented[index][0] for index in self.batches[0]]).to(self.machine.device)
+        images, _ = next(self._batches(self.batches[:1]))
         shares = []
         self.model.eval()
         for _ in range(batches):
@@ -187,8 +196,8 @@ class Ours:
         every = max(1, len(self.batches) // steps)
         anonymous, done = process_memory("RssAnon"), 0
         self.model.train()
-        loader = pictures.loader(self.augmented, self.batches, self.machine.workers)
-        for number, (images, labels) in enumerate(progress(loader, "reading all", len(self.batches), " batches")):
+        loaded = progress(self._batches(self.batches), "reading all", len(self.batches), " batches")
+        for number, (images, labels) in enumerate(loaded):
             if number % every == 0 and done < steps:
                 self._step(images, labels)
                 done += 1

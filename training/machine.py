@@ -60,6 +60,7 @@ def choose_machine() -> Machine:
     # Measured on two cores: 39 ms a picture loading in this process, 48 with one loader process next to the network.
     workers = min(8, cores // 2) if cuda or cores > 4 else 0
     print(f"loader processes: {workers} ({cores} cores, {'a GPU' if cuda else 'and the network needs them'})")
+    print(f"augmentation: {'on the GPU, a batch at once' if cuda else 'in the loader, one by one (no GPU)'}")
     return Machine(device, torch.bfloat16 if bf16 else None, workers)
 
 

@@ -36,7 +36,7 @@ from shared.spec import DIGEST
 from training import balance, group, labels, models, pictures, plots, stage, tracking
 from training import params as parameters
 from training import split as splits
-from training.augmentation import augmentation
+from training.batch_augmentation import augmenter
 from training.fit import Epoch, Fit, Weights
 from training.machine import Machine, choose_machine
 from training.models import Classifier
@@ -50,8 +50,8 @@ PROBE_FOLDS: Final = 5
 CODE: Final = [
     Path(__file__).with_name(f"{name}.py")
     for name in (
-        "train", "fit", "models", "efficientnet_lite", "whole_batch", "group", "augmentation", "pictures", "balance",
-        "labels",
+        "train", "fit", "models", "efficientnet_lite", "whole_batch", "group", "augmentation",
+        "batch_augmentation", "pictures", "balance", "labels",
     )
 ]  # fmt: skip
 AT_ONCE: Final = 32  # batch size for inference; with 64, validation and not training was the peak of memory
@@ -110,23 +110,23 @@ def train(
             fit.save(checkpoint)
         group.wait_for_first()
 
-        transform = augmentation(params.augmentation, params.side)
+        augment = augmenter(params.augmentation, params.side, machine.device)
         for epoch in range(len(fit.history), params.epochs):
             seed = pictures.epoch_seed(params.seed, epoch)
-            augmented = Pictures(prepared / "train", transform, seed, followed)
+            augmented = Pictures(prepared / "train", augment.transform, seed, followed)
             augmented.take(balance.draw(drawn, seed))
             batches = pictures.shuffled(len(augmented), params.batch_size, params.seed, epoch)[fit.batch :]
             # A process without a picture of the last batch loads one that it does not learn from.
             own = [[*group.share(batch)] or batch[:1] for batch in batches]
-            loader = pictures.loader(augmented, own, machine.workers)
+            loader = pictures.loader(augmented, own, machine.workers, augment.collate)
             bar = progress(loader, f"epoch {epoch + 1}/{params.epochs}", len(batches), " batches")
             fit.network.train()
             saved = time.monotonic()
-            for batch, (images, truth) in zip(batches, bar, strict=True):
+            for batch, (loaded, truth) in zip(batches, bar, strict=True):
                 # Dropout depends only on the position in the run, so that a resumed epoch is as an uninterrupted one.
                 torch.manual_seed(pictures.step_seed(params.seed, epoch, fit.batch))
                 some = slice(len(group.share(batch)))
-                fit.step(images[some].to(machine.device), truth[some].to(machine.device), machine.autocast, len(batch))
+                fit.step(augment.finish(loaded)[some], truth[some].to(machine.device), machine.autocast, len(batch))
                 if first and time.monotonic() - saved > params.checkpoint_minutes * 60:
                     fit.save(checkpoint)
                     saved = time.monotonic()

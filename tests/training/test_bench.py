@@ -113,7 +113,9 @@ def test_both_see_the_same_photos_in_the_same_order(ready: Path) -> None:
     assert len(list((ready / "sets/prepared/50").glob("*/*"))) == 50
 
 
-@pytest.mark.parametrize("without", ["", "channels_last", "freezing", "decoded_once", "linear_colours", "bfloat16"])
+@pytest.mark.parametrize(
+    "without", ["", "channels_last", "freezing", "decoded_once", "linear_colours", "bfloat16", "batches"]
+)
 def test_it_learns_with_any_one_thing_taken_away(ready: Path, recipe: Train, without: Part) -> None:
     bench.link_sets(ready / "sets", splits.read(Path("data/split.csv")), 32, [])
     ours = Ours(Task("ours", str(ready / "sets"), recipe, 4, without=without))

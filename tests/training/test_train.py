@@ -13,6 +13,7 @@ import torch
 
 from training import labels, tracking, train
 from training import split as splits
+from training.batch_augmentation import InLoaders, OnDevice
 from training.labels import Decision
 from training.params import Train
 from training.stage import StageError
@@ -37,7 +38,11 @@ def digest(weights: dict[str, torch.Tensor]) -> str:
     return sha.hexdigest()
 
 
-def test_it_learns_and_keeps_the_weights_of_the_last_epoch(prepared: Path, section: Train, in_folder: Path) -> None:
+@pytest.mark.parametrize("augmenter", [InLoaders, OnDevice])
+def test_it_learns_and_keeps_the_weights_of_the_last_epoch(
+    prepared: Path, section: Train, in_folder: Path, monkeypatch: pytest.MonkeyPatch, augmenter: type
+) -> None:
+    monkeypatch.setattr(train, "augmenter", augmenter)
     fit(prepared, msgspec.structs.replace(section, epochs=6), in_folder)
     history = (in_folder / "trained/history.csv").read_text().splitlines()
     column = history[0].split(",").index("val_loss")
