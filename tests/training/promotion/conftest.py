@@ -14,7 +14,8 @@ from shared.contract import Precision
 from shared.files import write_json, write_whole
 from shared.pixels import SIZE
 from tests.conftest import ROOT
-from tests.training.promotion.redness import BLUE, EACH, Redness
+from tests.training.promotion.redness import BLUE, EACH, Redness, as_fast
+from training.promotion import match
 from training.promotion.promote import PIPELINE
 
 Make = Callable[..., None]
@@ -48,6 +49,7 @@ def test_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path, test_side: Path) -> Path:
     """A folder where the pipeline has split off a test side, with a registry of its own."""
+    monkeypatch.setattr(match, "typical_seconds", as_fast)
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

@@ -11,8 +11,9 @@ from typing import Any
 
 import mlflow
 
+from tests.training.promotion.redness import as_fast
 from training import cli
-from training.promotion import promote, restore  # loaded once, in the process that the others are forked from
+from training.promotion import match, promote, restore  # loaded once, in the process that the others are forked from
 from training.promotion.served import SERVED
 
 STEPS = {
@@ -41,6 +42,7 @@ def killed(moment: int, *arguments: str) -> bool:
 def _run(moment: int, arguments: tuple[str, ...], store: str, folder: Path) -> None:
     os.chdir(folder)
     os.environ["MLFLOW_TRACKING_URI"] = store
+    vars(match)["typical_seconds"] = as_fast
     moments = 0
 
     def dying(step: Callable[..., Any]) -> Callable[..., Any]:

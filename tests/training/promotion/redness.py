@@ -199,3 +199,8 @@ def state() -> tuple[object, ...]:
     runs = client().search_runs([experiment.experiment_id for experiment in client().search_experiments()])
     tags = [(int(version.version), sorted(version.tags.items())) for version in registry.versions(client())]
     return found and found.version, tags, len(runs), served()
+
+
+def as_fast(*_: object) -> float:
+    """The seconds of every model: these are so small that what else the machine does would decide."""
+    return 0.01
