@@ -66,8 +66,10 @@ class Actor:
             tally = self._runner.run(self._score(batch["item"].tolist()))
             report = Report(before=tally.before, done=tally.done, errors=dict(tally.errors))
         except (ScoreError, ModelError, OSError) as error:
+            self._worker = None
+            self._runner.run(self._exits.aclose())
             self._runner.close()
-            self._runner, self._worker = asyncio.Runner(), None
+            self._runner = asyncio.Runner()
             report = Report(f"node {ray.util.get_node_ip_address()}: {error}")
         return {"report": [msgspec.json.encode(report).decode()]}
 

@@ -12,13 +12,13 @@ def connect(address: str) -> None:
     """Connect this process to the Ray cluster at ``host:port``, or with ``auto`` to the one that this machine is in.
 
     Raises:
-        OSError: there is none.
+        ConnectionError: there is none.
     """
     import ray  # noqa: PLC0415 - an extra
 
     if address != "auto":
         _knock(address)
-    # Else it warns that an actor's arguments may be lost before the actor starts again; Ray Data keeps them.
+    # Else it warns of what the callers know: that an actor's arguments may be lost before the actor starts again.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False)

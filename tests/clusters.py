@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# Of three cores two are for actors, so that one at least is on the second node, which is lost.
+# Scoring leaves one of the three cores free, so at least one of its actors is on the second node, which can be lost.
 NODES = """
 import sys
 from ray.cluster_utils import Cluster

@@ -1,9 +1,9 @@
 """The augmentation of :mod:`training.augmentation` for whole batches, on a GPU.
 
-A core augments 300 pictures a second one by one, and several such cores fewer than a GPU learns from. So the loader
-processes only decode, cut out the crop and draw what is to be done, in the same order from the same generator, which
-takes 0.5 ms rather than 3.3; the rest is done to a batch at once, where a core would take 8 ms a picture. The result
-is the same but for rounding; JPEG is imitated without libjpeg's integers.
+A core augments 300 pictures a second one by one, so several of them are needed for what one GPU learns from. Here the
+loader processes only decode, cut out the crop and draw what is to be done, in the same order from the same generator:
+0.5 ms a picture rather than 3.3. The rest is done to a batch at once; a core would take 8 ms a picture for that. The
+result is the same but for rounding; JPEG is imitated without libjpeg's integers.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,12 +70,19 @@ class Drawn(NamedTuple):
     steps: list[Params | None]
 
 
+class Step(NamedTuple):
+    """A step of some pictures of a batch, int64 [m], and its parameters, [m, …] each."""
+
+    some: Tensor
+    params: dict[str, Tensor]
+
+
 class Crops(NamedTuple):
-    """Crops, uint8 [n, 3, h, w], each filled up with zeros; their sizes, int64 [n, 2]; the steps of each."""
+    """Crops, uint8 [n, 3, h, w], each filled up with zeros; their sizes, int64 [n, 2]; steps, None of no picture."""
 
     crops: Tensor
     sizes: Tensor
-    steps: list[list[Params | None]]
+    steps: list[Step | None]
 
 
 class OnDevice:
@@ -107,17 +114,19 @@ class OnDevice:
         crops = torch.zeros((len(items), 3, height, width), dtype=torch.uint8)
         for place, (drawn, _) in zip(crops, items, strict=True):
             place[:, : drawn.crop.shape[1], : drawn.crop.shape[2]] = drawn.crop
-        return Crops(crops, sizes, [drawn.steps for drawn, _ in items]), torch.tensor([label for _, label in items])
+        steps = [_together(drawn) for drawn in zip(*(drawn.steps for drawn, _ in items), strict=True)]
+        return Crops(crops, sizes, steps), torch.tensor([label for _, label in items])
 
     def finish(self, images: Crops) -> Tensor:
         """See `Augmenter`."""
         sizes = images.sizes.to(self._device)
         sides = torch.full_like(sizes, self._side)
         pictures = _resized(images.crops.to(self._device, non_blocking=True).float(), sizes, sides, self._side)
-        for step, drawn in zip(self._after, zip(*images.steps, strict=True), strict=True):
-            if some := [index for index, params in enumerate(drawn) if params is not None]:
-                at = torch.tensor(some, device=self._device)
-                pictures[at] = _STEPS[type(_kind(step))](pictures[at], [drawn[index] for index in some])
+        for step, drawn in zip(self._after, images.steps, strict=True):
+            if drawn is not None:
+                some = drawn.some.to(self._device)
+                params = {name: value.to(self._device, non_blocking=True) for name, value in drawn.params.items()}
+                pictures[some] = _STEPS[type(_kind(step))](pictures[some], params)
         return pictures.to(torch.uint8)
 
 
@@ -133,12 +142,31 @@ def _draw(step: v2.Transform, picture: Tensor) -> Params | None:
         if hasattr(chance, "p") and torch.rand(1) >= chance.p:
             return None
     params: Params = _kind(step).make_params([picture])
+    if isinstance(_kind(step), v2.RandomErasing) and params.pop("v") is None:  # it found no place for a box
+        return None
     return params
 
 
-def _numbers(drawn: Sequence[Params], name: str, like: Tensor) -> Tensor:
-    """A parameter of each picture, to be broadcast over it: [n, 1, 1, 1]."""
-    return torch.tensor([params[name] for params in drawn], device=like.device).view(-1, 1, 1, 1)
+def _together(drawn: Sequence[Params | None]) -> Step | None:
+    """Put one step of each picture together; as few tensors as can be, for each takes a file between processes."""
+    some = [index for index, params in enumerate(drawn) if params is not None]
+    given = [params for params in drawn if params is not None]
+    if not given:
+        return None
+    stacked = {}
+    for name in given[0]:
+        values = [params[name] for params in given]
+        if isinstance(values[0], Tensor):
+            largest = max(value.shape for value in values)  # noise has one channel or three
+            stacked[name] = torch.stack([value.expand(largest) for value in values])
+        else:
+            stacked[name] = torch.tensor(values)
+    return Step(torch.tensor(some), stacked)
+
+
+def _each(values: Tensor) -> Tensor:
+    """A number for each picture, to be broadcast over it: [m, 1, 1, 1]."""
+    return values.view(-1, 1, 1, 1)
 
 
 def _resized(pictures: Tensor, sizes: Tensor, to: Tensor, side: int) -> Tensor:
@@ -168,8 +196,8 @@ def _weights(size: Tensor, to: Tensor, rows: int, columns: int) -> Tensor:
     return weights / weights.sum(2, keepdim=True).clamp_(min=1e-6)
 
 
-def _rotated(pictures: Tensor, drawn: Sequence[Params]) -> Tensor:
-    angle = torch.deg2rad(_numbers(drawn, "angle", pictures)).view(-1, 1)
+def _rotated(pictures: Tensor, params: dict[str, Tensor]) -> Tensor:
+    angle = torch.deg2rad(params["angle"]).view(-1, 1)
     none = torch.zeros_like(angle)
     turn = torch.cat([angle.cos(), -angle.sin(), none, angle.sin(), angle.cos(), none], 1).view(-1, 2, 3)
     grid = functional.affine_grid(turn, [*pictures.shape], align_corners=False)
@@ -177,64 +205,60 @@ def _rotated(pictures: Tensor, drawn: Sequence[Params]) -> Tensor:
     return (functional.grid_sample(pictures - GREY, grid, align_corners=False) + GREY).round_()
 
 
-def _flipped(pictures: Tensor, _: Sequence[Params]) -> Tensor:
+def _flipped(pictures: Tensor, _: dict[str, Tensor]) -> Tensor:
     return pictures.flip(3)
 
 
-def _recoloured(pictures: Tensor, drawn: Sequence[Params]) -> Tensor:
+def _recoloured(pictures: Tensor, params: dict[str, Tensor]) -> Tensor:
     colours = pictures.flatten(2)
     luma = torch.einsum("c,ncp->n", YIQ[0].to(pictures.device), colours).view(-1, 1, 1) / colours.shape[2]
-    brightness, contrast = (_numbers(drawn, name, pictures).view(-1, 1, 1) for name in ("brightness", "contrast"))
-    matrix = torch.stack([params["matrix"] for params in drawn]).to(pictures.device)
-    moved = torch.baddbmm(luma * brightness * (1 - contrast), matrix, colours)
+    brightness, contrast = (params[name].view(-1, 1, 1) for name in ("brightness", "contrast"))
+    moved = torch.baddbmm(luma * brightness * (1 - contrast), params["matrix"], colours)
     return moved.round_().clamp_(0, 255).view(pictures.shape)
 
 
-def _grey(pictures: Tensor, _: Sequence[Params]) -> Tensor:
+def _grey(pictures: Tensor, _: dict[str, Tensor]) -> Tensor:
     weights = torch.tensor([0.2989, 0.587, 0.114], device=pictures.device).view(1, 3, 1, 1)  # torchvision's
     return (pictures * weights).sum(1, keepdim=True).floor_().expand_as(pictures)
 
 
-def _darkened(pictures: Tensor, drawn: Sequence[Params]) -> Tensor:
-    return (pictures * _numbers(drawn, "factor", pictures)).floor_()
+def _darkened(pictures: Tensor, params: dict[str, Tensor]) -> Tensor:
+    return (pictures * _each(params["factor"])).floor_()
 
 
-def _rescaled(pictures: Tensor, drawn: Sequence[Params]) -> Tensor:
-    side = pictures.shape[3]
-    small = torch.tensor([params["sides"] for params in drawn], device=pictures.device)
+def _rescaled(pictures: Tensor, params: dict[str, Tensor]) -> Tensor:
+    side, small = pictures.shape[3], params["sides"]
     sides = torch.full_like(small, side)
     return _resized(_resized(pictures, sides, small, side), small, sides, side)
 
 
-def _sharpened(pictures: Tensor, drawn: Sequence[Params]) -> Tensor:
+def _sharpened(pictures: Tensor, params: dict[str, Tensor]) -> Tensor:
     kernel = torch.full((3, 1, 3, 3), 1 / 13, device=pictures.device)
     kernel[:, :, 1, 1] = 5 / 13
     blurred = pictures.clone()
     blurred[:, :, 1:-1, 1:-1] = functional.conv2d(pictures, kernel, groups=3).round_()
-    return torch.lerp(blurred, pictures, _numbers(drawn, "factor", pictures)).clamp_(0, 255).floor_()
+    return torch.lerp(blurred, pictures, _each(params["factor"])).clamp_(0, 255).floor_()
 
 
-def _noisy(pictures: Tensor, drawn: Sequence[Params]) -> Tensor:
-    noise = torch.stack([params["noise"].expand(pictures.shape[1:]) for params in drawn]).to(pictures.device)
-    return (pictures + noise).clamp_(0, 255).floor_()
+def _noisy(pictures: Tensor, params: dict[str, Tensor]) -> Tensor:
+    return (pictures + params["noise"]).clamp_(0, 255).floor_()
 
 
-def _covered(pictures: Tensor, drawn: Sequence[Params]) -> Tensor:
+def _covered(pictures: Tensor, params: dict[str, Tensor]) -> Tensor:
     place = torch.arange(pictures.shape[3], device=pictures.device)
-    top, height, left, width = (_numbers(drawn, name, pictures) for name in "ihjw")
+    top, height, left, width = (_each(params[name]) for name in "ihjw")
     down, right = place.view(1, 1, -1, 1), place.view(1, 1, 1, -1)
     box = (down >= top) & (down < top + height) & (right >= left) & (right < left + width)
-    found = torch.tensor([params["v"] is not None for params in drawn], device=pictures.device).view(-1, 1, 1, 1)
-    return pictures.masked_fill(box & found, GREY)
+    return pictures.masked_fill(box, GREY)
 
 
-def _saved(pictures: Tensor, drawn: Sequence[Params]) -> Tensor:
+def _saved(pictures: Tensor, params: dict[str, Tensor]) -> Tensor:
     """JPEG with halved colours, as libjpeg's defaults are: ITU-T T.81, with the colours of JFIF 1.02."""
     side = pictures.shape[3]
     beyond = -side % (2 * BLOCK)
     to_ycc = torch.tensor(_TO_YCC, device=pictures.device)
     ycc = torch.einsum("dc,nchw->ndhw", to_ycc, functional.pad(pictures, (0, beyond, 0, beyond), "replicate")).round_()
-    quality = torch.tensor([params["quality"] for params in drawn], device=pictures.device).view(-1, 1, 1)
+    quality = params["quality"].view(-1, 1, 1)
     scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
     tables = torch.tensor([_LUMA, _CHROMA], device=pictures.device).view(2, 1, BLOCK, BLOCK)
     luma, chroma = ((tables * scale + 50) // 100).clamp_(1, 255)
@@ -273,7 +297,7 @@ _CHROMA: Final = [
     *[99] * 36,
 ]  # fmt: skip
 # Each takes and returns whole levels of 0..255 in float32, [n, 3, side, side].
-_STEPS: Final[dict[type[v2.Transform], Callable[[Tensor, Sequence[Params]], Tensor]]] = {
+_STEPS: Final[dict[type[v2.Transform], Callable[[Tensor, dict[str, Tensor]], Tensor]]] = {
     v2.RandomRotation: _rotated,
     v2.RandomHorizontalFlip: _flipped,
     RandomColour: _recoloured,

@@ -306,6 +306,8 @@ def main(  # noqa: PLR0913, PLR0917  # options are arguments
             if ablate:
                 said = " ".join(document["choices"])
                 absent = [needs for needs, words in ONLY_IF.items() if words not in said]
+                if "batches" not in absent:  # torchvision's ColorJitter takes one picture
+                    absent.append("linear_colours")
                 document["ablation"] = part_speeds(folder, recipe, absent)
     except StageError as error:
         raise click.UsageError(str(error)) from error

@@ -4,6 +4,7 @@ The stages import torch, so each is imported only when it runs: ``catsdogs --hel
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -198,6 +199,8 @@ def tune(params_file: Path, trials: int, ray: str | None) -> None:
     """Run the search."""
     from training.tune import tune as run
 
+    if ray is not None and find_spec("ray") is None:
+        raise click.UsageError("--ray needs Ray, which comes with the extra `cluster`")
     run(params_file, trials, ray)
 
 

@@ -137,7 +137,7 @@ class Ours:
 
     def _augmented(self, side: Path) -> Pictures:
         given, seed = self.recipe.augmentation, pictures.epoch_seed(self.recipe.seed, 0)
-        one_by_one = self.without in ("batches", "decoded_once", "linear_colours")
+        one_by_one = self.without in ("batches", "linear_colours")
         device = torch.device("cpu") if one_by_one else self.machine.device
         self.augment = augmenter(given, pixels.SIZE, device)
         transform = self.augment.transform

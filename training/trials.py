@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Generator, Hashable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, Protocol
+from queue import Empty, SimpleQueue
+from typing import IO, Any, Final, NamedTuple, Protocol
 
 from shared.clusters import connect
 from training.stage import StageError
@@ -31,8 +33,8 @@ class Machines(Protocol):
     def heard(self) -> tuple[Hashable, str | Ended]:
         """Wait for a line that any trial prints, or its end; returns it with the trial's handle."""
 
-    def stop(self, handle: Hashable) -> None:
-        """End a trial. Its last checkpoint stays."""
+    def stop(self, *handles: Hashable) -> None:
+        """End trials; returns when their processes have ended. Their last checkpoints stay."""
 
 
 class Here:
@@ -61,9 +63,10 @@ class Here:
         del self._running[handle]
         return handle, Ended(why)
 
-    def stop(self, handle: Hashable) -> None:
+    def stop(self, *handles: Hashable) -> None:
         """See `Machines`."""
-        self._running.pop(handle).close()
+        for handle in handles:
+            self._running.pop(handle).close()
 
 
 class Cluster:
@@ -90,35 +93,45 @@ class Cluster:
         self.hosts = len({node["NodeManagerAddress"] for node in nodes})
         gpus = int(ray.cluster_resources().get("GPU", 0))
         self.at_once = gpus or len(cores)
-        takes: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": min(cores)}
-        self._trained = ray.remote(trained).options(num_returns="streaming", **takes)
+        takes = {"num_gpus": 1, "num_cpus": sum(cores) // gpus} if gpus else {"num_cpus": min(cores)}
+        # Not retried: lines that a second attempt prints would be taken for those of the first.
+        self._trained = ray.remote(trained).options(
+            num_returns="streaming", max_retries=0, scheduling_strategy="SPREAD", **takes
+        )
         self._running: list[Any] = []
 
     def start(self, folder: str, environment: dict[str, str]) -> Hashable:
         """See `Machines`."""
-        self._running.append(self._trained.remote(folder, environment, subprocess.STDOUT))
-        handle: Hashable = self._running[-1]
+        known = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+        environment = known | environment | {"TQDM_DISABLE": "1"}
+        handle: Hashable = self._trained.remote(folder, environment, subprocess.STDOUT)
+        self._running.append(handle)
         return handle
 
     def heard(self) -> tuple[Hashable, str | Ended]:
         """See `Machines`."""
         (lines,), _ = self._ray.wait(self._running, num_returns=1)
-        try:
-            return lines, self._ray.get(next(lines))
-        except StopIteration:
-            why = None
-        except self._ray.exceptions.RayError as error:
-            why = str(getattr(error, "cause", error)).splitlines()[0]
         self._running.remove(lines)
-        return lines, Ended(why)
+        try:
+            line: str = self._ray.get(next(lines))
+        except StopIteration:
+            return lines, Ended(None)
+        except self._ray.exceptions.RayTaskError as error:
+            return lines, Ended(str(error.cause))
+        except self._ray.exceptions.RayError as error:
+            raise StageError(f"Ray: {str(error).splitlines()[0]}; the same command goes on") from error
+        self._running.append(lines)  # last, so that no other waits for long
+        return lines, line
 
-    def stop(self, handle: Hashable) -> None:
+    def stop(self, *handles: Hashable) -> None:
         """See `Machines`."""
-        self._running.remove(handle)
-        self._ray.cancel(handle)
-        with suppress(self._ray.exceptions.RayError, StopIteration):  # until its process has ended, it may write
-            while True:
-                self._ray.get(next(handle))  # type: ignore[call-overload]
+        for handle in handles:
+            self._ray.cancel(handle)
+        for handle in handles:
+            self._running = [lines for lines in self._running if lines is not handle]
+            with suppress(self._ray.exceptions.RayError, StopIteration):
+                while True:
+                    self._ray.get(next(handle))  # type: ignore[call-overload]
 
 
 def trained(folder: str, environment: dict[str, str], stderr: int | None) -> Generator[str, None, None]:
@@ -132,13 +145,28 @@ def trained(folder: str, environment: dict[str, str], stderr: int | None) -> Gen
         process = subprocess.Popen(COMMAND, cwd=folder, env=around, stdout=subprocess.PIPE, stderr=stderr, text=True)
     except OSError as error:
         raise StageError(f"{folder}: {error.strerror}") from error
+    lines = SimpleQueue[str | None]()
     with process:
-        assert process.stdout is not None
+        # In a thread, since Ray's interrupt would wait for the next line.
+        threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
         try:
-            for line in process.stdout:  # noqa: UP028 - Ray sends values, which a file does not take
+            while (line := _next(lines)) is not None:
                 yield line
         except BaseException:
             process.terminate()
+            process.wait()
             raise
     if process.returncode:
         raise StageError(f"training ended with exit code {process.returncode}")
+
+
+def _read(printed: IO[str], lines: SimpleQueue[str | None]) -> None:
+    for line in printed:
+        lines.put(line)
+    lines.put(None)
+
+
+def _next(lines: SimpleQueue[str | None]) -> str | None:
+    while True:
+        with suppress(Empty):
+            return lines.get(timeout=0.5)

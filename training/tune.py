@@ -11,6 +11,7 @@ stops it after an epoch in which it is worse than half of the finished trials we
 import difflib
 import hashlib
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Hashable
@@ -38,16 +39,19 @@ STARTUP: Final = 5  # trials that are finished before one is stopped early
 RUN: Final = "mlflow_run_id"
 PARAMS: Final = "params.yaml"
 SQLITE: Final = "sqlite:///"
+EPOCH: Final = re.compile(r"epoch \d+: ")  # the line after one, not a progress bar
 DONE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+Ranges = dict[str, BaseDistribution]
 
 
 class _Trial:
     """A trial that runs, and the losses that it has reported."""
 
-    def __init__(self, number: int, study: optuna.Study, params_file: Path) -> None:
+    def __init__(self, number: int, study: optuna.Study, params_file: Path, ranges: Ranges) -> None:
         """Draw its values, and make its run and folder."""
         self.number = number
-        ranges = {name: _drawn(of) for name, of in parameters.load(params_file).tune.items()}
         self._client = mlflow.MlflowClient()
         self.trial = study.ask(fixed_distributions=ranges)
         around = mlflow.active_run()
@@ -83,6 +87,8 @@ class _Trial:
             self.trial.study.tell(self.trial, state=TrialState.PRUNED)
         else:
             self.should_stop()
+            if len(self.losses) < self._epochs:
+                raise StageError(f"trial {self.number}: {self.folder} ended after epoch {len(self.losses)}")
             loss = self.losses[-1]
             self.trial.study.tell(self.trial, loss if math.isfinite(loss) else math.inf)
         shutil.rmtree(self.folder)
@@ -107,7 +113,8 @@ def tune(params_file: Path, trials: int, ray: str | None = None) -> None:
         study = _study(document, machines.at_once)
         with tracking.run(study.user_attrs.get(RUN), "tune") as run_id:
             study.set_user_attr(RUN, run_id)
-            _search(study, machines, params_file, trials)
+            ranges = {name: _drawn(of) for name, of in document.tune.items()}
+            _search(study, machines, params_file, ranges, trials)
             change = _change(params_file, study.best_params)
             mlflow.log_text(change, "best.diff")
             mlflow.log_metric("val_loss", study.best_value)
@@ -115,7 +122,7 @@ def tune(params_file: Path, trials: int, ray: str | None = None) -> None:
     print(change, end="")
 
 
-def _search(study: optuna.Study, machines: Machines, params_file: Path, trials: int) -> None:
+def _search(study: optuna.Study, machines: Machines, params_file: Path, ranges: Ranges, trials: int) -> None:
     if machines.hosts > 1 and _store().startswith(SQLITE):
         raise StageError("MLFLOW_TRACKING_URI: name a server; SQLite's locks do not work between machines")
     running: dict[Hashable, _Trial] = {}
@@ -123,7 +130,7 @@ def _search(study: optuna.Study, machines: Machines, params_file: Path, trials: 
         while True:
             done = len(study.get_trials(deepcopy=False, states=DONE))
             for number in range(done + len(running) + 1, min(trials, done + machines.at_once) + 1):
-                trial = _Trial(number, study, params_file)
+                trial = _Trial(number, study, params_file, ranges)
                 values = ", ".join(f"{name} {value}" for name, value in trial.trial.params.items())
                 print(f"trial {number} of {trials}: {values}", flush=True)
                 environment = {"MLFLOW_RUN_ID": trial.run_id, "MLFLOW_TRACKING_URI": _store()}
@@ -141,14 +148,15 @@ def _search(study: optuna.Study, machines: Machines, params_file: Path, trials: 
                 trial.end(early=False)
                 continue
             print(said + heard, end="", flush=True)
-            if heard.startswith("epoch ") and trial.should_stop():
+            if EPOCH.match(heard) and trial.should_stop():
+                del running[handle]
                 machines.stop(handle)
-                running.pop(handle).end(early=True)
+                trial.end(early=True)
                 epochs = len(trial.losses)
                 print(f"{said}stopped early: worse than half of the finished trials after epoch {epochs}", flush=True)
-    finally:
-        for handle in running:
-            machines.stop(handle)
+    except BaseException:
+        machines.stop(*running)
+        raise
 
 
 def _store() -> str:

@@ -46,5 +46,6 @@ def log_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
     asyncio reports that for each connection that could wait, thousands of times a second, and other lines are lost.
     """
     error = context.get("exception")
-    if not (isinstance(error, OSError) and error.errno in _NONE_LEFT):
+    accepting = "socket" in context
+    if not (accepting and isinstance(error, OSError) and error.errno in _NONE_LEFT):
         loop.default_exception_handler(context)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -12,13 +13,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 
 from serving.errors import CODES
 from serving.http.connections import MAX_HEAD_BYTES, MAX_HEADERS, Connection
-from serving.http.descriptors import SPARE_DESCRIPTORS, affordable
+from serving.http.descriptors import SPARE_DESCRIPTORS, affordable, log_exception
 from serving.http.server import METRICS_CONNECTIONS
 from tests.conftest import measured
 from tests.serving.conftest import PHOTO, Running, Start
@@ -483,6 +486,21 @@ def answers(url: str) -> int | None:
         return httpx.get(f"{url}/health").status_code
     except httpx.TransportError:
         return None
+
+
+@pytest.mark.parametrize(
+    ("context", "logged"),
+    [
+        ({"exception": OSError(errno.EMFILE, "x"), "socket": None}, False),
+        ({"exception": OSError(errno.EMFILE, "x")}, True),  # of a task, perhaps
+        ({"exception": OSError(errno.ENOMEM, "x"), "socket": None}, True),
+        ({"message": "x"}, True),
+    ],
+)
+def test_only_connections_that_find_no_descriptor_are_kept_from_the_log(context: dict[str, Any], logged: bool) -> None:
+    loop = Mock()
+    log_exception(loop, context)
+    assert loop.default_exception_handler.called == logged
 
 
 def test_the_limit_of_descriptors_is_raised_as_far_as_it_goes() -> None:
