@@ -75,9 +75,16 @@ def store() -> Iterator[mlflow.MlflowClient]:
         _open(uri)
         yield mlflow.MlflowClient()
     except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
         raise StageError(
             f"the MLflow store {shown} failed: {_reason(error)}; finished work is kept, so fix that and run it again"
         ) from error
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether it came of Ctrl-C in the middle of the store's work."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _interrupted(error.__context__))
 
 
 def _reason(error: Exception) -> str:

@@ -103,8 +103,7 @@ class Cluster:
     def start(self, folder: str, environment: dict[str, str]) -> Hashable:
         """See `Machines`."""
         known = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-        environment = known | environment | {"TQDM_DISABLE": "1"}
-        handle: Hashable = self._trained.remote(folder, environment, subprocess.STDOUT)
+        handle: Hashable = self._trained.remote(folder, known | environment, subprocess.STDOUT)
         self._running.append(handle)
         return handle
 

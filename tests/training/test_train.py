@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 
 from training import labels, tracking, train
 from training import split as splits
@@ -196,3 +197,14 @@ def test_a_password_in_the_store_s_address_is_not_said(monkeypatch: pytest.Monke
     ):
         pass
     assert "s3cret" not in str(raised.value)
+
+
+def test_an_interrupt_that_breaks_the_store_s_work_is_still_one(in_folder: Path) -> None:
+    def work() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise MlflowException("no transaction")
+
+    with pytest.raises(KeyboardInterrupt), tracking.store():
+        work()
