@@ -48,7 +48,7 @@ test: install-dev ## lint, types and tests in about ten minutes
 		print(f'branches of serving/ and shared/ that tests take: {share:.1f} %, of at least 95'); sys.exit(share < 95)"
 
 test-slow: test-containers ## the other tests: containers, whole pipelines, crashes, long fuzzing
-	python -m pytest $(call parallel,2) -ra --durations=10 -m slow --ignore=tests/containers
+	python -m pytest $(call parallel,2) -ra --durations=10 --timeout 1800 -m slow --ignore=tests/containers
 
 # By themselves: a deployment that is watched for seconds must get its requests in them.
 test-containers: install-dev ## of those, the image, Compose, deployment and rollback, with a Docker engine

@@ -11,6 +11,7 @@ import os
 import platform
 import sqlite3
 import subprocess
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -45,14 +46,6 @@ DEFAULTS: Final = {
 PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "pillow", "scikit-learn", "torch", "torchvision")
 WRITTEN: Final = [f":(top,exclude){output}" for output in ("dvc.lock", "models", "reports")]
 DIGEST_LENGTH: Final = 36  # the longest that MLflow's tables hold
-# For which a process waits to write into an SQLite store. The module's own 5 s were too short where several trained.
-LOCKED_SECONDS: Final = 60
-
-
-@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
-def _wait_for_others(connection: object, _: object) -> None:
-    if isinstance(connection, sqlite3.Connection):
-        connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS}")
 
 
 @contextmanager
@@ -124,7 +117,12 @@ def run(run_id: str | None = None, name: str | None = None, *, nested: bool = Fa
             run_id=run_id, run_name=run_name, nested=nested, tags=tags, log_system_metrics=True
         ) as active:
             run_id = active.info.run_id
-            yield run_id
+            try:
+                yield run_id
+            except KeyboardInterrupt as interrupt:
+                # In the middle of the store's work it leaves SQLite locked: the frames hold what holds the lock.
+                traceback.clear_frames(interrupt.__traceback__)
+                raise
 
 
 def _known(run_id: str) -> bool:
