@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -10,6 +12,7 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 import torch
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from training import labels, tracking, train
@@ -208,3 +211,14 @@ def test_an_interrupt_that_breaks_the_store_s_work_is_still_one(in_folder: Path)
 
     with pytest.raises(KeyboardInterrupt), tracking.store():
         work()
+
+
+def test_an_interrupt_in_the_middle_of_the_store_s_work_leaves_no_lock(in_folder: Path) -> None:
+    def work() -> None:
+        held = sqlite3.connect(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
+        held.execute("BEGIN IMMEDIATE")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), tracking.run() as run_id:
+        work()
+    assert MlflowClient().get_run(run_id).info.status == "FAILED"  # which had to be written
