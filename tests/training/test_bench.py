@@ -17,11 +17,13 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import ROOT, draw_photos
-from training import bench, loops, params, scoreboard
+from training import params, scoreboard
 from training import split as splits
 from training.audit import audit
+from training.bench import cli as bench
+from training.bench import loops
+from training.bench.loops import Ours, Part, Task
 from training.fetch import fetch
-from training.loops import Ours, Part, Task
 from training.params import Train
 from training.prepare import prepare
 from training.split import split

@@ -29,8 +29,8 @@ import numpy as np
 from shared import hardware
 from shared.files import write_json, write_whole
 from training import labels, params, split, stage
+from training.bench.loops import STATUS, Part, Task
 from training.comparison import compare
-from training.loops import STATUS, Part, Task
 from training.pictures import evenly_spaced
 from training.scoreboard import report, table
 from training.split import Photo
@@ -68,7 +68,7 @@ class LoopProcess:
     def __init__(self, task: Task, environment: Mapping[str, str] | None = None) -> None:
         """Start it, and wait until it is ready to learn."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "training.loops", msgspec.json.encode(task).decode()],
+            [sys.executable, "-m", "training.bench.loops", msgspec.json.encode(task).decode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -314,7 +314,3 @@ def main(  # noqa: PLR0913, PLR0917  # options are arguments
     write_json(out, document)
     write_whole(out.with_suffix(".md"), report(document))
     click.echo(table(document))
-
-
-if __name__ == "__main__":
-    main()
