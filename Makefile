@@ -62,7 +62,7 @@ install-dev: $(DEV)/.installed ## everything the tests need, into .venv-dev
 OWN := own
 within = $(if $(SOURCE),cd $(OWN) && export MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" &&)
 folder = $(if $(SOURCE),$(OWN)/)
-agawithin = $(if $(SOURCE), SOURCE='$(SOURCE)')
+again = $(if $(SOURCE), SOURCE='$(SOURCE)')
 
 pipeline: $(DEV)/.training ## train a model: SOURCE="a.zip b.zip" or a folder, else the photographs from Kaggle
 	$(if $(SOURCE),@python -m training.own $(OWN) --source "$$SOURCE" --classes "$$CLASSES" --set "$$SET")

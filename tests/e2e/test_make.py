@@ -34,6 +34,13 @@ def test_every_test_is_run_by_one_of_two_targets_and_ci_runs_both() -> None:
     assert (ROOT / ".ci/run").read_text().endswith("make test\nmake test-slow\n")
 
 
+def test_the_pipeline_says_how_to_serve_and_ship_what_it_made() -> None:
+    whole, own = make("--dry-run", "pipeline"), make("--dry-run", "pipeline", "SOURCE=my photos.zip")
+    assert 'CATSDOGS_MODEL=models/model.int8.onnx make serve"' in whole and 'make ship"' in whole
+    assert 'CATSDOGS_MODEL=own/models/model.int8.onnx make serve"' in own
+    assert "make ship SOURCE='my photos.zip'\"" in own
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "tests/containers").glob("test_*.py")))
 def test_what_needs_containers_is_slow(name: str) -> None:
     assert "\npytestmark = pytest.mark.slow\n" in (ROOT / "tests/containers" / name).read_text()
