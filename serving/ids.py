@@ -1,5 +1,6 @@
 """Ids that cannot be guessed, made without a system call each."""
 
+import functools
 import hashlib
 import hmac
 import itertools
@@ -15,7 +16,8 @@ from shared.contract import CLASSES, Label
 
 KEY_BYTES: Final = 32
 ID_BYTES: Final = 16
-# Of the number in a prediction's id, which begins with them. ops/edge/haproxy.cfg reads them.
+# Of the number in a prediction's id, and of the part that it begins with. ops/edge/haproxy.cfg reads that.
+NUMBER_BYTES: Final = 8
 REPLICA_BYTES: Final = 2
 # Of a prediction's id: seconds since 1970, a number that makes it unique, the answer, the model. It sorts by time.
 _CONTENT: Final = struct.Struct(">I8sB4s")
@@ -38,8 +40,11 @@ class Ids:
 
     def new(self) -> str:
         """Return 32 hexadecimal digits, different each time."""
-        count = next(self._count).to_bytes(8, "big")
-        return hashlib.blake2b(count, digest_size=ID_BYTES, key=self._key).hexdigest()
+        return self.draw(ID_BYTES).hex()
+
+    def draw(self, size: int) -> bytes:
+        """Return ``size`` bytes that cannot be foretold."""
+        return hashlib.blake2b(next(self._count).to_bytes(8, "big"), digest_size=size, key=self._key).digest()
 
 
 class Predicted(NamedTuple):
@@ -52,27 +57,24 @@ class Predicted(NamedTuple):
 
 
 class PredictionIds:
-    """Makes the ids of predictions and knows them again: they carry the answer, and a MAC (HMAC-SHA256, truncated).
+    """Makes the ids of predictions and knows them again: they carry the answer and a MAC (keyed BLAKE2, RFC 7693).
 
-    So feedback needs no store: every process with the same key takes it.
+    So feedback needs no store: every process with the same key takes it. ``replica`` is what the ids of this process
+    have in common, in hexadecimal digits, for a balancer.
     """
 
     def __init__(self, key: str) -> None:
         """Take the key; empty for a random one."""
-        self._key = key.encode() or os.urandom(KEY_BYTES)
+        self._key = hashlib.sha256(key.encode() or os.urandom(KEY_BYTES)).digest()
         self._replica = os.urandom(REPLICA_BYTES)
+        self.replica = self._replica.hex()
         self._numbers = Ids()
-
-    @property
-    def replica(self) -> str:
-        """What the ids of this process have in common, in hexadecimal digits, for a balancer."""
-        return self._replica.hex()
 
     def new(self, label: Label, verdict: Verdict, model: str) -> str:
         """Return an id of the form ``FORM``, different each time."""
+        number = self._replica + self._numbers.draw(NUMBER_BYTES - REPLICA_BYTES)
         answer = CLASSES.index(label) | (_UNSURE if verdict == "unsure" else 0)
-        number = (self._replica + bytes.fromhex(self._numbers.new()))[:8]
-        content = _CONTENT.pack(int(time.time()), number, answer, hashlib.sha256(model.encode()).digest()[:4])
+        content = _CONTENT.pack(int(time.time()), number, answer, _beginning(model))
         return (content + self._mac(content)).hex()
 
     def read(self, id_: str) -> Predicted | None:
@@ -83,7 +85,12 @@ class PredictionIds:
         return _predicted(content)
 
     def _mac(self, content: bytes) -> bytes:
-        return hmac.digest(self._key, content, "sha256")[:MAC_BYTES]
+        return hashlib.blake2b(content, digest_size=MAC_BYTES, key=self._key).digest()
+
+
+@functools.cache
+def _beginning(model: str) -> bytes:
+    return hashlib.sha256(model.encode()).digest()[:4]
 
 
 def recorded(id_: str) -> Predicted | None:

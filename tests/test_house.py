@@ -16,7 +16,7 @@ ROOMS = ("shared", "serving", "scoring", "training", "ops")
 ALLOWED = {
     "shared": {"numpy", "obstore", "PIL", "msgspec", "pillow_heif", "ray"},
     "serving": {"shared", "click", "msgspec"},
-    "serving/http": {"httptools", "msgspec", "python_multipart", "starlette", "uvicorn"},
+    "serving/http": {"httptools", "msgspec", "multipart", "starlette", "uvicorn"},
     "serving/engine": {"shared", "msgspec", "numpy"},
     "serving/model": {"shared", "numpy", "onnxruntime", "PIL"},
     "serving/telemetry": {"shared", "aioprometheus", "msgspec", "starlette"},

@@ -43,7 +43,7 @@ class Keys:
         if scope["type"] != "http" or scope["path"] in OPEN or any(map(self._knows, _presented(scope["headers"]))):
             await self.app(scope, receive, send)
             return
-        self.metrics.rejected.inc({"code": "unauthorized"})
+        self.metrics.rejected.count("unauthorized")
         answer = problems.response(
             "unauthorized",
             "send a key as Authorization: Bearer KEY, as X-API-Key: KEY, or as the password of HTTP Basic",

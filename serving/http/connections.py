@@ -109,8 +109,8 @@ class ConnectionLimits:
         """Count and log one refusal; returns the answer as bytes, head and body."""
         request_id = uuid.uuid4().hex
         answer: Response = problems.response(code, detail, {"state": {"id": request_id}, "path": ""}, headers)
-        self.metrics.rejected.inc({"code": code})
-        self.metrics.requests.inc({"method": "other", "route": "unmatched", "status": str(answer.status_code)})
+        self.metrics.rejected.count(code)
+        self.metrics.requests.count("other", "unmatched", str(answer.status_code))
         fields = {"request_id": request_id, "code": code, "status": answer.status_code}
         ACCESS.info("refused", extra={"fields": fields})
         lines = [*answer.raw_headers, *API, (b"x-request-id", request_id.encode()), (b"connection", b"close")]

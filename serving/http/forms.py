@@ -1,11 +1,9 @@
 """Multipart forms: the pictures in them, and what clients get wrong about them."""
 
-import logging
 import re
 from typing import Final
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
+from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from serving.errors import ProblemError
 
@@ -14,8 +12,8 @@ FORM: Final = "multipart/form-data"
 # Parts of a form beside its pictures.
 MAX_PARTS: Final = 20
 MAX_HEADER_BYTES: Final = 4096
-# Blanks between a boundary and the end of its line; the parser takes them one by one.
-MAX_PADDING_BYTES: Final = 1000
+# Of a Content-Type. What clients send as a boundary is not always a token, nor in quotes where it is none.
+BOUNDARY: Final = re.compile(r';\s*boundary\s*=\s*(?:"([ !#-~]+)"|([!#-:<-~][ !#-:<-~]*))', re.IGNORECASE)
 # Fields that an error names, and the characters shown of each.
 NAMED_FIELDS: Final = 5
 NAMED_CHARACTERS: Final = 40
@@ -23,9 +21,6 @@ NAMED_CHARACTERS: Final = 40
 BASE64: Final = re.compile(rb"data:|[/_]9j[/_]|iVBORw0KGgo|UklGR|R0lGODl|R0lGODd|Qk[0-3]|AAAA..Z0eX")
 # A text this short in the place of a picture is the path of one.
 PATH: Final = re.compile(rb"[ -~]{1,255}")
-
-# It warns of every malformed form; the client is told, and the log need not be.
-logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 def mistake(file: bytearray) -> str | None:
@@ -44,73 +39,45 @@ class Form:
         Raises:
             ProblemError: it is not a multipart form.
         """
-        media, options = parse_options_header(content_type)
-        boundary = options.get(b"boundary")
-        if media != FORM.encode():
+        if content_type.partition(";")[0].strip().lower() != FORM:
             raise ProblemError(
                 "malformed_request",
                 f'send a multipart form with the picture in its field "{FIELD}", '
                 "or the picture itself with a Content-Type such as image/jpeg or application/octet-stream",
             )
-        if not boundary:
+        found = BOUNDARY.search(content_type)
+        if not found:
             raise ProblemError(
                 "malformed_request",
                 "the form's Content-Type has no boundary; do not set that header, and the client makes one",
             )
         self._most = most
-        self._max_parts = MAX_PARTS + most - 1
-        self._header: tuple[bytearray, bytearray] = (bytearray(), bytearray())
-        self._disposition = b""
-        self._delimiter = b"\r\n--" + boundary
-        self._delimiters = 0
-        self._padding = 0
         self._parts = 0
         self._files: list[bytearray] = []
         self._unnamed = False  # the last one was sent as a text is: without a file name
         self._others: list[str] = []
         self._file: bytearray | None = None
-        self._ended = False
-        try:
-            self._parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": self._on_part_begin,
-                    "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
-                    "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
-                    "on_header_end": self._on_header_end,
-                    "on_headers_finished": self._on_headers_finished,
-                    "on_part_data": self._on_part_data,
-                    "on_end": self._on_end,
-                },
-                max_header_count=8,
-                max_header_size=MAX_HEADER_BYTES,
-            )
-        except FormParserError as error:
-            raise _malformed(error) from error
+        # No bytes are invalid in Latin-1; a name that is not ASCII is not ours.
+        boundary = found[1] or found[2].rstrip()
+        self._parser = PushMultipartParser(boundary, max_header_size=MAX_HEADER_BYTES, header_charset="latin-1")
 
     def feed(self, chunk: bytes) -> None:
-        """Parse the next piece of the body.
-
-        Delimiters are counted first: the parser goes byte by byte over what looks like one, and 20 MB of that would
-        block the event loop for seconds. Content cannot hold its form's delimiter (RFC 2046, section 5.1.1).
-        """
-        self._delimiters += chunk.count(self._delimiter)
-        if self._delimiters > self._max_parts + 1:
-            raise self._too_many_parts()
-        padded = self._parser.state == MultipartState.BOUNDARY_PADDING
+        """Parse the next piece of the body."""
         try:
-            self._parser.write(chunk)
-        except FormParserError as error:
-            raise _malformed(error) from error
-        if padded and self._parser.state == MultipartState.BOUNDARY_PADDING:
-            self._padding += len(chunk)
-            if self._padding > MAX_PADDING_BYTES:
-                raise ProblemError("malformed_request", "the form has too much padding after a boundary")
+            for event in self._parser.parse(chunk) if chunk else ():  # to the parser, an empty one is the end
+                if isinstance(event, MultipartSegment):
+                    self._begin(event)
+                elif event is not None and self._file is not None:
+                    self._file += event
+        except MultipartError as error:
+            raise ProblemError("malformed_request", f"invalid form: {error}") from error
 
     def finish(self) -> list[bytearray]:
         """Return the files, at least one; call after the last piece."""
-        if not self._ended:
-            raise ProblemError("malformed_request", "the form is incomplete")
+        try:
+            self._parser.close()
+        except MultipartError as error:
+            raise ProblemError("malformed_request", "the form is incomplete") from error
         if not self._files:
             others = f"; it has {', '.join(self._others[:NAMED_FIELDS])}" if self._others else ""
             raise ProblemError("malformed_request", f'the form has no field "{FIELD}"{others}')
@@ -126,28 +93,19 @@ class Form:
         return self._files
 
     def close(self) -> None:
-        """Free the body now: form and parser are a reference cycle, which the garbage collector may free late."""
-        self._parser.callbacks = {}
+        """Free the body."""
         self._files, self._file = [], None
 
-    def _on_part_begin(self) -> None:
+    def _begin(self, part: MultipartSegment) -> None:
         self._parts += 1
-        self._disposition = b""
-        if self._parts > self._max_parts:
-            raise self._too_many_parts()
-
-    def _on_header_end(self) -> None:
-        field, value = self._header
-        if field.lower() == b"content-disposition":
-            self._disposition = bytes(value)
-        self._header = (bytearray(), bytearray())
-
-    def _on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name = options.get(b"name", b"")
-        if name != FIELD.encode():
+        most = MAX_PARTS + self._most - 1
+        if self._parts > most:
+            raise ProblemError("malformed_request", f"the form has more than {most} parts")
+        if part.name != FIELD:
             self._file = None
-            self._others.append(ascii(name.decode("utf-8", "replace")[:NAMED_CHARACTERS]))
+            self._others.append(
+                ascii((part.name or "").encode("latin-1").decode("utf-8", "replace")[:NAMED_CHARACTERS])
+            )
             return
         if len(self._files) == self._most:
             raise ProblemError(
@@ -158,18 +116,4 @@ class Form:
             )
         self._file = bytearray()
         self._files.append(self._file)
-        self._unnamed = b"filename" not in options
-
-    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._file is not None:
-            self._file += memoryview(data)[start:end]
-
-    def _on_end(self) -> None:
-        self._ended = True
-
-    def _too_many_parts(self) -> ProblemError:
-        return ProblemError("malformed_request", f"the form has more than {self._max_parts} parts")
-
-
-def _malformed(error: FormParserError) -> ProblemError:
-    return ProblemError("malformed_request", f"invalid form: {error}")
+        self._unnamed = part.filename is None

@@ -88,7 +88,7 @@ class Origins:
         return None
 
     def _refusal(self, scope: Scope, code: str, detail: str) -> Response:
-        self.metrics.rejected.inc({"code": code})
+        self.metrics.rejected.count(code)
         return problems.response(code, detail, scope)
 
 

@@ -25,7 +25,7 @@ async def answer(request: Request, error: Exception) -> Response:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_request")
         return response(code, CODES[code][1], request.scope, dict(error.headers or {}))
     assert isinstance(error, ProblemError)
-    request.app.state.service.metrics.rejected.inc({"code": error.code})
+    request.app.state.service.metrics.rejected.count(error.code)
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     return response(error.code, error.detail, request.scope, headers)
 

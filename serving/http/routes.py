@@ -110,7 +110,7 @@ def _picture(request: Request) -> AbstractAsyncContextManager[tuple[Work, list[b
 
 
 def _batch_error(picture: Picture, error: ProblemError, request: Request) -> BatchError:
-    _service(request).metrics.rejected.inc({"code": error.code})
+    _service(request).metrics.rejected.count(error.code)
     return BatchError(
         client_id=UNSET if picture.client_id is None else picture.client_id,
         error=errors.problem(error.code, error.detail, request.state.id, request.state.trace),

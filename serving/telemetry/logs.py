@@ -101,9 +101,20 @@ def _record(level: int, message: str, fields: Mapping[str, object] | None = None
     return SERVICE.makeRecord(SERVICE.name, level, "", 0, message, (), None, extra={"fields": fields or {}})
 
 
+def _lean() -> None:
+    """Have records made without what no line shows: thread, process, task, and where the call is in the code.
+
+    Source: https://docs.python.org/3/howto/logging.html#optimization
+    """
+    for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
+        setattr(logging, name, False)
+    logging._srcfile = None  # type: ignore[attr-defined]  # as there
+
+
 @contextlib.contextmanager
 def to_stdout(level: str) -> Iterator[None]:
     """Send every record of ``level`` and above to stdout, until the block ends."""
+    _lean()
     root, handler = logging.getLogger(), Handler(sys.stdout)
     root.addHandler(handler)
     root.setLevel(level.upper())

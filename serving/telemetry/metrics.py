@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, get_args
 
-from aioprometheus.collectors import Counter, Gauge, Histogram, Registry
+from aioprometheus.collectors import Counter, Gauge, Registry
 from aioprometheus.renderer import render
 from starlette.routing import Route
 
 from serving.engine.memory import resident_memory, usable_memory
 from serving.engine.wire import Answer
 from serving.errors import CODES
+from serving.telemetry.series import Bins, Counts
 from shared import drift
 from shared.contract import CLASSES, Actual, Contract, Label
 
@@ -81,35 +82,42 @@ class Metrics:
         self._started = time.time()
         self._registry = Registry()
 
-        self.requests = Counter("http_requests_total", "HTTP requests answered.", registry=self._registry)
-        self.duration = Histogram(
+        self.requests = Counts(
+            "http_requests_total", "HTTP requests answered.", self._registry, ("method", "route", "status")
+        )
+        self.duration = Bins(
             "http_request_duration_seconds",
             "Time from the request's head to the end of its answer.",
-            registry=self._registry,
-            buckets=SECONDS,
+            self._registry,
+            SECONDS,
+            ("route",),
         )
-        self.stages = Histogram(
+        self.stages = Bins(
             "catsdogs_prediction_stage_seconds",
             "Time a picture spent in the queue, in decoding, in one or two looks and, if asked for, in drawing.",
-            registry=self._registry,
-            buckets=SECONDS,
+            self._registry,
+            SECONDS,
+            ("stage",),
         )
-        self.predictions = Counter("catsdogs_predictions_total", "Pictures answered.", registry=self._registry)
-        self.second_looks = Counter(
-            "catsdogs_second_looks_total", "Pictures answered that were looked at again.", registry=self._registry
+        self.predictions = Counts(
+            "catsdogs_predictions_total", "Pictures answered.", self._registry, ("label", "verdict")
         )
-        self.confidence = Histogram(
-            "catsdogs_prediction_confidence", "The larger probability.", registry=self._registry, buckets=CONFIDENCE
+        self.second_looks = Counts(
+            "catsdogs_second_looks_total", "Pictures answered that were looked at again.", self._registry
         )
-        self.familiarity = Histogram(
+        self.confidence = Bins("catsdogs_prediction_confidence", "The larger probability.", self._registry, CONFIDENCE)
+        self.familiarity = Bins(
             "catsdogs_prediction_familiarity",
             "How similar pictures are to those in training.",
-            registry=self._registry,
-            buckets=SHARE,
+            self._registry,
+            SHARE,
         )
-        self.rejected = Counter("catsdogs_rejected_total", "Requests and pictures refused.", registry=self._registry)
-        self.feedback = Counter(
-            "catsdogs_feedback_total", "Feedback, by predicted and actual label.", registry=self._registry
+        self.rejected = Counts("catsdogs_rejected_total", "Requests and pictures refused.", self._registry, ("code",))
+        self.feedback = Counts(
+            "catsdogs_feedback_total",
+            "Feedback, by predicted and actual label.",
+            self._registry,
+            ("predicted", "actual"),
         )
         self.drift = Gauge(
             "catsdogs_drift_psi",
@@ -118,30 +126,32 @@ class Metrics:
         )
         self._drift: drift.Window | None = None
         self.model_info = Gauge("catsdogs_model_info", "The model in service; always 1.", registry=self._registry)
-        self.lane_restarts = Counter(
+        self.lane_restarts = Counts(
             "catsdogs_lane_restarts_total",
             "Lanes that ended and were started again, by reason.",
-            registry=self._registry,
+            self._registry,
+            ("reason",),
         )
-        self.lane_cpu = Histogram(
+        self.lane_cpu = Bins(
             "catsdogs_lane_cpu_seconds",
             "Processor time that a lane spent on one picture.",
-            registry=self._registry,
-            buckets=SECONDS,
+            self._registry,
+            SECONDS,
         )
-        self.challenger_answers = Counter(
+        self.challenger_answers = Counts(
             "catsdogs_challenger_answers_total",
             "The challenger's answers, by whether their verdict is that of the model in service.",
-            registry=self._registry,
+            self._registry,
+            ("agreed",),
         )
-        self.challenger_seconds = Histogram(
+        self.challenger_seconds = Bins(
             "catsdogs_challenger_seconds",
             "Time of the challenger's looks at a picture.",
-            registry=self._registry,
-            buckets=SECONDS,
+            self._registry,
+            SECONDS,
         )
-        self.challenger_failures = Counter(
-            "catsdogs_challenger_failures_total", "Failures of the challenger, by reason.", registry=self._registry
+        self.challenger_failures = Counts(
+            "catsdogs_challenger_failures_total", "Failures of the challenger, by reason.", self._registry, ("reason",)
         )
         self._gauges = {
             name: (Counter if name.endswith("_total") else Gauge)(_exposed(name), doc, registry=self._registry)
@@ -151,27 +161,26 @@ class Metrics:
         if limit := usable_memory():
             self._gauges["memory_limit_bytes"].set({}, limit)
 
-        # Start at 0: Prometheus sees no increase in a series that appears with its first event.
-        self.second_looks.set({}, 0)
+        self.second_looks.expect()
         for code in CODES:
-            self.rejected.set({"code": code}, 0)
+            self.rejected.expect(code)
         for reason in RESTART_REASONS:
-            self.lane_restarts.set({"reason": reason}, 0)
+            self.lane_restarts.expect(reason)
         for agreed in ("true", "false"):
-            self.challenger_answers.set({"agreed": agreed}, 0)
+            self.challenger_answers.expect(agreed)
         for reason in CHALLENGER_FAILURES:
-            self.challenger_failures.set({"reason": reason}, 0)
+            self.challenger_failures.expect(reason)
         for label in CLASSES:
             for verdict in (label, "unsure"):
-                self.predictions.set({"label": label, "verdict": verdict}, 0)
+                self.predictions.expect(label, verdict)
             for actual in get_args(Actual):
-                self.feedback.set({"predicted": label, "actual": actual}, 0)
+                self.feedback.expect(label, actual)
 
     def expect(self, routes: Iterable[Route]) -> None:
         """Count requests to these routes from 0."""
         for route in routes:
             for method in (route.methods or set()) - {"HEAD"}:
-                self.requests.set({"method": method, "route": route.path, "status": "200"}, 0)
+                self.requests.expect(method, route.path, "200")
 
     def set_model(self, contract: Contract) -> None:
         """Set the model in service, and start drift anew."""
@@ -195,44 +204,44 @@ class Metrics:
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request, and its time."""
-        self.requests.inc({"method": method, "route": route, "status": str(status)})
-        self.duration.observe({"route": route}, seconds)
+        self.requests.count(method, route, str(status))
+        self.duration.record(seconds, route)
 
     def time_stages(self, **seconds: float) -> None:
         """Record how long one picture spent in each stage."""
         for stage, value in seconds.items():
-            self.stages.observe({"stage": stage}, value)
+            self.stages.record(value, stage)
 
     def observe_lane(self, seconds: float) -> None:
         """Record the processor time that a lane spent on one picture."""
-        self.lane_cpu.observe({}, seconds)
+        self.lane_cpu.record(seconds)
 
     def restarted(self, reason: str) -> None:
         """Count a restart of a lane, for one of ``RESTART_REASONS``."""
-        self.lane_restarts.inc({"reason": reason})
+        self.lane_restarts.count(reason)
 
     def count_prediction(self, answer: Answer) -> None:
         """Count one prediction."""
         if self._drift:
             self._drift.add(answer.confidence, answer.brightness, answer.familiarity)
-        self.predictions.inc({"label": answer.label, "verdict": answer.verdict})
+        self.predictions.count(answer.label, answer.verdict)
         if answer.again:
-            self.second_looks.inc({})
-        self.confidence.observe({}, answer.confidence)
-        self.familiarity.observe({}, answer.familiarity)
+            self.second_looks.count()
+        self.confidence.record(answer.confidence)
+        self.familiarity.record(answer.familiarity)
 
     def count_challenger(self, *, agreed: bool, seconds: float) -> None:
         """Count one answer of the challenger."""
-        self.challenger_answers.inc({"agreed": str(agreed).lower()})
-        self.challenger_seconds.observe({}, seconds)
+        self.challenger_answers.count(str(agreed).lower())
+        self.challenger_seconds.record(seconds)
 
     def count_challenger_failure(self, reason: str) -> None:
         """Count a failure of the challenger, for one of ``CHALLENGER_FAILURES``."""
-        self.challenger_failures.inc({"reason": reason})
+        self.challenger_failures.count(reason)
 
     def count_feedback(self, predicted: Label, actual: Actual) -> None:
         """Count one feedback."""
-        self.feedback.inc({"predicted": predicted, "actual": actual})
+        self.feedback.count(predicted, actual)
 
     def page(self, accept: list[str]) -> tuple[bytes, dict[str, str]]:
         """Render all metrics for a scrape; returns the body and its headers."""
