@@ -22,6 +22,7 @@ REPORT: Final = ROOT / "reports" / "bench-serve.json"
 SOAK: Final = ROOT / "reports" / "soak.json"
 SIEGE: Final = ROOT / "reports" / "siege.json"
 LOOP: Final = ROOT / "reports" / "loop.json"
+FRONT: Final = ROOT / "reports" / "front.json"
 # The page whose tables `docs` fills in.
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
 
@@ -55,6 +56,7 @@ def main() -> None:
     python -m ops.bench soak --requests 100000
     python -m ops.bench siege --minutes 60
     python -m ops.bench loop --share 0.1
+    python -m ops.bench front --also old=../old
     python -m ops.bench docs                                      put the tables into the documentation
     """
     # SIGTERM unwinds the stack: servers are ended and temporary files removed.
@@ -208,6 +210,35 @@ def loop(share: float, rounds: int, seconds: int, service: Path, out: Path) -> N
     _finish(document, out, table.loop)
 
 
+@main.command()
+@click.option("--also", "others", multiple=True, metavar="NAME=CHECKOUT", help="Another checkout; may be repeated.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns of each checkout.")
+@click.option("--seconds", default=5, show_default=True, type=click.IntRange(1), help="Measured seconds of a turn.")
+@click.option("--service", type=click.Path(path_type=Path), default=default_service, help="The `catsdogs` to measure.")
+@click.option("--out", type=click.Path(path_type=Path), default=FRONT, help="The report.  [reports/front.json]")
+def front(others: tuple[str, ...], rounds: int, seconds: int, service: Path, out: Path) -> None:
+    """Measure the front process by itself, with lanes that answer at once: what many lanes could get out of it.
+
+    \b
+    python -m ops.bench front
+    python -m ops.bench front --also old=../old
+    """
+    from ops.bench import front as fronting
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            document = fronting.front(
+                requests.make(Path(name) / "photos", None),
+                Path(name),
+                Programs(service.absolute(), service.absolute()),
+                [*map(also, others)],
+                fronting.Amount(rounds, seconds),
+            )
+    except (BenchError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    _finish(document, out, table.front)
+
+
 def _finish(document: dict[str, Any], out: Path, tabulate: Callable[[dict[str, Any]], str]) -> NoReturn:
     """Write and print a report; the exit code is 1 if it has failures."""
     document = machine.rounded(document)
@@ -221,6 +252,6 @@ def _finish(document: dict[str, Any], out: Path, tabulate: Callable[[dict[str, A
 @main.command()
 def docs() -> None:
     """Put the tables of the reports into the documentation."""
-    others = {path.stem: json.loads(path.read_text()) for path in (SOAK, SIEGE, LOOP) if path.exists()}
+    others = {path.stem: json.loads(path.read_text()) for path in (SOAK, SIEGE, LOOP, FRONT) if path.exists()}
     page = table.into_page(PAGE.read_text(), json.loads(REPORT.read_text()), others)
     write_whole(PAGE, page.encode())

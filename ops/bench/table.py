@@ -132,6 +132,22 @@ def loop(document: dict[str, Any]) -> str:
     return "\n".join(lines).replace(" 1 clients", " 1 client") + "\n"
 
 
+def front(document: dict[str, Any]) -> str:
+    """What the front process does by itself, as Markdown."""
+    speed = document["speed"]
+    levels = list(next(iter(speed.values())))
+    lines = [
+        "| requests per second (processor time of the front process) | "
+        + " | ".join(f"{level} clients" for level in levels)
+        + " |",
+        "|---" * (len(levels) + 1) + "|",
+    ]
+    for name, found in speed.items():
+        cells = [f"{level['rate']:,.0f} ({level['cpu_ms']:.2f} ms)" for level in found.values()]
+        lines.append(f"| {'`catsdogs serve`' if name == 'this' else _title(name)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def report(document: dict[str, Any]) -> str:
     """All tables, for the terminal and for ``reports/bench-serve.md``."""
     machine, settings = document["machine"], document["settings"]
@@ -186,7 +202,7 @@ def into_page(page: str, document: dict[str, Any], others: dict[str, dict[str, A
         "targets": targets(document),
     } | {
         each.__name__: each(others[each.__name__]) if each.__name__ in others else NOT_MEASURED
-        for each in (soak, siege, loop)
+        for each in (soak, siege, loop, front)
     }
     for name, table in tables.items():
         marker = MARKER.format(name)

@@ -108,7 +108,7 @@ def _lean() -> None:
     """
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
         setattr(logging, name, False)
-    logging._srcfile = None  # type: ignore[attr-defined]  # as there
+    logging._srcfile = None  # as there
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ops.bench import measure, placement, rounds, siege, table, targets
-from ops.bench.cli import LOOP, PAGE, REPORT, SIEGE, SOAK, main
+from ops.bench.cli import FRONT, LOOP, PAGE, REPORT, SIEGE, SOAK, main
 from ops.bench.errors import BenchError
 from ops.bench.processes import on_cores
 from ops.bench.targets import Target
@@ -197,6 +197,23 @@ def test_the_loop_is_measured_from_end_to_end(tmp_path: Path) -> None:
     assert table.loop(found) in done.output
 
 
+@WRK
+@LINUX
+@pytest.mark.slow
+@pytest.mark.skipif(cores() < 2, reason="the front process needs a core of its own")
+def test_the_front_process_is_measured_beside_that_of_another_checkout(tmp_path: Path) -> None:
+    out = tmp_path / "front.json"
+    arguments = ["front", "--also", f"other={ROOT}", "--rounds", "2", "--seconds", "1", "--service", str(SERVICE)]
+    done = CliRunner().invoke(main, [*arguments, "--out", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())
+    assert list(found["speed"]) == ["this", "other"]
+    for levels in found["speed"].values():
+        assert list(levels) == ["8", "32"]
+        assert all(len(level["turns"]) == 2 and level["rate"] > 0 < level["cpu_ms"] for level in levels.values())
+    assert table.front(found) in done.output
+
+
 def test_its_help_has_examples() -> None:
     command = [sys.executable, "-m", "ops.bench", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -206,14 +223,14 @@ def test_its_help_has_examples() -> None:
 def test_the_documentation_has_the_figures_of_the_reports_and_no_others() -> None:
     found = json.loads(REPORT.read_text())
     page = PAGE.read_text()
-    others = {path.stem: json.loads(path.read_text()) for path in (SOAK, SIEGE, LOOP) if path.exists()}
+    others = {path.stem: json.loads(path.read_text()) for path in (SOAK, SIEGE, LOOP, FRONT) if path.exists()}
     assert table.into_page(page, found, others) == page
     assert REPORT.with_suffix(".md").read_text() == table.report(found)
 
 
 def test_a_table_replaces_the_one_below_its_marker() -> None:
     found, soaked = json.loads(REPORT.read_text()), json.loads(SOAK.read_text())
-    names = ("speed", "separate", "costs", "targets", "soak", "siege", "loop")
+    names = ("speed", "separate", "costs", "targets", "soak", "siege", "loop", "front")
     page = "".join(f"before\n\n{table.MARKER.format(name)}| old |\n|---|\n\nafter\n" for name in names)
     filled = table.into_page(page, found, {"soak": soaked})
     assert filled.startswith(f"before\n\n{table.MARKER.format('speed')}{table.rows(found)}\nafter\n")
