@@ -43,7 +43,7 @@ class Ids:
         return self.draw(ID_BYTES).hex()
 
     def draw(self, size: int) -> bytes:
-        """Return ``size`` bytes that cannot be foretold."""
+        """Return ``size`` bytes that cannot be predicted."""
         return hashlib.blake2b(next(self._count).to_bytes(8, "big"), digest_size=size, key=self._key).digest()
 
 

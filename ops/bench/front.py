@@ -7,7 +7,7 @@ with any number of lanes. Other checkouts take turns with this one.
 import os
 import statistics
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,7 +63,8 @@ def front(
             server = stack.enter_context(_start(programs, spec))
             server.wait(form(photos.files[SIZE][0]))
             for thread in Path(f"/proc/{server.pid}/task").iterdir():
-                os.sched_setaffinity(int(thread.name), {core})
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(thread.name), {core})
             server.pause()
             servers[spec.name if spec else "this"] = server
         for number in range(amount.rounds):
@@ -73,7 +74,7 @@ def front(
                     segment = load.send(sent, server.port, level, amount.seconds, 1, partial(cpu_of, server.pid))
                     server.settle()
                     server.pause()
-                    if segment.statuses.keys() - {200} or segment.failures:
+                    if segment.statuses.keys() != {200} or segment.failures:
                         raise BenchError(f"{name}: {segment.statuses}, {segment.failures} failures")
                     turn = {"rate": segment.rate, "cpu_ms": 1000 * segment.cpu / segment.answers}
                     turns.setdefault(name, {}).setdefault(str(level), []).append(turn)

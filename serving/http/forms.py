@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser
+from multipart import MultipartError, MultipartSegment, ParserError, PushMultipartParser
 
 from serving.errors import ProblemError
 
@@ -11,9 +11,10 @@ FIELD: Final = "file"
 FORM: Final = "multipart/form-data"
 # Parts of a form beside its pictures.
 MAX_PARTS: Final = 20
+MAX_HEADERS: Final = 8
 MAX_HEADER_BYTES: Final = 4096
 # Of a Content-Type. What clients send as a boundary is not always a token, nor in quotes where it is none.
-BOUNDARY: Final = re.compile(r';\s*boundary\s*=\s*(?:"([ !#-~]+)"|([!#-:<-~][ !#-:<-~]*))', re.IGNORECASE)
+BOUNDARY: Final = re.compile(r';\s*boundary\s*=\s*(?:"([ !#-~]{1,256})"|([!#-:<-~][ !#-:<-~]{0,255}))', re.IGNORECASE)
 # Fields that an error names, and the characters shown of each.
 NAMED_FIELDS: Final = 5
 NAMED_CHARACTERS: Final = 40
@@ -28,6 +29,31 @@ def mistake(file: bytearray) -> str | None:
     if BASE64.match(file):
         return f'the field "{FIELD}" has base64; send the file as it is, or base64 as JSON to /predict/batch'
     return None
+
+
+class _Parser(PushMultipartParser):  # type: ignore[misc]  # it has no types
+    """Reads of a part's headers only its Content-Disposition.
+
+    The others say nothing of use and would be checked. For each line that continues a header, the library reads all of
+    it again.
+    """
+
+    _lines = 0
+
+    def _on_segment_headerline(self, line: bytes) -> None:
+        self._lines += 1
+        if self._lines > MAX_HEADERS:
+            raise ParserError(f"a part has more than {MAX_HEADERS} headers")
+        name, colon, _ = line.partition(b":")
+        if not colon or line[0] in b" \t":
+            raise ParserError("a header of a part is no name and value in one line")
+        if name.strip().lower() == b"content-disposition":
+            super()._on_segment_headerline(line.replace(b"\t", b" "))
+
+    def _create_segment(self, headerlist: list[tuple[str, str]]) -> MultipartSegment:
+        """Make a part; the library's own method refuses other dispositions than ``form-data``, which clients send."""
+        self._lines = 0
+        return MultipartSegment(headerlist)
 
 
 class Form:
@@ -59,15 +85,17 @@ class Form:
         self._file: bytearray | None = None
         # No bytes are invalid in Latin-1; a name that is not ASCII is not ours.
         boundary = found[1] or found[2].rstrip()
-        self._parser = PushMultipartParser(boundary, max_header_size=MAX_HEADER_BYTES, header_charset="latin-1")
+        self._parser = _Parser(boundary, max_header_size=MAX_HEADER_BYTES, header_charset="latin-1")
 
     def feed(self, chunk: bytes) -> None:
         """Parse the next piece of the body."""
+        if not chunk:  # it would end the form
+            return
         try:
-            for event in self._parser.parse(chunk) if chunk else ():  # to the parser, an empty one is the end
+            for event in self._parser.parse(chunk):
                 if isinstance(event, MultipartSegment):
                     self._begin(event)
-                elif event is not None and self._file is not None:
+                elif event and self._file is not None:
                     self._file += event
         except MultipartError as error:
             raise ProblemError("malformed_request", f"invalid form: {error}") from error
@@ -93,7 +121,8 @@ class Form:
         return self._files
 
     def close(self) -> None:
-        """Free the body."""
+        """Free the body now: a parser keeps its error, and with the traceback all that was there, in a cycle."""
+        self._parser.error = None
         self._files, self._file = [], None
 
     def _begin(self, part: MultipartSegment) -> None:

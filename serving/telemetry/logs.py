@@ -101,25 +101,30 @@ def _record(level: int, message: str, fields: Mapping[str, object] | None = None
     return SERVICE.makeRecord(SERVICE.name, level, "", 0, message, (), None, extra={"fields": fields or {}})
 
 
-def _lean() -> None:
-    """Have records made without what no line shows: thread, process, task, and where the call is in the code.
+@contextlib.contextmanager
+def _lean() -> Iterator[None]:
+    """Make records without what no line shows: thread, process, task, and the call's place in the code.
 
     Source: https://docs.python.org/3/howto/logging.html#optimization
     """
-    for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
-        setattr(logging, name, False)
-    logging._srcfile = None  # as there
+    unused = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks", "_srcfile")
+    before = {name: getattr(logging, name, None) for name in unused}
+    try:
+        vars(logging).update(dict.fromkeys(unused))
+        yield
+    finally:
+        vars(logging).update(before)
 
 
 @contextlib.contextmanager
 def to_stdout(level: str) -> Iterator[None]:
     """Send every record of ``level`` and above to stdout, until the block ends."""
-    _lean()
     root, handler = logging.getLogger(), Handler(sys.stdout)
     root.addHandler(handler)
     root.setLevel(level.upper())
     try:
-        yield
+        with _lean():
+            yield
     finally:
         root.removeHandler(handler)
         handler.close()

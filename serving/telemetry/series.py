@@ -5,12 +5,11 @@ and counts a value in each bin at or above it. That took a tenth of the front pr
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
 
 from aioprometheus.collectors import Counter, Histogram, Registry
-
-Labels = dict[str, str]
 
 
 class Counts(Counter):
@@ -20,17 +19,17 @@ class Counts(Counter):
         """Make it without series."""
         super().__init__(name, doc, registry=registry)
         self._labels = labels
-        self._counts: dict[tuple[str, ...], int] = {}
+        self._counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
 
     def expect(self, *values: str) -> None:
         """Show a series from 0: Prometheus sees no increase in one that appears with its first event."""
-        self._counts.setdefault(values, 0)
+        self._counts[values] += 0
 
     def count(self, *values: str) -> None:
         """Count one event."""
-        self._counts[values] = self._counts.get(values, 0) + 1
+        self._counts[values] += 1
 
-    def get_all(self) -> list[tuple[Labels, int]]:  # type: ignore[override]  # a list of narrower types
+    def get_all(self) -> list[tuple[dict[str, str], int]]:  # type: ignore[override]  # a list of narrower types
         """Labels and count of each series, for aioprometheus."""
         return [(dict(zip(self._labels, values, strict=True)), count) for values, count in self._counts.items()]
 
@@ -45,17 +44,16 @@ class Bins(Histogram):
         super().__init__(name, doc, registry=registry, buckets=ends)
         self._labels = labels
         self._ends = ends
-        self._series: dict[tuple[str, ...], list[float]] = {}  # the count of each bin, and the sum of the values
+        # The count of each bin, and the sum of the values.
+        self._series = defaultdict[tuple[str, ...], list[float]](lambda: [0] * len(ends) + [0.0])
 
     def record(self, value: float, *values: str) -> None:
         """Count one value."""
-        series = self._series.get(values)
-        if series is None:
-            series = self._series[values] = [0] * len(self._ends) + [0.0]
+        series = self._series[values]
         series[bisect_left(self._ends, value)] += 1
         series[-1] += value
 
-    def get_all(self) -> list[tuple[Labels, dict[float | str, float]]]:  # type: ignore[override]  # its own has no type
+    def get_all(self) -> list[tuple[dict[str, str], dict[float | str, float]]]:  # type: ignore[override]  # its own has no type
         """Labels and cumulative counts of each series, for aioprometheus."""
         return [
             (

@@ -112,8 +112,15 @@ def test_a_form_has_so_many_parts_and_no_more(count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "bomb", [START + b"\r\n--boundaryx" * 1_000_000, START + b"\r\n--boundary" + b" " * 19_000_000],
-    ids=["what looks like the end of a part", "blanks behind a boundary"],
+    "bomb",
+    [
+        START + b"\r\n--boundaryx" * 1_000_000,
+        START + b"\r\n--boundary" + b" " * 19_000_000,
+        START[:-2] + b"A:b\r\n c\r\n" * 1_000_000,
+        START[:-2] + b"A:b\r\n" * 1_000_000,
+        START[:-2] + b"A:b" * 1_000_000,
+    ],
+    ids=["what looks like the end of a part", "blanks behind a boundary", "folded headers", "headers", "a header"],
 )  # fmt: skip
 def test_a_form_that_is_made_to_be_costly_is_refused_in_its_first_pieces(bomb: bytes) -> None:
     size, form = 65_536, Form(TYPE)
