@@ -23,8 +23,8 @@ ALLOWED = {
     "scoring": {"shared", "serving", "click", "msgspec", "numpy", "obstore", "pyarrow", "ray"},
     "ops": {"shared", "click", "httpx", "jinja2", "matplotlib", "msgspec", "numpy", "PIL"},
 }  # fmt: skip
-# What the benchmark compares the service with is written with these, in environments of their own; `serving` is for lanes
-# that answer at once.
+# What the benchmark compares the service with is written with these, in environments of their own; `serving` is for
+# lanes that answer at once.
 BASELINES = ROOT / "ops" / "bench" / "baselines"
 COMPARED = {"anyio", "bentoml", "fastapi", "litserve", "onnxruntime", "pydantic", "serving"}
 FORBIDDEN = {"training": {"serving", "scoring", "ops"}}
