@@ -6,6 +6,8 @@ https://arxiv.org/abs/1512.04150, equation 2); so each place's share in the answ
 """
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import torch
@@ -97,6 +99,24 @@ class Classifier(nn.Module):
             for stage in self.stages[: self.frozen]:
                 stage.eval()
         return self
+
+
+def depthwise_in_float32(network: nn.Module) -> None:
+    """Have depthwise convolutions learn in float32 where a processor's autocast has the rest in bfloat16.
+
+    In bfloat16 their backward pass takes up to five times as long (training/NOTES.md). Without gradients they stay in
+    bfloat16, since forward it is faster.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            module.forward = partial(_in_float32, module.forward)  # type: ignore[method-assign]
+
+
+def _in_float32(forward: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    if not (torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
+        return forward(image)
+    with torch.autocast("cpu", enabled=False):
+        return forward(image.float()).to(image.dtype)
 
 
 def build(name: str, *, pretrained: bool) -> Classifier:

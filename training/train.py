@@ -262,6 +262,8 @@ def build_model(params: Train, weights: Weights, machine: Machine) -> Classifier
     torch.manual_seed(params.seed)
     model = models.build(params.model, pretrained=params.pretrained)
     model.load_state_dict(weights)
+    if machine.autocast and machine.device.type == "cpu":
+        models.depthwise_in_float32(model)
     return model.to(memory_format=torch.channels_last).to(machine.device)
 
 

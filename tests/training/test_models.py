@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,28 @@ def test_pretrained_weights_are_there_without_a_network_connection() -> None:
     first = next(iter(model.trunk.parameters()))
     assert torch.equal(first, next(iter(other.trunk.parameters())))
     assert first.abs().mean() > 0.01
+
+
+def test_depthwise_convolutions_learn_in_float32_beside_bfloat16_and_others_do_not() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3, groups=8))
+    plain = copy.deepcopy(network)
+    models.depthwise_in_float32(network)
+    image = torch.rand(1, 3, 16, 16)
+
+    def learn(network: torch.nn.Module, *, grad: bool = True) -> torch.Tensor:
+        with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+            answer: torch.Tensor = network(image)
+        return answer
+
+    exact = plain[1](learn(plain[0]).float())
+    assert torch.equal(learn(network), exact.to(torch.bfloat16))
+    assert not torch.equal(learn(plain), exact.to(torch.bfloat16))
+    assert torch.equal(learn(network, grad=False), learn(plain, grad=False)), "forward alone, bfloat16 is faster"
+    assert torch.equal(network(image), plain(image))
+    twin = copy.deepcopy(network)  # as the averaged network is
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert torch.equal(learn(twin), exact.to(torch.bfloat16))
 
 
 def test_frozen_stages_do_not_learn_and_keep_their_statistics() -> None:
