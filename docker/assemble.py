@@ -25,7 +25,7 @@ NOT_SERVED = (
     "curses", "tkinter", "turtle*", "_curses*", "_tkinter*", "readline.*",
     "dbm", "sqlite3", "_dbm*", "_gdbm*", "_sqlite3*", "nis.*", "ossaudiodev.*", "audioop.*", "spwd.*",
     "aifc.py", "cgi.py", "cgitb.py", "chunk.py", "ftplib.py", "imaplib.py", "mailbox.py", "nntplib.py", "plistlib.py",
-    "poplib.py", "smtplib.py", "sunau.py", "telnetlib.py", "wave.py", "webbrowser.py", "wsgiref", "xdrlib.py", "xmlrpc",
+    "poplib.py", "smtplib.py", "sunau.py", "telnetlib.py", "wave.py", "webbrowser.py", "xdrlib.py", "xmlrpc",
     "optparse.py", "pickletools.py", "tarfile.py", "tomllib", "xml", "zoneinfo", "pyexpat.*", "_elementtree.*",
     "_bz2.*", "_crypt.*", "_lzma.*", "argparse.py", "nturl2path.py", "pprint.py", "statistics.py",
     "windows_*.py", "proactor_events.py", "_osx_support.py", "_statistics.*", "_zoneinfo.*", "_xx*", "_lsprof.*",

@@ -316,7 +316,10 @@ def assign(path: Path, name: str, value: Any) -> None:
         section = section.get(part)
         if not isinstance(section, dict):
             raise StageError(f"{path}: no parameter {name!r}")
-    section[last] = value
+    if last in section:
+        section[last] = value
+    else:  # not at the end, which is behind the blank line that ends the section
+        section.insert(1, last, value)
     text = io.StringIO()
     yaml.dump(document, text)
     write_whole(path, text.getvalue())

@@ -102,3 +102,11 @@ def test_setting_a_value_keeps_the_comments(copy: Path) -> None:
         [line[line.index("#") :] for line in text.splitlines() if "#" in line] for text in (before, copy.read_text())
     ]
     assert comments[0] == comments[1]
+
+
+def test_a_value_that_was_not_there_is_put_among_those_of_its_section(copy: Path) -> None:
+    params.assign(copy, "gather.digest", "0" * 64)
+    lines = copy.read_text().splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("  digest: "))
+    assert lines[place - 1].startswith("  samples:")
+    assert lines[place + 1].startswith("  labels:")
