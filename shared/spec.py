@@ -16,13 +16,13 @@ DRAFT_FACTOR: Final = 1.5
 DRAFT_SIDE: Final = int(SIZE * DRAFT_FACTOR)
 # HEIF with the extra `heif` only; it is among them always, so that a model file goes with both.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF")
-# Of an animation at most so many frames are looked at, and so many pixels of all of them together: what bounds the time
+# The most frames of an animation that are looked at, and the most pixels of all of them together. This bounds the time
 # that blank ones take, and the memory (50 MB).
 MAX_FRAMES: Final = 16
 MAX_FRAME_PIXELS: Final = 4_000_000
 # A frame whose values differ by no more is of one colour; a lossy encoder leaves a level or two.
 FLAT: Final = 8
-# Beyond any telephone's 200 megapixels. What a picture of so many may take of memory and time is limited apart from it.
+# Beyond any telephone's 200 megapixels. Memory and time have limits of their own.
 MAX_PIXELS: Final = 250_000_000
 # What JPEG and GIF can say. Pillow keeps a pointer and a block of memory for each row: 1 × 50,000,000 took 1.7 GB.
 MAX_SIDE: Final = 65_535

@@ -111,7 +111,7 @@ def _end(line: str, code: int) -> None:
 
 
 def launch(processes: int, *arguments: str) -> None:
-    """Run ``python -m`` with these arguments in so many processes of this machine, as torchrun does.
+    """Run ``python -m`` with these arguments in several processes of this machine, as torchrun does.
 
     Raises:
         StageError: one of them failed; the message is its line.

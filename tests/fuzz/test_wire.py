@@ -166,7 +166,7 @@ def test_whatever_is_sent_is_answered_as_documented_or_hung_up_on(
 
 
 @pytest.mark.parametrize(("line", "fields", "body"), RIGHT)
-def test_a_good_request_has_the_same_answer_from_whoever_closes_at_once(
+def test_a_good_request_has_the_same_answer_for_a_client_that_closes_at_once(
     hasty: Running, line: bytes, fields: list[bytes], body: bytes
 ) -> None:
     statuses = []

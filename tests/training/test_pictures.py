@@ -64,7 +64,7 @@ def test_decisions_about_labels_are_followed(side: Path) -> None:
     assert torch.equal(followed[row][0], plain[plain.paths.index(dog)][0])
 
 
-def test_augmentation_is_for_training_only_and_the_same_whoever_draws_it(prepared: Path, section: Train) -> None:
+def test_augmentation_is_for_training_only_and_the_same_in_any_process(prepared: Path, section: Train) -> None:
     plain = Pictures(prepared / "train")
     augmented = Pictures(prepared / "train", augmentation(section.augmentation), seed=5)
     again = Pictures(prepared / "train", augmentation(section.augmentation), seed=5)
