@@ -14,7 +14,7 @@ from serving.engine.engine import Engine
 from serving.engine.lane import Zygote
 from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, proportional_memory, resident_memory, trim
 from serving.engine.supervisor import Lanes
-from serving.engine.wire import Answer, Batch, Body, Flags, Inference, Loaded, Outcome
+from serving.engine.wire import PLAIN, SOURCE, Answer, Batch, Body, Flags, Inference, Loaded, Outcome
 from serving.errors import ProblemError
 from serving.messages import Prediction
 from serving.model.challenger import Challenger
@@ -24,6 +24,7 @@ from serving.telemetry import traces
 from serving.telemetry.feedback import FeedbackStore
 from serving.telemetry.logs import SERVICE
 from serving.telemetry.metrics import Metrics
+from serving.telemetry.samples import Seen
 from serving.telemetry.traces import Trace
 from shared.journal import PredictionLine
 
@@ -69,15 +70,20 @@ class Work:
         Raises:
             ProblemError: the picture is refused or could not be answered.
         """
-        challenger, metrics = self.service.challenger, self.service.metrics
-        keep = self.service.ledger.samples or (challenger and challenger.room)
-        answer, queued = await self._answer(data, flags | Flags.KEEP if keep else flags)
+        challenger, samples, metrics = self.service.challenger, self.service.ledger.samples, self.service.metrics
+        keep, chosen = samples.wish(len(data)) if samples else (PLAIN, False)
+        if challenger and challenger.room:
+            keep = Flags.KEEP
+        answer, queued = await self._answer(data, flags | keep)
         self._time_stages(queue=queued, decode=answer.decode, infer=answer.infer)
         version = self.model.contract.version
         id_ = self.service.ledger.ids.new(answer.label, answer.verdict, version)
         message = Prediction.of(answer, id_, client_id, version)
         metrics.count_prediction(answer)
         line = self.service.ledger.record(message, answer, queued)
+        if samples:
+            seen = Seen(answer.pixels) if answer.pixels else Seen(bytes(data), flags & SOURCE)
+            samples.predicted(line, seen, chosen=chosen)
         if challenger:
             challenger.offer(line, answer.pixels)
         return message
@@ -160,7 +166,7 @@ class Service:
         self.settings = settings
         self.limits = limits
         self.metrics = Metrics(self._readings)
-        self.ledger = FeedbackStore(settings)
+        self.ledger = FeedbackStore(settings, self._decode)
         self.budget = BodyBudget(settings.max_memory_bytes, settings.body_seconds, settings.deadline_seconds)
         self.engine = Engine(zygote or Zygote(), settings, limits, self.metrics.restarted)
         self.manager = ModelManager(
@@ -304,6 +310,14 @@ class Service:
         await self.manager.decided.wait()
         if self.challenger:
             self.challenger.load()
+
+    async def _decode(self, data: bytes, flags: Flags) -> bytes:
+        """The pixels of a picture that was answered before; raises `ProblemError`."""
+        with self.engine.admit() as lanes:
+            answer, _ = await lanes.run(data, flags | Flags.KEEP, lambda: True)
+        assert isinstance(answer, Answer)
+        assert answer.pixels
+        return answer.pixels
 
     def _challenged(self, line: PredictionLine, answer: Answer, version: str) -> None:
         self.metrics.count_challenger(agreed=answer.verdict == line.verdict, seconds=answer.infer)

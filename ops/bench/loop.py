@@ -48,12 +48,12 @@ import json, os, sys, time
 import msgspec
 from serving.ids import PredictionIds
 from serving.settings import Settings
-from serving.telemetry.samples import MAX_UNWRITTEN, Samples
+from serving.telemetry.samples import MAX_UNWRITTEN, Samples, Seen
 from shared.journal import PredictionLine
 from shared.samples import PIXEL_BYTES
 folder, number, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 ids, most_count, most_bytes, began = PredictionIds(""), 0, 0, time.monotonic()
-samples = Samples(Settings(samples=folder, sample="unsure", **settings))
+samples = Samples(Settings(samples=folder, sample="unsure", **settings), None)
 samples.start()
 line = {"time": "2026-11-23T12:00:00Z", "label": "cats", "verdict": "unsure", "unsure_because": "close_call",
         "probabilities": {"cats": 0.5, "dogs": 0.5}, "familiarity": 0.5, "brightness": 0.5, "model": "m", "bytes": 1,
@@ -62,7 +62,7 @@ for index in range(number):
     made = msgspec.convert(line | {"id": ids.new("cats", "unsure", "m")}, PredictionLine)
     while index - samples.written >= MAX_UNWRITTEN:
         time.sleep(0.001)
-    samples.predicted(made, bytes([index % 256]) * PIXEL_BYTES)
+    samples.predicted(made, Seen(bytes([index % 256]) * PIXEL_BYTES))
     if index % 1000 == 999 or index == number - 1:
         while samples.written <= index:  # a folder that changes cannot be counted
             time.sleep(0.001)

@@ -271,7 +271,7 @@ class Lane(asyncio.Protocol):
             self._unsent = self._unsent[PIECE_BYTES:]
 
     def pixels(self) -> bytes:
-        """What the network saw in the picture answered last, if `Flags.KEEP` asked for it."""
+        """What the network saw in the picture answered last, if it was kept."""
         return self._shared[:PIXEL_BYTES]
 
     def end(self, reason: str) -> None:

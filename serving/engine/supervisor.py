@@ -221,7 +221,7 @@ class Lanes:
         if isinstance(outcome, Answer):
             # As the lane measured it: in a burst, its answer waits while this process reads requests.
             self.seconds += LATELY * (outcome.decode + outcome.infer + outcome.draw - self.seconds)
-            if Flags.KEEP in job.flags:
+            if outcome.kept:
                 outcome = msgspec.structs.replace(outcome, pixels=lane.pixels())
         if isinstance(outcome, ModelFailed):
             SERVICE.error("the model failed on a picture", extra={"fields": {"reason": outcome.reason}})

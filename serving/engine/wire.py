@@ -37,9 +37,12 @@ class Flags(IntFlag):
     INFER = 32  # the body is the JSON of an inference request: find its pictures
     PIXELS = 64  # the body is a decoded picture: uint8 [224, 224, 3]
     KEEP = 128  # leave what the network saw, uint8 [224, 224, 3], at the start of the shared memory
+    KEEP_UNSURE = 256  # likewise, if the verdict is unsure
 
 
 PLAIN: Final = Flags(0)
+# What the body is.
+SOURCE: Final = Flags.BASE64 | Flags.PIXELS
 Body = bytes | bytearray | memoryview
 
 
@@ -94,7 +97,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     infer: float
     draw: float
     cpu: float  # processor seconds for all of it
-    pixels: bytes | None = None  # what the network saw, if `Flags.KEEP` asks; through the shared memory, not the socket
+    kept: bool = False  # what the network saw is in the shared memory
+    pixels: bytes | None = None  # it, once the front process has read it there
 
     @property
     def confidence(self) -> float:

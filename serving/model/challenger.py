@@ -17,9 +17,10 @@ from shared.journal import PredictionLine
 
 # Pictures that wait for it: 2.4 MB.
 MAX_WAITING: Final = 16
-# Between looks for an idle core, while pictures wait. The first look is not at once: a client that sends one picture
+# A core must be idle at this number of looks in a row, one of them after each answer: a client that sends one picture
 # after the other leaves cores idle for a moment only.
-LOOK_SECONDS: Final = 0.01
+LOOKS: Final = 3
+LOOK_SECONDS: Final = 0.02
 # For loading and for an answer: at the lowest priority either takes long on a machine that has other things to do.
 PATIENCE_SECONDS: Final = 300.0
 # It is given up after this number of failures without `FORGIVEN` answers between two of them.
@@ -139,11 +140,13 @@ class Challenger:
             self.model, self.pids = model, [zygote.pid, pid]
             fields = {"model": model.contract.version, "model_file": model.file, "digest": model.digest}
             SERVICE.info("the challenger is ready", extra={"fields": fields})
+            looks = 0
             while True:
                 asked = await self._waiting.get()
-                await asyncio.sleep(LOOK_SECONDS)
-                while not self._engine.idle:  # noqa: ASYNC110 - or each lane would have to tell, on the answer's path
+                looks -= 1
+                while looks < LOOKS:  # or each lane would have to tell, on the answer's path
                     await asyncio.sleep(LOOK_SECONDS)
+                    looks = looks + 1 if self._engine.idle else 0
                 lane.begin(Job(asked.pixels, Flags.PIXELS, lambda: True), Flags.PIXELS)
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     outcome = await heard.get()

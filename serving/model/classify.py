@@ -28,9 +28,9 @@ def classify(
         model: the model.
         source: the picture file; or its pixels, uint8 [224, 224, 3].
         limits: what decoding it may cost.
-        flags: ``EXPLAIN``, ``DRAW``, ``ALONE`` and ``KEEP``.
+        flags: ``EXPLAIN``, ``DRAW``, ``ALONE``, ``KEEP`` and ``KEEP_UNSURE``.
         opened: see :func:`shared.pixels.decode`.
-        keep: called with what the network saw, if ``KEEP`` is among the flags.
+        keep: called with what the network saw, if the flags ask for it.
 
     Raises:
         RefusedImageError: the file is not a picture that can be decoded within ``limits``.
@@ -41,11 +41,12 @@ def classify(
     decoded = time.perf_counter()
     outputs, picture, again = model.look(photo, alone=Flags.ALONE in flags)
     inferred = time.perf_counter()
-    if Flags.KEEP in flags:
-        keep(picture)
     cats, dogs = map(_plain, outputs.probabilities[0])
     familiarity = _plain(outputs.familiarity[0])
     verdict = model.contract.judge(outputs.probabilities[0].tolist(), float(outputs.familiarity[0]))
+    kept = Flags.KEEP in flags or (Flags.KEEP_UNSURE in flags and verdict.verdict == "unsure")
+    if kept:
+        keep(picture)
     png = None
     if Flags.DRAW in flags:
         png = evidence.draw(picture, outputs.evidence[0], evidence.drawn_size(*photo.size))
@@ -67,6 +68,7 @@ def classify(
         infer=inferred - decoded,
         draw=time.perf_counter() - inferred,
         cpu=0.0,
+        kept=kept,
     )
 
 

@@ -21,7 +21,7 @@ from serving.messages import FeedbackRequest, FeedbackResponse, Prediction
 from serving.settings import Settings
 from serving.telemetry.journal import Journal
 from serving.telemetry.logs import SERVICE
-from serving.telemetry.samples import Samples
+from serving.telemetry.samples import Decode, Samples
 from shared import journal
 from shared.contract import CLASSES, Actual
 from shared.intervals import Interval, wilson
@@ -89,11 +89,11 @@ class LiveAccuracy:
 class FeedbackStore:
     """Records predictions and feedback, from :meth:`start` to :meth:`close`, on one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Make it; nothing runs yet."""
+    def __init__(self, settings: Settings, decode: Decode) -> None:
+        """Make it; nothing runs yet. ``decode`` is for `Samples`."""
         self.ids = PredictionIds(settings.id_key)
         self._live = LiveAccuracy()
-        self.samples = Samples(settings) if settings.samples else None
+        self.samples = Samples(settings, decode) if settings.samples else None
         self._journal: Journal | None = None
         if settings.journal:
             self._folder = Path(settings.journal).expanduser()
@@ -139,8 +139,6 @@ class FeedbackStore:
         )
         if self._journal:
             self._journal.append(line)
-        if self.samples and answer.pixels:
-            self.samples.predicted(line, answer.pixels)
         return line
 
     def challenged(self, line: PredictionLine, answer: Answer, model: str) -> None:

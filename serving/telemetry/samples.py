@@ -2,25 +2,32 @@
 
 Nothing of it is on a request's path: what is kept waits in memory until the thread has written it, and is dropped, and
 counted, when too much waits.
+
+A small file that may get feedback is held as it was sent, since few are disputed: decoding those again costs less than
+a copy of every picture's pixels.
 """
 
+import asyncio
 import random
 import re
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 import msgspec
 
 from serving import ids
+from serving.engine.wire import PLAIN, Flags
+from serving.errors import ProblemError
 from serving.settings import Settings
 from serving.telemetry.logs import SERVICE
 from serving.telemetry.writer import LineWriter
 from shared import stores
 from shared.contract import Actual
 from shared.journal import PredictionLine
-from shared.samples import SUFFIX, TOMBSTONE, Reason, Sample, encode
+from shared.samples import PIXEL_BYTES, SUFFIX, TOMBSTONE, Reason, Sample, encode
 
 NAME: Final = re.compile(ids.FORM.pattern + re.escape(SUFFIX))
 # Pictures that wait to be written, and that wait for feedback: 19 and 30 MB.
@@ -29,11 +36,21 @@ MAX_HELD: Final = 200
 HELD_SECONDS: Final = 600.0
 
 
+Decode = Callable[[bytes, Flags], Awaitable[bytes]]
+
+
+class Seen(NamedTuple):
+    """A picture as it was sent, with the flags to decode it, or its pixels."""
+
+    data: bytes
+    flags: Flags = Flags.PIXELS
+
+
 class Kept(NamedTuple):
     """A picture and what is known of it; ``at`` is when it was answered, on the monotonic clock."""
 
     at: float
-    pixels: bytes
+    seen: Seen
     sample: Sample
 
 
@@ -45,14 +62,17 @@ class Samples(LineWriter[str]):
     again; ``stored`` and ``stored_bytes`` are what the store holds.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Make it; nothing runs yet."""
+    def __init__(self, settings: Settings, decode: Decode) -> None:
+        """Make it; nothing runs yet. ``decode`` returns a picture's pixels, or raises `ProblemError`."""
         super().__init__("samples", self._write_group, most=MAX_UNWRITTEN, pause=0)
         self.written = self.stored_bytes = 0
         self._settings = settings
         kinds = dict(kind.partition(":")[::2] for kind in settings.sample.split(","))
         self._unsure, self._disputed, self._disagreed = (kind in kinds for kind in ("unsure", "disputed", "disagreed"))
         self._share = float(kinds.get("random", 0))
+        self._holds = self._disputed or self._disagreed
+        self._decode = decode
+        self._decoding: dict[str, asyncio.Task[None]] = {}
         self._held: OrderedDict[str, Kept] = OrderedDict()
         self._unwritten: dict[str, Kept] = {}
         self._lock = threading.Lock()  # of those
@@ -64,17 +84,23 @@ class Samples(LineWriter[str]):
         """Samples in the store."""
         return len(self._sizes)
 
-    def predicted(self, line: PredictionLine, pixels: bytes) -> None:
+    def wish(self, size: int) -> tuple[Flags, bool]:
+        """Which pixels the lane should keep of a picture of ``size`` bytes, and whether it was chosen at random."""
+        chosen = random.random() < self._share  # noqa: S311 - which ones is no secret
+        if chosen or (self._holds and size > PIXEL_BYTES):
+            return Flags.KEEP, chosen
+        return Flags.KEEP_UNSURE if self._unsure else PLAIN, False
+
+    def predicted(self, line: PredictionLine, seen: Seen, *, chosen: bool = False) -> None:
         """Keep the picture of a prediction, if it is one to keep, and hold it for feedback and challenger."""
         unsure = self._unsure and line.verdict == "unsure"
-        chosen = self._share and random.random() < self._share  # noqa: S311 - which ones is no secret
         why: tuple[Reason, ...] = (*(("unsure",) if unsure else ()), *(("random",) if chosen else ()))
-        kept = Kept(time.monotonic(), pixels, Sample(why=why, prediction=line))
-        if why:
-            self._queue(kept)
-        if self._disputed or self._disagreed:
+        kept = Kept(time.monotonic(), seen, Sample(why=why, prediction=line))
+        if self._holds:
             self._held[line.id] = kept
             self._let_go()
+        if why:
+            self._queue(kept)
 
     def told(self, id_: str, label: Actual) -> None:
         """Keep the picture that this feedback is about if it disputes the answer; add it to what is kept already."""
@@ -104,9 +130,25 @@ class Samples(LineWriter[str]):
     def _queue(self, kept: Kept) -> None:
         """Have it written, in place of an earlier version that waits."""
         id_ = kept.sample.prediction.id
+        if Flags.PIXELS not in kept.seen.flags:
+            if id_ not in self._decoding:
+                self._decoding[id_] = asyncio.get_running_loop().create_task(self._decode_and_queue(id_, kept))
+            return
         with self._lock:
             if id_ in self._unwritten or self.append(id_):
                 self._unwritten[id_] = kept
+
+    async def _decode_and_queue(self, id_: str, kept: Kept) -> None:
+        try:
+            seen = Seen(await self._decode(*kept.seen))
+        except ProblemError:
+            self.dropped += 1
+            return
+        finally:
+            del self._decoding[id_]
+        if held := self._held.get(id_):  # it may have got feedback meanwhile
+            kept = self._held[id_] = held._replace(seen=seen)
+        self._queue(kept._replace(seen=seen))
 
     def tidy(self) -> None:
         """Let go of what has waited for feedback for too long, and have the caps looked at; call now and then."""
@@ -152,7 +194,7 @@ class Samples(LineWriter[str]):
             raise
 
     def _keep(self, id_: str, kept: Kept) -> None:
-        name, data = id_ + SUFFIX, encode(kept.pixels, kept.sample)
+        name, data = id_ + SUFFIX, encode(kept.seen.data, kept.sample)
         self._prune(int(name not in self._sizes), len(data) - self._sizes.get(name, 0))
         self._store.put(name, data)
         # Looked for afterwards, since `forget` puts the tombstone first: whichever comes last, the sample is gone.

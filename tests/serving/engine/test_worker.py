@@ -31,7 +31,7 @@ from serving.engine.wire import (
 )
 from serving.settings import SHIPPED_INT8
 from shared.pixels import pixels
-from tests.conftest import blobs, encoded, measured
+from tests.conftest import ROOT, blobs, encoded, measured
 from tests.fuzz.bombs import arithmetic_scans
 
 START = Start(path=str(SHIPPED_INT8), max_pixels=1_000_000, max_bytes=300_000_000, cpu_seconds=20.0)
@@ -109,6 +109,18 @@ def test_what_the_network_saw_is_left_in_the_shared_memory_if_it_is_asked_for(la
     assert isinstance(lane.ask(data, form | Flags.KEEP), Answer)
     seen = pixels(PHOTO).tobytes() if data is PHOTO else data
     assert lane.shared[: len(seen)] == seen
+
+
+def test_what_the_network_saw_is_left_there_if_it_was_unsure(lane: Single) -> None:
+    verdicts = set()
+    for data in ((ROOT / "tests/cat.jpg").read_bytes(), PHOTO):
+        answer = lane.ask(data, Flags.KEEP_UNSURE)
+        assert isinstance(answer, Answer)
+        verdicts.add(answer.verdict)
+        seen = pixels(data).tobytes() if answer.verdict == "unsure" else data
+        assert answer.kept is (answer.verdict == "unsure")
+        assert lane.shared[: len(seen)] == seen
+    assert verdicts == {"cats", "unsure"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Samples: what a service keeps to be learned from, for how long, and how it is forgotten."""
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -15,10 +16,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from serving import cli
+from serving.engine.wire import PLAIN, Flags
+from serving.errors import ProblemError
 from serving.ids import PredictionIds
 from serving.settings import Settings
 from serving.telemetry import samples
-from serving.telemetry.samples import MAX_HELD, MAX_UNWRITTEN, Samples
+from serving.telemetry.samples import MAX_HELD, MAX_UNWRITTEN, Samples, Seen
 from shared import stores
 from shared.pixels import pixels
 from shared.samples import KEYWORD, PIXEL_BYTES, SUFFIX, TOMBSTONE, Sample
@@ -30,8 +33,12 @@ from tests.waiting import until
 CAT = (ROOT / "tests/cat.jpg").read_bytes()
 IDS = PredictionIds("")
 OTHER = {"cats": "dogs", "dogs": "cats"}
-PIXELS = bytes(PIXEL_BYTES)
+SEEN = Seen(bytes(PIXEL_BYTES))
 Begin = Callable[..., Samples]
+
+
+async def nothing_to_decode(data: bytes, flags: Flags) -> bytes:
+    pytest.fail(f"{len(data)} bytes, {flags!r}")
 
 
 def kept(folder: Path) -> dict[str, Sample]:
@@ -63,7 +70,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     begun: list[Samples] = []
 
     def start(**settings: object) -> Samples:
-        begun.append(Samples(Settings(samples=str(tmp_path), **settings)))  # type: ignore[arg-type]
+        begun.append(Samples(Settings(samples=str(tmp_path), **settings), nothing_to_decode))  # type: ignore[arg-type]
         begun[-1].start()
         return begun[-1]
 
@@ -74,7 +81,9 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 
 def test_every_unsure_or_disputed_one_of_a_stream_is_kept_as_the_network_saw_it(start: Start, tmp_path: Path) -> None:
     server = start(samples=str(tmp_path), sample="unsure,disputed")
-    pictures = [CAT, *(encoded(blobs(seed), "JPEG") for seed in range(40)), CAT, CAT]
+    large = [encoded(blobs(seed, (400, 300)), "BMP") for seed in range(6)]
+    assert len(CAT) < PIXEL_BYTES < len(large[0])
+    pictures = [CAT, *(encoded(blobs(seed), "JPEG") for seed in range(40)), *large, CAT, CAT]
     expected: dict[str, set[str]] = {}
     sent: dict[str, bytes] = {}
 
@@ -144,10 +153,10 @@ def test_feedback_on_what_waits_to_be_written_takes_no_place_of_its_own(
 
     monkeypatch.setattr(stores.Folder, "put", slow)
     first, *ids = ids_of(*[0] * (MAX_UNWRITTEN + 1))
-    started.predicted(prediction(first, verdict="unsure"), PIXELS)
+    started.predicted(prediction(first, verdict="unsure"), SEEN)
     writing.wait()
     for id_ in ids:
-        started.predicted(prediction(id_, verdict="unsure"), PIXELS)
+        started.predicted(prediction(id_, verdict="unsure"), SEEN)
     for id_ in ids:
         started.told(id_, "dogs")
     disk.set()
@@ -156,13 +165,54 @@ def test_feedback_on_what_waits_to_be_written_takes_no_place_of_its_own(
     assert {id_ for id_, sample in kept(tmp_path).items() if sample.feedback == "dogs"} == set(ids)
 
 
+async def test_a_file_that_is_disputed_is_decoded_once_with_all_that_was_said_of_it(tmp_path: Path) -> None:
+    asked: list[tuple[bytes, Flags]] = []
+    decoded = asyncio.Event()
+
+    async def decode(data: bytes, flags: Flags) -> bytes:
+        asked.append((data, flags))
+        await decoded.wait()
+        return SEEN.data
+
+    store = Samples(Settings(samples=str(tmp_path), sample="disputed,disagreed"), decode)
+    (id_,) = ids_of(0)
+    store.predicted(prediction(id_), Seen(CAT, PLAIN))
+    store.told(id_, "dogs")
+    await asyncio.sleep(0)
+    store.disagreed(id_)
+    store.told(id_, "neither")
+    decoded.set()
+    await asyncio.sleep(0.01)
+    store.told(id_, "both")
+    await asyncio.sleep(0.01)
+    store.start()
+    store.close()
+    assert asked == [(CAT, PLAIN)]
+    assert kept(tmp_path)[id_] == Sample(why=("disputed", "disagreed"), prediction=prediction(id_), feedback="both")
+
+
+async def test_a_file_that_the_busy_service_does_not_decode_is_dropped_and_counted(tmp_path: Path) -> None:
+    async def decode(data: bytes, flags: Flags) -> bytes:
+        raise ProblemError("overloaded", "256 pictures are waiting already")
+
+    store = Samples(Settings(samples=str(tmp_path), sample="disputed"), decode)
+    store.start()
+    (id_,) = ids_of(0)
+    store.predicted(prediction(id_), Seen(CAT, PLAIN))
+    store.told(id_, "dogs")
+    await asyncio.sleep(0.01)
+    assert store.dropped == 1
+    assert store.close() == 0
+    assert kept(tmp_path) == {}
+
+
 def test_a_picture_waits_for_its_feedback_a_while_and_no_longer(
     begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = begin(sample="disputed")
     ids = ids_of(*[0] * (MAX_HELD + 1))
     for id_ in ids:
-        started.predicted(prediction(id_), PIXELS)
+        started.predicted(prediction(id_), SEEN)
     started.told(ids[0], "dogs")  # one too many has come since
     started.told(ids[1], "dogs")
     monkeypatch.setattr(samples, "HELD_SECONDS", -1.0)
@@ -197,7 +247,7 @@ def test_the_caps_hold_at_every_moment_and_the_oldest_go_first(
     ids = ids_of(*(5 - number / 100 for number in range(60)))
     by_number = begin(sample="unsure", samples_count=7)
     for id_ in ids:
-        by_number.predicted(prediction(id_, verdict="unsure"), PIXELS)
+        by_number.predicted(prediction(id_, verdict="unsure"), SEEN)
     until(lambda: by_number.written == 60)
     until(lambda: by_number.stored == 7)
     assert sorted(kept(tmp_path)) == sorted(ids[-7:])
@@ -212,7 +262,7 @@ def test_the_caps_hold_at_every_moment_and_the_oldest_go_first(
 
     (new,) = ids_of(0)
     by_age = begin(sample="unsure", samples_days=4.0)
-    by_age.predicted(prediction(new, verdict="unsure"), PIXELS)
+    by_age.predicted(prediction(new, verdict="unsure"), SEEN)
     until(lambda: list(kept(tmp_path)) == [new])
     assert (tmp_path / "mine.txt").exists()
 
@@ -222,7 +272,7 @@ def test_what_another_replica_wrote_counts_too(begin: Begin, tmp_path: Path) -> 
     ids = ids_of(*range(8, 0, -1))
     for started, some in ((first, ids[:4]), (second, ids[4:])):
         for id_ in some:
-            started.predicted(prediction(id_, verdict="unsure"), PIXELS)
+            started.predicted(prediction(id_, verdict="unsure"), SEEN)
         until(lambda started=started: started.written == 4)  # type: ignore[misc]
     second.tidy()
     until(lambda: sorted(kept(tmp_path)) == sorted(ids[4:]))

@@ -16,7 +16,7 @@ from shared.pixels import pixels
 from shared.samples import SUFFIX, TOMBSTONE
 from tests.conftest import ROOT
 from tests.serving.conftest import Start
-from tests.serving.telemetry.test_samples import written
+from tests.serving.telemetry.test_samples import nothing_to_decode, written
 from tests.waiting import until
 
 pytest.importorskip("obstore")
@@ -66,7 +66,7 @@ def test_samples_may_lie_in_a_bucket(s3: Any, start: Start) -> None:
     for said in ("deleted", "there was no sample"):
         done = CliRunner().invoke(cli.forget, ["--samples", "s3://pictures/some/samples", ids[0]])
         assert f"{ids[0]}  {said}" in done.output
-    again = Samples(Settings(samples="s3://pictures/some/samples", samples_count=1))
+    again = Samples(Settings(samples="s3://pictures/some/samples", samples_count=1), nothing_to_decode)
     again.start()
     until(lambda: again.stored == 1)
     again.close()
