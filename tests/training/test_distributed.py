@@ -89,7 +89,7 @@ def process_of(launcher: int, rank: int) -> int:
     pytest.fail(f"there is no process of rank {rank}")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on_with_one(work: Path, rank: int) -> None:
     write_params(work, train={"epochs": 3, "checkpoint_minutes": 1e-6})
     with Stage(work, "train --processes 2") as first:
@@ -118,6 +118,7 @@ def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on_with
     assert [metric.step for metric in logged] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes_on_the_same_curve(work: Path) -> None:
     """Interrupted by its first process after an epoch; as many epochs later it is where a single process is."""
     write_params(work, train=SIMPLE | {"epochs": 3, "checkpoint_minutes": 1e-6})

@@ -21,7 +21,7 @@ from shared.contract import Contract, Precision
 from shared.files import write_whole
 from shared.intervals import Interval
 from tests.conftest import ROOT
-from tests.training.promotion.conftest import Make
+from tests.training.promotion.conftest import LOG_MODEL, Make
 from tests.training.promotion.redness import EACH, Redness, champion, client, done, place, refused, served, state, tags
 from training import stage, tracking
 from training.graph import Runner
@@ -372,7 +372,10 @@ def test_a_dry_run_says_the_same_and_changes_nothing(make: Make) -> None:
     assert champion() == "cats-dogs/2"
 
 
-def test_the_registry_s_model_is_an_mlflow_model_with_its_signature(make: Make) -> None:
+def test_the_registry_s_model_is_an_mlflow_model_with_its_signature(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow.onnx.log_model", LOG_MODEL)
     make(GOOD, SMALLER)
     done("promote")
     model = mlflow.onnx.load_model("models:/cats-dogs@champion")
