@@ -75,35 +75,35 @@ class Model:
     ``fallback`` says why this file serves instead of the one asked for; None if it is that one.
     """
 
-    def __init__(self, data: bytes, file: str, fallback: str | None = None) -> None:
-        """Make a session with one thread, which sits the exam.
-
-        Args:
-            data: the whole file.
-            file: its name, for messages.
-            fallback: see the class.
+    def __init__(self, path: Path, fallback: str | None = None) -> None:
+        """Read the file, and make a session with one thread, which sits the exam.
 
         Raises:
-            ModelRefusedError: it is not an ONNX model, its contract is not accepted, or it fails its exam.
+            ModelRefusedError: it cannot be read, is not an ONNX model, its contract is not accepted, or it fails its
+                exam.
         """
-        self.file = file
+        self.file = path.name
         self.fallback = fallback
+        self._path = path
+        data = _read(path)
         self.digest = hashlib.sha256(data).hexdigest()
-        self._data = data
-        session = _session(data, file, 1)
+        session = _session(data, self.file, 1)
         try:
             self.contract: Contract = contract.loads(session.get_modelmeta().custom_metadata_map)
         except ContractError as error:
-            raise ModelRefusedError(f"{file}: {error}") from error
+            raise ModelRefusedError(f"{self.file}: {error}") from error
         self.network = self._wide = self._examined(session)
 
     def widen(self, threads: int) -> None:
         """Add a session with ``threads`` threads, for a picture that has the machine to itself.
 
         Raises:
-            ModelRefusedError: it fails the exam; the first session answers in its place.
+            ModelRefusedError: the file has changed, or fails its exam; the first session answers in its place.
         """
-        self._wide = self._examined(_session(self._data, self.file, threads))
+        data = _read(self._path)  # again, since keeping it takes 9 MB
+        if hashlib.sha256(data).hexdigest() != self.digest:
+            raise ModelRefusedError(f"{self.file}: it has changed since it was loaded")
+        self._wide = self._examined(_session(data, self.file, threads))
 
     def look(self, photo: Photo, *, alone: bool = False) -> Look:
         """Look at a picture, and again if need be; ``alone``: in the wide session, if there is one.
@@ -132,10 +132,12 @@ def _session(data: bytes, file: str, threads: int) -> Any:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     # For an invalid file onnxruntime raises its own classes, RuntimeError or ValueError.
     except Exception as error:
         raise ModelRefusedError(f"{file}: not a model that onnxruntime can load") from error
+    session._model_bytes = None  # it would keep the file for a second session, which is not asked for
+    return session
 
 
 def load(path: Path) -> Model:
@@ -144,16 +146,15 @@ def load(path: Path) -> Model:
     Raises:
         ModelRefusedError: the file is refused, and so is the fp32 file, if there is one.
     """
-    data = _read(path)
     try:
-        return Model(data, path.name)
+        return Model(path)
     except ExamFailedError as error:
         beside = path.with_name(path.name.replace(".int8.", ".fp32."))
         if beside == path or error.precision != "int8":
             raise
         reason = str(error)
     try:
-        return Model(_read(beside), beside.name, reason)
+        return Model(beside, reason)
     except ModelRefusedError as error:
         raise ModelRefusedError(f"{reason}; fallback: {error}") from error
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -142,6 +143,25 @@ def test_on_all_cores_the_model_answers_the_same() -> None:
     narrow, wide = (model.look(decode(PHOTO), alone=alone) for alone in (False, True))
     assert narrow.again == wide.again
     assert np.allclose(narrow.outputs.probabilities, wide.outputs.probabilities, atol=1e-4)
+
+
+def test_a_file_that_has_changed_since_is_not_taken_for_all_cores(shipped: Path, tmp_path: Path) -> None:
+    model = models.load(Path(shutil.copy(SHIPPED_INT8, tmp_path / "m.onnx")))
+    shutil.copy(shipped, tmp_path / "m.onnx")
+    with pytest.raises(ModelRefusedError, match=r"m\.onnx: it has changed since it was loaded"):
+        model.widen(2)
+    (tmp_path / "m.onnx").unlink()
+    with pytest.raises(ModelRefusedError, match=r"m\.onnx: No such file"):
+        model.widen(2)
+    narrow, alone = (model.look(decode(PHOTO), alone=alone) for alone in (False, True))
+    assert np.array_equal(narrow.outputs.probabilities, alone.outputs.probabilities)
+
+
+def test_the_bytes_of_a_file_are_not_kept() -> None:
+    model = models.load(SHIPPED_INT8)
+    size = SHIPPED_INT8.stat().st_size
+    found = [*vars(model).values(), *vars(model.network._session).values()]
+    assert not [each for each in found if isinstance(each, bytes) and len(each) == size]
 
 
 def test_an_int8_file_that_passes_answers_itself(shipped: Path, tmp_path: Path) -> None:
