@@ -82,8 +82,9 @@ class Work:
         metrics.count_prediction(answer)
         line = self.service.ledger.record(message, answer, queued)
         if samples:
-            seen = Seen(answer.pixels) if answer.pixels else Seen(bytes(data), flags & SOURCE)
-            samples.predicted(line, seen, chosen=chosen)
+            seen = answer.pixels or (data if isinstance(data, bytearray) else bytes(data))  # not all of a batch
+            what = Flags.PIXELS if answer.pixels else flags & SOURCE
+            samples.predicted(line, Seen(seen, what), chosen=chosen)
         if challenger:
             challenger.offer(line, answer.pixels)
         return message
@@ -311,7 +312,7 @@ class Service:
         if self.challenger:
             self.challenger.load()
 
-    async def _decode(self, data: bytes, flags: Flags) -> bytes:
+    async def _decode(self, data: Body, flags: Flags) -> bytes:
         """The pixels of a picture that was answered before; raises `ProblemError`."""
         with self.engine.admit() as lanes:
             answer, _ = await lanes.run(data, flags | Flags.KEEP, lambda: True)

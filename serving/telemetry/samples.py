@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from serving import ids
-from serving.engine.wire import PLAIN, Flags
+from serving.engine.wire import PLAIN, Body, Flags
 from serving.errors import ProblemError
 from serving.settings import Settings
 from serving.telemetry.logs import SERVICE
@@ -36,13 +36,13 @@ MAX_HELD: Final = 200
 HELD_SECONDS: Final = 600.0
 
 
-Decode = Callable[[bytes, Flags], Awaitable[bytes]]
+Decode = Callable[[Body, Flags], Awaitable[bytes]]
 
 
 class Seen(NamedTuple):
     """A picture as it was sent, with the flags to decode it, or its pixels."""
 
-    data: bytes
+    data: Body
     flags: Flags = Flags.PIXELS
 
 
@@ -194,7 +194,7 @@ class Samples(LineWriter[str]):
             raise
 
     def _keep(self, id_: str, kept: Kept) -> None:
-        name, data = id_ + SUFFIX, encode(kept.seen.data, kept.sample)
+        name, data = id_ + SUFFIX, encode(bytes(kept.seen.data), kept.sample)
         self._prune(int(name not in self._sizes), len(data) - self._sizes.get(name, 0))
         self._store.put(name, data)
         # Looked for afterwards, since `forget` puts the tombstone first: whichever comes last, the sample is gone.

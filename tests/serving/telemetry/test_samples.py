@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from serving import cli
-from serving.engine.wire import PLAIN, Flags
+from serving.engine.wire import PLAIN, Body, Flags
 from serving.errors import ProblemError
 from serving.ids import PredictionIds
 from serving.settings import Settings
@@ -37,7 +37,7 @@ SEEN = Seen(bytes(PIXEL_BYTES))
 Begin = Callable[..., Samples]
 
 
-async def nothing_to_decode(data: bytes, flags: Flags) -> bytes:
+async def nothing_to_decode(data: Body, flags: Flags) -> bytes:
     pytest.fail(f"{len(data)} bytes, {flags!r}")
 
 
@@ -166,13 +166,13 @@ def test_feedback_on_what_waits_to_be_written_takes_no_place_of_its_own(
 
 
 async def test_a_file_that_is_disputed_is_decoded_once_with_all_that_was_said_of_it(tmp_path: Path) -> None:
-    asked: list[tuple[bytes, Flags]] = []
+    asked: list[tuple[Body, Flags]] = []
     decoded = asyncio.Event()
 
-    async def decode(data: bytes, flags: Flags) -> bytes:
+    async def decode(data: Body, flags: Flags) -> bytes:
         asked.append((data, flags))
         await decoded.wait()
-        return SEEN.data
+        return bytes(SEEN.data)
 
     store = Samples(Settings(samples=str(tmp_path), sample="disputed,disagreed"), decode)
     (id_,) = ids_of(0)
@@ -192,7 +192,7 @@ async def test_a_file_that_is_disputed_is_decoded_once_with_all_that_was_said_of
 
 
 async def test_a_file_that_the_busy_service_does_not_decode_is_dropped_and_counted(tmp_path: Path) -> None:
-    async def decode(data: bytes, flags: Flags) -> bytes:
+    async def decode(data: Body, flags: Flags) -> bytes:
         raise ProblemError("overloaded", "256 pictures are waiting already")
 
     store = Samples(Settings(samples=str(tmp_path), sample="disputed"), decode)
