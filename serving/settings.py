@@ -157,7 +157,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "unsure,disputed,disagreed,random:0.01"
     samples_count: Annotated[int, Meta(ge=1, description="Most samples to keep, the newest.")] = 10_000
-    samples_bytes: Annotated[int, Meta(ge=1, description="Most bytes of samples.")] = 1_000 * MEGABYTE
+    samples_bytes: Annotated[int, Meta(ge=1, description="Most bytes of samples.")] = 2_000 * MEGABYTE
     samples_days: Annotated[float, Meta(gt=0, description="Days after which a sample is deleted.")] = 30.0
     watch_seconds: Annotated[
         float,
