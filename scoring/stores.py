@@ -109,7 +109,7 @@ class Bucket:
         raise ScoreError(f"{self.address}: {key} is refused as existing, and does not exist")
 
     def keeps_the_first(self) -> bool:
-        """Whether of those who create one object at the same time one alone succeeds: some stores let all of them."""
+        """Whether only one of those who create one object at the same time succeeds: some stores let all of them."""
         key = f"_probe-{secrets.token_hex(8)}"
         with ThreadPoolExecutor(RACERS) as racers:
             made = list(racers.map(lambda racer: self.create(key, str(racer).encode()), range(RACERS)))

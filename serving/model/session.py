@@ -4,6 +4,8 @@ An int8 file may give other results on another kind of processor. If it fails it
 """
 
 import hashlib
+import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +86,10 @@ class Model:
         """
         self.file = path.name
         self.fallback = fallback
-        self._path = path
-        data = _read(path)
+        # Kept open, since keeping the bytes takes 9 MB: another file may come to its path, even one that blocks.
+        self._descriptor = _opened(path)
+        weakref.finalize(self, os.close, self._descriptor)
+        data = self._read()
         self.digest = hashlib.sha256(data).hexdigest()
         session = _session(data, self.file, 1)
         try:
@@ -100,10 +104,16 @@ class Model:
         Raises:
             ModelRefusedError: the file has changed, or fails its exam; the first session answers in its place.
         """
-        data = _read(self._path)  # again, since keeping it takes 9 MB
+        data = self._read()
         if hashlib.sha256(data).hexdigest() != self.digest:
             raise ModelRefusedError(f"{self.file}: it has changed since it was loaded")
         self._wide = self._examined(_session(data, self.file, threads))
+
+    def _read(self) -> bytes:
+        try:  # not from the descriptor's position, which processes share
+            return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        except OSError as error:
+            raise _unreadable(self.file, error) from error
 
     def look(self, photo: Photo, *, alone: bool = False) -> Look:
         """Look at a picture, and again if need be; ``alone``: in the wide session, if there is one.
@@ -159,8 +169,12 @@ def load(path: Path) -> Model:
         raise ModelRefusedError(f"{reason}; fallback: {error}") from error
 
 
-def _read(path: Path) -> bytes:
+def _opened(path: Path) -> int:
     try:
-        return path.read_bytes()
+        return os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise ModelRefusedError(f"{path.name}: {error.strerror}", again=True) from error
+        raise _unreadable(path.name, error) from error
+
+
+def _unreadable(file: str, error: OSError) -> ModelRefusedError:
+    return ModelRefusedError(f"{file}: {error.strerror}", again=True)
