@@ -58,16 +58,7 @@ def registry(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.kill()
         process.wait()
     else:
-        docker(
-            "run",
-            "--detach",
-            "--rm",
-            "--name",
-            "cats-dogs-registry",
-            "--publish",
-            f"127.0.0.1:{port}:5000",
-            "registry:3",
-        )
+        docker.run("--rm", "--name", "cats-dogs-registry", "--publish", f"127.0.0.1:{port}:5000", "registry:3")
         _wait(port)
         yield f"127.0.0.1:{port}"
         docker("rm", "--force", "cats-dogs-registry")

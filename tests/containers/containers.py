@@ -26,7 +26,7 @@ class Container:
     def __init__(self, docker: Docker, image: str, *options: str) -> None:
         self.docker = docker
         self.started = time.perf_counter()
-        self.id = docker("run", "--detach", "--publish", "127.0.0.1::8000", *options, image).splitlines()[-1]
+        self.id = docker.run("--publish", "127.0.0.1::8000", *options, image)
         self.url = "http://" + docker("port", self.id, "8000/tcp").splitlines()[0]
 
     def ready(self) -> float:

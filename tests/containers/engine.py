@@ -63,6 +63,13 @@ class Docker:
             raise AssertionError(f"docker {' '.join(map(str, arguments))}: {done.returncode}\n{done.stdout}")
         return done.stdout.rstrip("\n")
 
+    def run(self, *arguments: str) -> str:
+        """Start a container in the background; returns its id."""
+        # The client may add a line on its wait for the container ("context canceled"), though all is well.
+        said = self("run", "--detach", *arguments)
+        (identity,) = re.findall(r"^[0-9a-f]{64}$", said, re.MULTILINE)
+        return str(identity)
+
     @contextlib.contextmanager
     def stream(self, *arguments: str) -> Iterator[IO[bytes]]:
         """What a command of the client's writes, as it comes."""

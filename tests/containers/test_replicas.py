@@ -27,12 +27,12 @@ class Pods:
         docker("network", "create", NETWORK)
         self.ids = [self.start() for _ in range(3)]
         ports = ("--publish", "127.0.0.1::8000", "--publish", "127.0.0.1::8405")
-        self.edge = docker(
-            "run", "--detach", "--network", NETWORK, *ports,
+        self.edge = docker.run(
+            "--network", NETWORK, *ports,
             "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
             "--volume", f"{ROOT}/ops/edge/haproxy.cfg:/usr/local/etc/haproxy/haproxy.cfg:ro",
             docker.images()["edge"],
-        ).splitlines()[-1]  # fmt: skip
+        )  # fmt: skip
         self.url, self.watch = (
             "http://" + docker("port", self.edge, f"{port}/tcp").splitlines()[0] for port in (8000, 8405)
         )
@@ -40,9 +40,7 @@ class Pods:
     def start(self) -> str:
         """One more replica, under the name that the edge asks for."""
         options = docker_run(render("production"))
-        return self.docker(
-            "run", "--detach", "--network", NETWORK, "--network-alias", "service", *options, self.image
-        ).splitlines()[-1]
+        return self.docker.run("--network", NETWORK, "--network-alias", "service", *options, self.image)
 
     def up(self) -> int:
         """How many replicas the edge has in its pool."""
