@@ -6,6 +6,7 @@ installation, ``catsdogs.commands.NAME`` needs the extra NAME.
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -141,6 +142,7 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
     if not settings.model_path.is_file():
         raise click.UsageError(f"{settings.model_path}: no such model file")
 
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # clients' pictures are in its memory, and belong on no disk
     from serving.engine.lane import Zygote
 
     # It imports what lanes need while this process imports what HTTP needs.

@@ -82,9 +82,8 @@ class Work:
         metrics.count_prediction(answer)
         line = self.service.ledger.record(message, answer, queued)
         if samples:
-            seen = answer.pixels or (data if isinstance(data, bytearray) else bytes(data))  # not all of a batch
-            what = Flags.PIXELS if answer.pixels else flags & SOURCE
-            samples.predicted(line, Seen(seen, what), chosen=chosen)
+            seen = Seen(answer.pixels) if answer.pixels else Seen(data, flags & SOURCE)
+            samples.predicted(line, seen, chosen=chosen)
         if challenger:
             challenger.offer(line, answer.pixels)
         return message
@@ -218,6 +217,8 @@ class Service:
         if self.challenger:
             await self.challenger.close()
         await self.manager.close()
+        if self.ledger.samples:
+            await self.ledger.samples.decode_rest(self.settings.deadline_seconds)
         await self.engine.close()
         await self.ledger.close()
         if self.exporter:
@@ -314,11 +315,12 @@ class Service:
 
     async def _decode(self, data: Body, flags: Flags) -> bytes:
         """The pixels of a picture that was answered before; raises `ProblemError`."""
-        with self.engine.admit() as lanes:
-            answer, _ = await lanes.run(data, flags | Flags.KEEP, lambda: True)
-        assert isinstance(answer, Answer)
-        assert answer.pixels
-        return answer.pixels
+        lanes = self.engine.current  # also while requests are refused: nobody else waits for this
+        assert lanes is not None
+        answer, _ = await lanes.run(data, flags | Flags.KEEP, lambda: True)
+        if isinstance(answer, Answer) and answer.pixels:
+            return answer.pixels
+        raise ProblemError("not_ready", "the worker answered something else")
 
     def _challenged(self, line: PredictionLine, answer: Answer, version: str) -> None:
         self.metrics.count_challenger(agreed=answer.verdict == line.verdict, seconds=answer.infer)

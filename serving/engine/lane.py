@@ -270,7 +270,7 @@ class Lane(asyncio.Protocol):
         self._writable = True
         while self._unsent and self._writable:
             self._transport.write(self._unsent[:PIECE_BYTES])
-            self._unsent = self._unsent[PIECE_BYTES:]
+            self._unsent = self._unsent[PIECE_BYTES:] or memoryview(b"")  # an empty slice would keep the whole body
 
     def pixels(self) -> bytes:
         """What the network saw in the picture answered last, if it was kept."""

@@ -17,8 +17,8 @@ from shared.journal import PredictionLine
 
 # Pictures that wait for it: 2.4 MB.
 MAX_WAITING: Final = 16
-# A core must be idle at this number of looks in a row, one of them after each answer: a client that sends one picture
-# after the other leaves cores idle for a moment only.
+# A core must be idle at this number of looks in a row, and at another before each further picture that waits: a client
+# that sends one picture after the other leaves cores idle for a moment only.
 LOOKS: Final = 3
 LOOK_SECONDS: Final = 0.02
 # For loading and for an answer: at the lowest priority either takes long on a machine that has other things to do.
@@ -142,8 +142,9 @@ class Challenger:
             SERVICE.info("the challenger is ready", extra={"fields": fields})
             looks = 0
             while True:
+                if self._waiting.empty():
+                    looks = 0
                 asked = await self._waiting.get()
-                looks -= 1
                 while looks < LOOKS:  # or each lane would have to tell, on the answer's path
                     await asyncio.sleep(LOOK_SECONDS)
                     looks = looks + 1 if self._engine.idle else 0
@@ -154,6 +155,7 @@ class Challenger:
                     raise ChallengerError("model", outcome.reason)
                 if not isinstance(outcome, Answer):
                     raise ChallengerError("crash", "its process ended")
+                looks = LOOKS - 1
                 self._count += 1
                 self._answered(asked.line, outcome, model.contract.version)
         finally:

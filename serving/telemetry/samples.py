@@ -4,10 +4,12 @@ Nothing of it is on a request's path: what is kept waits in memory until the thr
 counted, when too much waits.
 
 A small file that may get feedback is held as it was sent, since few are disputed: decoding those again costs less than
-a copy of every picture's pixels.
+a copy of every picture's pixels. Lanes do so one at a time, so that much feedback at once delays clients' pictures by
+one.
 """
 
 import asyncio
+import contextlib
 import random
 import re
 import threading
@@ -30,7 +32,7 @@ from shared.journal import PredictionLine
 from shared.samples import PIXEL_BYTES, SUFFIX, TOMBSTONE, Reason, Sample, encode
 
 NAME: Final = re.compile(ids.FORM.pattern + re.escape(SUFFIX))
-# Pictures that wait to be written, and that wait for feedback: 19 and 30 MB.
+# Pictures that wait to be decoded again or written, and that wait for feedback: 19 and 30 MB.
 MAX_UNWRITTEN: Final = 128
 MAX_HELD: Final = 200
 HELD_SECONDS: Final = 600.0
@@ -72,8 +74,9 @@ class Samples(LineWriter[str]):
         self._share = float(kinds.get("random", 0))
         self._holds = self._disputed or self._disagreed
         self._decode = decode
-        self._decoding: dict[str, asyncio.Task[None]] = {}
         self._held: OrderedDict[str, Kept] = OrderedDict()
+        self._undecoded: dict[str, Kept] = {}
+        self._decoder: asyncio.Task[None] | None = None
         self._unwritten: dict[str, Kept] = {}
         self._lock = threading.Lock()  # of those
         self._store = stores.opened(settings.samples)
@@ -95,6 +98,10 @@ class Samples(LineWriter[str]):
         """Keep the picture of a prediction, if it is one to keep, and hold it for feedback and challenger."""
         unsure = self._unsure and line.verdict == "unsure"
         why: tuple[Reason, ...] = (*(("unsure",) if unsure else ()), *(("random",) if chosen else ()))
+        if not why and not self._holds:
+            return
+        if isinstance(seen.data, memoryview):  # of a batch, which should not be held as a whole
+            seen = seen._replace(data=bytes(seen.data))
         kept = Kept(time.monotonic(), seen, Sample(why=why, prediction=line))
         if self._holds:
             self._held[line.id] = kept
@@ -123,32 +130,45 @@ class Samples(LineWriter[str]):
         if reason and reason not in sample.why:
             sample = msgspec.structs.replace(sample, why=(*sample.why, reason))
         id_ = sample.prediction.id
-        self._held[id_] = self._held[id_]._replace(sample=sample)
-        if sample.why:
-            self._queue(self._held[id_])
+        kept = self._held[id_]._replace(sample=sample)
+        if not sample.why or self._queue(kept):  # else the same feedback may be given again
+            self._held[id_] = kept
 
-    def _queue(self, kept: Kept) -> None:
-        """Have it written, in place of an earlier version that waits."""
+    def _queue(self, kept: Kept) -> bool:
+        """Have it written, in place of an earlier version that waits; returns False if it is dropped."""
         id_ = kept.sample.prediction.id
-        if Flags.PIXELS not in kept.seen.flags:
-            if id_ not in self._decoding:
-                self._decoding[id_] = asyncio.get_running_loop().create_task(self._decode_and_queue(id_, kept))
-            return
-        with self._lock:
-            if id_ in self._unwritten or self.append(id_):
-                self._unwritten[id_] = kept
-
-    async def _decode_and_queue(self, id_: str, kept: Kept) -> None:
-        try:
-            seen = Seen(await self._decode(*kept.seen))
-        except ProblemError:
+        if Flags.PIXELS in kept.seen.flags:
+            with self._lock:
+                if queued := id_ in self._unwritten or self.append(id_):
+                    self._unwritten[id_] = kept
+        elif queued := id_ in self._undecoded or len(self._undecoded) + len(self._unwritten) < MAX_UNWRITTEN:
+            self._undecoded[id_] = kept
+            if self._decoder is None:
+                self._decoder = asyncio.get_running_loop().create_task(self._decode_all())
+        else:
             self.dropped += 1
-            return
-        finally:
-            del self._decoding[id_]
-        if held := self._held.get(id_):  # it may have got feedback meanwhile
-            kept = self._held[id_] = held._replace(seen=seen)
-        self._queue(kept._replace(seen=seen))
+        return queued
+
+    async def _decode_all(self) -> None:
+        while self._undecoded:
+            id_, kept = next(iter(self._undecoded.items()))
+            try:
+                seen = Seen(await self._decode(*kept.seen))
+            except ProblemError:
+                self.dropped += 1
+                del self._undecoded[id_]
+                continue
+            kept = self._undecoded.pop(id_)._replace(seen=seen)  # with what was said of it meanwhile
+            if id_ in self._held:
+                self._held[id_] = kept
+            self._queue(kept)
+        self._decoder = None
+
+    async def decode_rest(self, seconds: float) -> None:
+        """Have lanes decode what waits for it, for so long; call before they end."""
+        if self._decoder:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._decoder, seconds)
 
     def tidy(self) -> None:
         """Let go of what has waited for feedback for too long, and have the caps looked at; call now and then."""
@@ -157,7 +177,8 @@ class Samples(LineWriter[str]):
 
     def close(self) -> int:
         """Write what waits, and stop; returns how many are lost."""
-        if lost := super().close():
+        self.dropped += len(self._undecoded)
+        if lost := super().close() + len(self._undecoded):
             SERVICE.error("samples are lost", extra={"fields": {"samples": lost}})
         return lost
 

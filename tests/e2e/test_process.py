@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -191,6 +192,7 @@ def test_what_decodes_and_computes_is_not_in_the_process_that_talks(tmp_path: Pa
     images = {"images": [{"data": b64encode(CAT).decode()}]}
     assert "error" not in httpx.post(f"{process.url}/predict/batch", json=images).json()["results"][0]
     libraries = ("numpy", "PIL", "onnxruntime")
+    assert [resource.prlimit(pid, resource.RLIMIT_CORE) for pid in process.family()] == [(0, 0)] * 3, "pictures on disk"
     front, lane = (Path(f"/proc/{pid}/maps").read_text() for pid in (process.process.pid, *process.lanes()))
     assert [name for name in libraries if f"/{name}/" in front] == []
     assert [name for name in libraries if f"/{name}/" in lane] == list(libraries)

@@ -198,6 +198,13 @@ async def test_a_large_body_arrives_whole(make: Make) -> None:
     assert (await run(lanes, b"echo 0.5" + b" " * 60_000_000)).familiarity == 0.5
 
 
+async def test_a_large_body_is_let_go_of_when_it_is_answered(make: Make) -> None:
+    lanes = await make()
+    body = bytearray(b"echo 0.5" + b" " * 10_000_000)
+    await lanes.run(body, PLAIN, lambda: True)
+    body.clear()  # BufferError: it is still in use
+
+
 async def test_a_body_that_there_is_no_memory_for_costs_no_lane(make: Make) -> None:
     lanes = await make()
     assert (await refusal(lanes, bytes(800_000_000))).code == "body_too_large"

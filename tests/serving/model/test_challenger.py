@@ -10,9 +10,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from serving.engine.engine import Engine
 from serving.engine.lane import yield_to_others
 from serving.model import challenger
-from serving.model.challenger import MAX_WAITING, TRIES, Challenger
+from serving.model.challenger import LOOKS, MAX_WAITING, TRIES, Challenger
 from serving.model.classify import classify
 from serving.model.session import load
 from serving.settings import SHIPPED_INT8, SHIPPED_MODEL
@@ -31,9 +32,10 @@ GIVEN_UP = "the challenger is given up"
 
 @pytest.fixture(autouse=True)
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Ids of processes that should give way to others; they don't, since the machine of a test run is busy."""
+    """Ids of processes that should give way to others; they don't, the machine is busy, nor wait for long."""
     found: list[int] = []
     monkeypatch.setattr("serving.engine.lane.yield_to_others", found.append)
+    monkeypatch.setattr(challenger, "LOOK_SECONDS", 0.001)  # less than a client's pause between two pictures
     return found
 
 
@@ -100,6 +102,17 @@ def test_a_process_that_gives_way_runs_when_nothing_else_does_and_is_killed_firs
         assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
         if (group := Path(f"/proc/{process.pid}/autogroup")).exists():
             assert group.read_text().endswith("nice 19\n")
+
+
+def test_after_a_quiet_time_a_core_must_stay_idle_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(Engine, "idle", property(lambda _: not looks.append(1)))  # type: ignore[func-returns-value]
+    server = start(challenger=str(SHIPPED_MODEL))
+    ready(server)
+    for number in (1, 2):
+        server.predict()
+        until(lambda number=number: answers(server) == number)  # type: ignore[misc]
+        assert len(looks) == number * LOOKS
 
 
 def test_a_picture_of_which_it_says_otherwise_is_a_sample(start: Start, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 import threading
 import time
 from base64 import b64encode
@@ -191,19 +192,100 @@ async def test_a_file_that_is_disputed_is_decoded_once_with_all_that_was_said_of
     assert kept(tmp_path)[id_] == Sample(why=("disputed", "disagreed"), prediction=prediction(id_), feedback="both")
 
 
-async def test_a_file_that_the_busy_service_does_not_decode_is_dropped_and_counted(tmp_path: Path) -> None:
+async def test_a_file_that_no_lane_decodes_is_dropped_and_counted_and_the_next_is_decoded(tmp_path: Path) -> None:
     async def decode(data: Body, flags: Flags) -> bytes:
-        raise ProblemError("overloaded", "256 pictures are waiting already")
+        if data == b"crash":
+            raise ProblemError("not_ready", "the worker crashed on this request; retry")
+        return bytes(SEEN.data)
+
+    store = Samples(Settings(samples=str(tmp_path), sample="disputed"), decode)
+    store.start()
+    first, second = ids_of(0, 0)
+    for id_, data in ((first, b"crash"), (second, CAT)):
+        store.predicted(prediction(id_), Seen(data, PLAIN))
+        store.told(id_, "dogs")
+    await store.decode_rest(60)
+    assert store.dropped == 1
+    assert store.close() == 0
+    assert list(kept(tmp_path)) == [second]
+
+
+async def test_files_are_decoded_one_at_a_time_and_what_is_too_much_may_be_told_again(tmp_path: Path) -> None:
+    at_once = []
+    lane = asyncio.Semaphore(0)
+
+    async def decode(data: Body, flags: Flags) -> bytes:
+        at_once.append(data)
+        await lane.acquire()
+        at_once.remove(data)
+        return bytes(SEEN.data)
+
+    store = Samples(Settings(samples=str(tmp_path), sample="disputed"), decode)
+    ids = ids_of(*[0] * (MAX_UNWRITTEN + 1))
+    for number, id_ in enumerate(ids):
+        store.predicted(prediction(id_), Seen(b"%d" % number, PLAIN))
+        store.told(id_, "dogs")
+        await asyncio.sleep(0)
+    assert at_once == [b"0"]
+    assert store.dropped == 1
+    for id_ in ids_of(*[0] * MAX_HELD):  # those before are no longer held for feedback
+        store.predicted(prediction(id_), Seen(b"", PLAIN))
+    store.predicted(prediction(ids[-1]), Seen(b"", PLAIN))
+    store.start()
+    lane.release()
+    while not store.written:  # noqa: ASYNC110 - a thread writes
+        await asyncio.sleep(0.01)
+    store.told(ids[-1], "dogs")
+    for _ in ids:
+        lane.release()
+    await store.decode_rest(60)
+    assert store.close() == 0
+    assert set(kept(tmp_path)) == set(ids)
+    assert store.dropped == 1
+
+
+async def test_what_no_lane_decodes_before_the_service_ends_is_counted(tmp_path: Path) -> None:
+    async def decode(data: Body, flags: Flags) -> bytes:
+        await asyncio.Event().wait()
+        pytest.fail("nobody sets it")
 
     store = Samples(Settings(samples=str(tmp_path), sample="disputed"), decode)
     store.start()
     (id_,) = ids_of(0)
     store.predicted(prediction(id_), Seen(CAT, PLAIN))
     store.told(id_, "dogs")
-    await asyncio.sleep(0.01)
+    await store.decode_rest(0.01)
+    assert store.close() == 1
     assert store.dropped == 1
-    assert store.close() == 0
-    assert kept(tmp_path) == {}
+
+
+def test_much_feedback_at_once_takes_no_place_of_clients_and_all_of_it_is_kept(start: Start, tmp_path: Path) -> None:
+    server = start(samples=str(tmp_path), sample="disputed", max_queue=2)
+    answers = [server.predict(CAT).json() for _ in range(60)]
+    for answer in answers:
+        said = server.http.post("/feedback", json={"id": answer["id"], "label": OTHER[answer["predicted_label"]]})
+        assert said.status_code == 200
+        assert server.service.engine.depth <= 1
+    assert server.predict(CAT).status_code == 200
+    written(server, len(answers))
+    assert server.metric("catsdogs_samples_dropped_total") == 0
+
+
+def test_feedback_that_arrives_while_the_service_drains_keeps_its_picture(start: Start, tmp_path: Path) -> None:
+    server = start(samples=str(tmp_path), sample="disputed")
+    ids = [server.predict(CAT).json()["id"] for _ in range(20)]
+    said = [msgspec.json.encode({"id": id_, "label": "dogs"}) for id_ in ids]
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in ids]
+        for client, body in zip(clients, said, strict=True):
+            client.sendall(b"POST /feedback HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:9])
+        until(lambda: server.service.budget.granted > 0)
+        server.service.drain()
+        for client, body in zip(clients, said, strict=True):
+            client.sendall(body[9:])
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 200"
+    until(lambda: set(kept(tmp_path)) == set(ids))
 
 
 def test_a_picture_waits_for_its_feedback_a_while_and_no_longer(
