@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import math
 import os
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from serving.engine.budget import BodyBudget
 from serving.engine.cores import usable_cores
 from serving.engine.engine import Engine
-from serving.engine.lane import Zygote
+from serving.engine.lane import Zygote, reap_orphans
 from serving.engine.memory import EASE_ABOVE, fitted, memory_limit, proportional_memory, resident_memory, trim
 from serving.engine.supervisor import Lanes
 from serving.engine.wire import PLAIN, SOURCE, Answer, Batch, Body, Flags, Inference, Loaded, Outcome
@@ -37,6 +39,8 @@ BEATS_TO_MEMORY: Final = 5
 BEATS_TO_TIDY: Final = 60
 # How long the port stays closed while the first model loads; then /health answers, with or without a model.
 DOOR_SECONDS: Final = 3.0
+# A batch is refused if those that wait take longer, at the time that a picture has taken lately.
+BATCHES_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +107,21 @@ class Work:
         return answer.png
 
     async def predict_all(self, pictures: Sequence[Picture]) -> list[Prediction | ProblemError]:
-        """Classify several pictures, a few at a time; returns predictions and errors in their order."""
+        """Classify several pictures, a few at a time; returns predictions and errors in their order.
+
+        Raises:
+            ProblemError: ``overloaded``: other batches would make it wait too long.
+        """
         turns = self.service.batch_turns if len(pictures) > 1 else contextlib.nullcontext()
-        return await asyncio.gather(*(self._predict_one(picture, turns) for picture in pictures))
+        with self.service.batched(len(pictures), self.lanes):
+            tasks = [asyncio.create_task(self._predict_one(picture, turns)) for picture in pictures]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:
+                # If the client has left, the others must not outlive the request, whose memory they hold.
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _predict_one(
         self, picture: Picture, turns: contextlib.AbstractAsyncContextManager[None]
@@ -179,6 +195,7 @@ class Service:
         # All batches together queue only enough pictures to keep the lanes busy. A single request then waits for few of
         # them (ops/bench/NOTES.md), and a picture's deadline, which starts in the queue, is not spent on its batch.
         self.batch_turns = asyncio.Semaphore(self.engine.lanes + 1)
+        self._batched = 0
         self.exporter = _exporter()
         self.leaving = False
         self.short_of_descriptors = False
@@ -204,6 +221,7 @@ class Service:
         self._begin(self.manager.load())
         self._begin(self._challenge())
         self._begin(self._beat())
+        self._begin(self._tend())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DOOR_SECONDS):
                 await self.manager.decided.wait()
@@ -240,14 +258,30 @@ class Service:
         self.leaving = True
         self.engine.close_admission()
 
-    def admit(self) -> Lanes:
+    def admit(self, *, begun: bool = False) -> Lanes:
         """Admit a request if there is a model and room in the queue; returns the lanes that answer it.
+
+        Args:
+            begun: it was admitted before, and its body has arrived since.
 
         Raises:
             ProblemError: ``not_ready``, ``draining`` or ``overloaded``.
         """
-        self.model  # noqa: B018  # for what it raises
-        return self.engine.admit()
+        if not begun:
+            self.model  # noqa: B018  # for what it raises
+        return self.engine.admit(begun=begun)
+
+    @contextlib.contextmanager
+    def batched(self, pictures: int, lanes: Lanes) -> Iterator[None]:
+        """Count the pictures of a batch until the block ends; raises ``overloaded`` if others would take too long."""
+        seconds = self._batched * lanes.seconds / lanes.count
+        if pictures > 1 and seconds > BATCHES_SECONDS:
+            raise ProblemError("overloaded", "too many batches are waiting", retry_after=math.ceil(seconds))
+        self._batched += pictures
+        try:
+            yield
+        finally:
+            self._batched -= pictures
 
     @property
     def model(self) -> Loaded:
@@ -285,7 +319,6 @@ class Service:
 
     async def _beat(self) -> None:
         """Run the periodic checks, every second."""
-        beats_to_watch = max(1, round(self.settings.watch_seconds / HEARTBEAT_SECONDS))
         beat = 0
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
@@ -293,6 +326,8 @@ class Service:
             try:
                 self.engine.check()
                 self.budget.check()
+                if os.getpid() == 1:
+                    reap_orphans()
                 if beat % BEATS_TO_MEMORY == 1:
                     pids = [os.getpid(), *self.engine.pids, *(self.challenger.pids if self.challenger else [])]
                     self._memory = await asyncio.to_thread(proportional_memory, pids)
@@ -300,12 +335,22 @@ class Service:
                     await asyncio.to_thread(trim)
                 if self.ledger.samples and beat % BEATS_TO_TIDY == 0:
                     self.ledger.samples.tidy()
-                await self.manager.heal()
-                if self.settings.watch_seconds and beat % beats_to_watch == 0:
-                    await self.manager.watch()
             # The checks must go on after a fault; if threads or descriptors have run out, say, the next may succeed.
             except Exception:
                 SERVICE.exception("a heartbeat failed")
+
+    async def _tend(self) -> None:
+        """Look after the model; apart from the checks, since a load may take half a minute."""
+        watched = time.monotonic()
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            try:
+                await self.manager.heal()
+                if self.settings.watch_seconds and time.monotonic() - watched >= self.settings.watch_seconds:
+                    watched = time.monotonic()
+                    await self.manager.watch()
+            except Exception:
+                SERVICE.exception("the model could not be looked after")
 
     async def _challenge(self) -> None:
         """Load the challenger, if there is one, once the model in service is decided on."""

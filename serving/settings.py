@@ -69,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.5
     max_memory_bytes: Annotated[
         int, Meta(ge=1, description="Most bytes of request bodies in memory; further senders wait.")
-    ] = 64 * MEGABYTE
+    ] = 128 * MEGABYTE
     deadline_seconds: Annotated[
         float, Meta(gt=0, le=HOUR, description="Longest time from a picture's arrival in the queue to its answer.")
     ] = 10.0

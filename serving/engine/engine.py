@@ -54,7 +54,7 @@ class Engine:
         self._settings = settings
         self._limits = limits
         self._restarted = restarted
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], Lanes] = {}
         self.closed = False
 
     @property
@@ -124,21 +124,24 @@ class Engine:
     def retire(self, lanes: Lanes) -> None:
         """End lanes after their last request, in the background."""
         task = asyncio.get_running_loop().create_task(lanes.close())
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._retiring[task] = lanes
+        task.add_done_callback(self._retiring.pop)
 
     def close_admission(self) -> None:
         """Refuse new requests from now on; accepted ones are finished."""
         self.closed = True
 
-    def admit(self) -> Lanes:
+    def admit(self, *, begun: bool = False) -> Lanes:
         """Admit a request; returns the lanes that answer it.
+
+        Args:
+            begun: it was admitted before, and its body has arrived since.
 
         Raises:
             ProblemError: ``draining``, ``not_ready``, or ``overloaded`` with the seconds after which there should be
                 room.
         """
-        if self.closed:
+        if self.closed and not begun:
             raise ProblemError("draining", "the service is shutting down; another one will answer")
         lanes = self.current
         if lanes is None or self.down:
@@ -149,8 +152,9 @@ class Engine:
 
     def check(self) -> None:
         """Kill lanes that hang; call about once a second."""
-        if self.current:
-            self.current.check()
+        for lanes in (self.current, *self._retiring.values()):
+            if lanes:
+                lanes.check()
 
     async def close(self) -> None:
         """Finish accepted requests and end the lanes."""
@@ -158,5 +162,5 @@ class Engine:
         if self.current:
             self.retire(self.current)
         if self._retiring:  # not for ever: a lane blocked in the kernel, on a disk, cannot be killed
-            await asyncio.wait(self._retiring, timeout=self._settings.deadline_seconds + CLOSE_SECONDS)
+            await asyncio.wait([*self._retiring], timeout=self._settings.deadline_seconds + CLOSE_SECONDS)
         await self._zygote.close()

@@ -67,6 +67,17 @@ def yield_to_others(pid: int) -> None:
             Path(f"/proc/{pid}/{file}").write_text(value)
 
 
+def reap_orphans() -> None:
+    """Wait for children that have ended, as only the first process of a container has to.
+
+    Its zygotes' lanes become its children when a zygote is killed. That of a zygote, too, may be waited for here:
+    `subprocess` takes it for one that has ended.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 class Zygote:
     """The process that loads one model and forks its lanes (:mod:`serving.engine.zygote`)."""
 
@@ -123,20 +134,25 @@ class Zygote:
         """Fork a lane with ``threads`` threads for a wide session; returns its process id, and socket and memory to it.
 
         Raises:
-            LaneStartError: the zygote ended.
+            LaneStartError: the zygote ended, or cannot fork.
+            OSError: descriptors or memory have run out.
         """
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         memory = os.memfd_create("bodies")
-        os.truncate(memory, SHARED_BYTES)
-        descriptors = [theirs.fileno(), memory]
         try:
-            with theirs:
-                pid = await self._ask(lambda control: socket.send_fds(control, [NUMBER.pack(threads)], descriptors))
-            return NUMBER.unpack(pid)[0], ours, mmap.mmap(memory, SHARED_BYTES)
-        except BaseException:
-            ours.close()
-            raise
+            os.truncate(memory, SHARED_BYTES)
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    ours.setblocking(False)
+                    numbers, descriptors = [NUMBER.pack(threads)], [theirs.fileno(), memory]
+                    said = await self._ask(lambda control: socket.send_fds(control, numbers, descriptors))
+                pid: int = NUMBER.unpack(said)[0]
+                if pid < 0:
+                    raise LaneStartError(f"no process can be forked: {os.strerror(-pid)}", again=True)
+                return pid, ours, mmap.mmap(memory, SHARED_BYTES)
+            except BaseException:
+                ours.close()
+                raise
         finally:
             os.close(memory)
 
@@ -155,7 +171,10 @@ class Zygote:
         self.ended = True
         self._process.kill()
         # In a daemon thread: a process that is blocked on a disk cannot be killed.
-        threading.Thread(target=self._process.wait, daemon=True).start()
+        with contextlib.suppress(
+            RuntimeError
+        ):  # threads have run out: `subprocess` waits for it when it starts another
+            threading.Thread(target=self._process.wait, daemon=True).start()
         if not self._lock.locked():
             self._control.close()
 
@@ -214,6 +233,7 @@ class Lane(asyncio.Protocol):
         self.pid = pid
         self.job: Job | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.forked = time.perf_counter()
         self.ended_for: str | None = None  # why we killed it
         self._heard = heard
         self._shared = shared

@@ -15,9 +15,9 @@ from shared.spec import Limits
 CGROUP: Final = Path("/sys/fs/cgroup")
 # Version 1 says "no limit" with the largest number of whole pages.
 NO_LIMIT: Final = 1 << 60
-# The front process and the zygote, with what they share and what malloc keeps; each lane. After 1,000 photos of all sizes
-# from 8 clients, one lane on one core and two on two took 133 and 203 MB; another 37 are of files (libraries), which the
-# system can read again.
+# The front process and the zygote, with what they share and what malloc keeps; each lane. After 1,000 photos of all
+# sizes from 8 clients, one lane on one core and two on two took 133 and 203 MB; another 37 are of files (libraries),
+# which the system can read again.
 RESIDENT_BYTES: Final = 75_000_000
 LANE_BYTES: Final = 66_000_000
 # Pictures that are written, that wait for it, and that wait for feedback: two times `telemetry.samples.MAX_UNWRITTEN`,

@@ -21,6 +21,8 @@ RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 # Weight of the latest picture in the moving average of times.
 LATELY: Final = 0.05
 FIRST_GUESS_SECONDS: Final = 0.01
+# For a lane to start: it may read the model's file again, on a disk that hangs.
+START_SECONDS: Final = 60.0
 
 
 class Lanes:
@@ -112,6 +114,8 @@ class Lanes:
                 model failed.
             ClientGoneError: ``wanted`` returned False.
         """
+        if self.zygote.ended and not self._lanes:
+            raise _PROBLEMS["crash"]()
         job = Job(data, flags, wanted)
         timer = asyncio.get_running_loop().call_later(self._deadline, self._give_up, job)
         self.queue.append(job)
@@ -121,6 +125,7 @@ class Lanes:
                 return await job.future, job.started - job.submitted
         finally:
             timer.cancel()
+            job.data = b""  # it may still be in the queue
 
     def __enter__(self) -> Self:
         """Keep the lanes until the block ends, even if another model replaces them."""
@@ -139,9 +144,11 @@ class Lanes:
         return max(1, math.ceil(min(self._deadline, self.pending * self.seconds / self.count)))
 
     def check(self) -> None:
-        """Kill lanes that have worked on one job for too long; call about once a second."""
+        """Kill lanes that have worked on one job, or started, for too long; call about once a second."""
+        now = time.perf_counter()
         for lane in self._lanes.values():
-            if lane.job is not None and time.perf_counter() - lane.job.started > self._deadline:
+            starts = not lane.ready.done() and now - lane.forked > START_SECONDS
+            if starts or (lane.job is not None and now - lane.job.started > self._deadline):
                 lane.end("hang")
 
     async def close(self) -> None:
@@ -180,9 +187,13 @@ class Lanes:
     async def _fork(self, number: int) -> None:
         """Fork a lane, and wait until it is ready."""
         pid, connection, shared = await self.zygote.fork(self._threads if number == self._wide else 1)
-        _, lane = await asyncio.get_running_loop().create_connection(
-            lambda: Lane(number, pid, shared, self._heard), sock=connection
-        )
+        try:
+            _, lane = await asyncio.get_running_loop().create_connection(
+                lambda: Lane(number, pid, shared, self._heard), sock=connection
+            )
+        except BaseException:
+            connection.close()
+            raise
         self._lanes[number] = lane
         await lane.ready
 
@@ -192,7 +203,7 @@ class Lanes:
             try:
                 await self._fork(number)
                 return
-            except LaneStartError as error:
+            except (LaneStartError, OSError) as error:  # descriptors or memory may have run out
                 SERVICE.error("a lane did not start", extra={"fields": {"lane": number, "reason": str(error)}})
             if self.zygote.ended:
                 while self.queue:

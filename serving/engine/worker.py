@@ -79,11 +79,14 @@ def main(model: Model, start: Start, threads: int, connection: socket.socket, sh
     _send(connection, Ready(refused))
     while head := connection.recv(REQUEST.size, socket.MSG_WAITALL):
         length, number = REQUEST.unpack(head)
+        # It is never stopped: waiting for a request takes no processor time, and the next request sets it again.
+        seconds = start.cpu_seconds + length * CPU_SECONDS_PER_BYTE
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         data = _receive(connection, length, shared)
         if data is None:
             outcome: Outcome = PictureRefused("body_too_large", "receiving it takes more memory than there is")
         else:
-            outcome = _outcome(model, data, limits, Flags(number), start.cpu_seconds, keep)
+            outcome = _outcome(model, data, limits, Flags(number), seconds, keep)
         _send(connection, outcome)
         del data  # or the next one would come beside it
 
@@ -104,9 +107,6 @@ def _outcome(
     model: Model, data: bytes, limits: Limits, flags: Flags, seconds: float, keep: Callable[[Pixels], None]
 ) -> Outcome:
     processor = time.process_time()
-    seconds += len(data) * CPU_SECONDS_PER_BYTE
-    # It is never stopped: waiting for a request takes no processor time, and the next request sets it again.
-    signal.setitimer(signal.ITIMER_PROF, seconds)
 
     def opened(pixels: int) -> None:
         if pixels > PIXELS_WITHIN_BASE:

@@ -39,8 +39,9 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 def main(control: socket.socket, module: str) -> None:
     """Load the model that the first message, a `Start`, names; then serve requests from ``control``.
 
-    A number with descriptors of a socket and of memory for bodies forks a lane, and is answered with its process id;
-    the number is of threads for the lane's wide session, and the lane runs ``main`` of ``module``. A number without
+    A number with descriptors of a socket and of memory for bodies forks a lane, and is answered with its process id, or
+    a negative error number; the number is of threads for the lane's wide session, and the lane runs ``main`` of
+    ``module``. A number without
     descriptors is a process id, and is answered with that lane's exit code, negative for a signal.
 
     Signals that a terminal or systemd sends to every process are for the front process: this one ends with it.
@@ -72,7 +73,10 @@ def main(control: socket.socket, module: str) -> None:
             _, status = os.waitpid(number, 0)
             control.send(NUMBER.pack(os.waitstatus_to_exitcode(status)))
             continue
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            pid = -(error.errno or 1)
         if pid == 0:
             control.close()
             _lane(partial(worker.main, model, start, number), *descriptors)

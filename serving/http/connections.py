@@ -227,6 +227,8 @@ class Connection(HttpToolsProtocol):
             raise ValueError(fault)
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             return
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # RFC 9110, section 10.1.1
         super().on_headers_complete()
         # Weakly, since they refer to each other, and a body should not wait for the garbage collector.
         wanted = partial(_still_there, weakref.ref(self))
@@ -247,6 +249,8 @@ class Connection(HttpToolsProtocol):
             return "Host is sent twice or is no host"
         if not hosts and self.parser.get_http_version() > "1.0":
             return "Host is missing"
+        if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
+            return "a Transfer-Encoding other than chunked is not supported"
         return ""
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:

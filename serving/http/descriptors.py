@@ -43,9 +43,10 @@ def exhausted() -> bool:
 def log_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what an event loop could not do, but for accepting connections while no file descriptor is left.
 
-    asyncio reports that for each connection that could wait, thousands of times a second, and other lines are lost.
+    asyncio reports that for each connection that could wait, thousands of times a second, and other lines are lost; and
+    again, when the socket has been closed meanwhile, as it tries to go on accepting a second later.
     """
     error = context.get("exception")
-    accepting = "socket" in context
-    if not (accepting and isinstance(error, OSError) and error.errno in _NONE_LEFT):
+    accepting = "socket" in context and isinstance(error, OSError) and error.errno in _NONE_LEFT
+    if not accepting and "._start_serving(" not in context.get("message", ""):
         loop.default_exception_handler(context)

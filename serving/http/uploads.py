@@ -110,7 +110,7 @@ async def received(request: Request, max_bytes: int, body: Body) -> AsyncIterato
     with service.budget.lease() as lease, contextlib.closing(body):
         data = await read(request, max_bytes, lease, body)
         wanted = request.scope.get("extensions", {}).get("catsdogs.wanted", _always)
-        with service.admit() as lanes:  # again: the queue may have filled while the body arrived
+        with service.admit(begun=True) as lanes:  # again: the queue may have filled while the body arrived
             yield Work(service, lanes, wanted, request.state.trace), data
 
 

@@ -128,6 +128,16 @@ def test_a_stop_loses_no_request_while_clients_go_on_asking(docker: Docker, imag
         assert (container.state()["ExitCode"], container.state()["OOMKilled"]) == (0, False)
 
 
+def test_a_reload_leaves_no_process_behind(docker: Docker, image: str) -> None:
+    with running(docker, image, *HARDENED) as container:
+        container.ready()
+        processes = docker("top", container.id).splitlines()
+        for reloads in range(1, 4):
+            docker("kill", "--signal", "HUP", container.id)
+            until(lambda reloads=reloads: container.said().count('"message":"ready"') == 1 + reloads)  # type: ignore[misc]
+        until(lambda: len(docker("top", container.id).splitlines()) == len(processes))
+
+
 def test_whatever_it_is_sent_it_stays_within_its_memory(docker: Docker, image: str) -> None:
     grain = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     large = Image.fromarray(grain).resize((4000, 3000))

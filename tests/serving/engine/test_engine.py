@@ -1,6 +1,7 @@
 """Lanes as processes: what they answer, what they may cost, and what becomes of one that ends."""
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,14 +27,14 @@ async def make() -> AsyncIterator[Make]:
     """Lanes that decode what `tests.serving.engine.hostile` does; they end with the test."""
     engines: list[Engine] = []
 
-    async def begin(lanes: int = 1, path: Path = SHIPPED_INT8, **settings: object) -> Lanes:
+    async def begin(lanes: int = 1, path: Path = SHIPPED_INT8, worker: str = "hostile", **settings: object) -> Lanes:
         given = Settings(lanes=lanes, **{"deadline_seconds": 20.0, **settings})  # type: ignore[arg-type]
         restarts: list[str] = []
-        engine = Engine(Zygote("tests.serving.engine.hostile"), given, Limits(max_bytes=MEMORY), restarts.append)
+        engine = Engine(Zygote(f"tests.serving.engine.{worker}"), given, Limits(max_bytes=MEMORY), restarts.append)
         engines.append(engine)
         made = engine.make(str(path))
         engine.place(made)
-        made.restarts = restarts  # type: ignore[attr-defined]
+        made.restarts, made.engine = restarts, engine  # type: ignore[attr-defined]
         await made.load()
         return made
 
@@ -143,6 +144,66 @@ async def test_a_lane_that_somebody_kills_is_replaced(make: Make) -> None:
 
 def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+async def test_a_lane_is_tried_again_after_a_failed_fork_and_one_that_hung_as_it_started(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lanes = await make(worker="starts")
+    monkeypatch.setattr("serving.engine.supervisor.START_SECONDS", 3.0)
+    (first,) = lanes.pids
+    os.kill(first, signal.SIGKILL)
+
+    def replaced() -> bool:
+        lanes.engine.check()  # type: ignore[attr-defined]
+        return lanes.usable == 1 and lanes.pids != [first]
+
+    await until(replaced)
+    assert (await run(lanes, b"echo 0.5")).familiarity == 0.5
+    reasons = [record.fields["reason"] for record in caplog.records if record.message == "a lane did not start"]  # type: ignore[attr-defined]
+    assert reasons == [
+        "no process can be forked: Resource temporarily unavailable",
+        "the lane ended as it started (hang)",
+    ]
+
+
+async def test_a_lane_is_tried_again_when_descriptors_have_run_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = await make()
+    memfd_create, tries = os.memfd_create, list[str]()
+
+    def run_out(name: str) -> int:
+        tries.append(name)
+        if len(tries) < 3:
+            raise OSError(errno.EMFILE, "too many open files")
+        return memfd_create(name)
+
+    monkeypatch.setattr(os, "memfd_create", run_out)
+    os.kill(lanes.pids[0], signal.SIGKILL)
+    await until(lambda: len(tries) == 3)
+    await all_ready(lanes)
+    assert (await run(lanes, b"echo 0.5")).familiarity == 0.5
+
+
+async def test_what_comes_when_no_lane_can_be_started_any_more_is_refused_at_once(make: Make) -> None:
+    lanes = await make(deadline_seconds=3600.0)
+    os.kill(lanes.zygote.pid, signal.SIGKILL)
+    await until(lambda: lanes.zygote.ended and not lanes.pids)
+    assert (await refusal(lanes, b"echo 0.5")).code == "not_ready"
+
+
+async def test_lanes_that_retire_are_watched_as_well(make: Make) -> None:
+    lanes = await make(deadline_seconds=0.2)
+    engine: Engine = lanes.engine  # type: ignore[attr-defined]
+    with lanes:
+        engine.place(engine.make(str(SHIPPED_INT8)))
+        assert (await refusal(lanes, b"sleep 3600")).code == "deadline_exceeded"
+        (hung,) = lanes.pids
+
+        def ended() -> bool:
+            engine.check()
+            return hung not in lanes.pids
+
+        await until(ended)
 
 
 async def test_the_process_that_forks_lanes_has_no_threads(make: Make) -> None:

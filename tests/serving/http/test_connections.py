@@ -94,6 +94,7 @@ MALFORMED: dict[str, bytes] = {
     "two Hosts of an old client": b"GET /health HTTP/1.0\r\nHost: x\r\nhost: y\r\n\r\n",
     "a Host that is no host": b"GET /health HTTP/1.1\r\nHost: x/y\r\n\r\n",
     "an upgrade without Host": b"GET /health HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + HEALTH,
+    "a coding beside chunked": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "CONNECT": b"CONNECT example.org:443 HTTP/1.1\r\nHost: x\r\n\r\n",
     "a path that is no path": b"GET \xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
     "a chunk of size zz": CHUNKED + b"zz\r\n",
@@ -228,6 +229,8 @@ def test_a_client_that_asks_for_leave_to_send_gets_it_where_its_body_is_wanted(s
         assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(FORM)
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
+    old = head.replace(b"HTTP/1.1", b"HTTP/1.0")  # does not know that answer
+    assert tell(server, old, FORM).startswith(b"HTTP/1.1 200")
     # Nothing but the answer, and the end: the client sends no body, so the next request would be taken for one.
     assert statuses(tell(server, head.replace(b"/predict", b"/nowhere"))) == [404]
 

@@ -1,5 +1,6 @@
 """Each row of the error table, one form for all of them, and a service that goes on after each."""
 
+import asyncio
 import base64
 import http.client
 import json
@@ -16,8 +17,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from serving.engine.budget import BodyBudget
 from serving.errors import CODES
-from tests.conftest import ROOT, encoded
+from serving.model.manager import ModelManager
+from tests.conftest import ROOT, blobs, encoded
 from tests.serving.conftest import PHOTO, Running, Start
 from tests.waiting import until
 
@@ -314,6 +317,62 @@ def test_while_draining_nothing_new_is_accepted(start: Start) -> None:
     assert_problem(server.explain(), "draining")
     assert_problem(server.http.get("/health/ready"), "draining")
     assert server.http.get("/health").status_code == 200
+
+
+def test_a_picture_that_arrives_while_it_drains_is_answered_if_it_was_begun_before(start: Start) -> None:
+    server = start()
+    body = form(PHOTO)
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(head.encode() + body[:100])
+        until(lambda: server.service.budget.granted > 0)
+        server.service.drain()
+        client.sendall(body[100:])
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_batches_are_refused_when_those_that_wait_would_take_too_long_and_single_pictures_are_not(
+    server: Running,
+) -> None:
+    lanes = server.service.engine.current
+    assert lanes is not None
+    images = [{"data": base64.b64encode(PHOTO).decode()}] * 2
+    with server.service.batched(int(40 * lanes.count / lanes.seconds), lanes):
+        refused = server.http.post("/predict/batch", json={"images": images})
+        assert_problem(refused, "overloaded")
+        assert 30 < int(refused.headers["retry-after"]) < 50
+        assert server.predict().status_code == 200
+        assert "error" not in server.http.post("/predict/batch", json={"images": images[:1]}).json()["results"][0]
+    assert "error" not in server.http.post("/predict/batch", json={"images": images}).json()["results"][1]
+
+
+def test_of_a_batch_whose_client_has_left_nothing_is_held_once_its_memory_is_given_back(start: Start) -> None:
+    server = start(lanes=1)
+    slow = base64.b64encode(encoded(blobs(1, (3000, 2000)), "PNG", compress_level=1)).decode()
+    body = batch_of(40, slow)
+    head = f"POST /predict/batch HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    def left() -> list[str]:
+        return [str(task) for task in asyncio.all_tasks(server.loop) if "_predict_one" in str(task)]
+
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(head.encode() + body)
+        until(left)
+    until(lambda: server.service.budget.granted == 0)
+    assert left() == []
+
+
+def test_a_model_that_takes_long_to_load_keeps_nothing_else_waiting(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_: ModelManager) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ModelManager, "heal", hang)
+    checks: list[int] = []
+    monkeypatch.setattr(BodyBudget, "check", lambda _: checks.append(1))
+    start()
+    until(lambda: len(checks) >= 3)
 
 
 def test_a_file_that_is_no_model_is_never_ready(start: Start, tmp_path: Path) -> None:
