@@ -96,10 +96,10 @@ class ModelManager:
                 model = await lanes.load()
         except LaneStartError as error:
             self._refuse(str(error), again=error.again)
-        except OSError as error:  # processes, descriptors or memory have run out
-            self._refuse(f"no process could be started: {error.strerror}", again=True)
         except TimeoutError:
             self._refuse(f"{path.name}: not loaded within {LOAD_SECONDS:g} seconds", again=True)
+        except OSError as error:  # processes, descriptors or memory have run out
+            self._refuse(f"no process could be started: {error.strerror}", again=True)
         else:
             self.refused, self._next_load = False, None
             self._engine.place(lanes)

@@ -1,9 +1,11 @@
 """The model in service changes without a gap, and is taken out while it fails."""
 
 import base64
+import errno
 import os
 import shutil
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -167,6 +169,24 @@ def test_a_load_that_takes_too_long_is_refused(
     server = start(wait_ready=False, model=str(tmp_path / "model.onnx"))
     until(lambda: server.metric("catsdogs_model_refused") == 1)
     assert "not loaded within 1 seconds" in server.http.get("/health/ready").json()["detail"]
+
+
+def test_a_model_is_loaded_again_when_there_were_no_descriptors_for_its_lanes(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.model.manager.RELOAD_SECONDS", 0.0)
+    left, memfd_create = threading.Event(), os.memfd_create
+
+    def create(name: str) -> int:
+        if not left.is_set():
+            raise OSError(errno.EMFILE, "Too many open files")
+        return memfd_create(name)
+
+    monkeypatch.setattr(os, "memfd_create", create)
+    server = start(wait_ready=False)
+    until(lambda: "Too many open files" in server.http.get("/health/ready").text)
+    left.set()
+    until(lambda: server.predict().status_code == 200)
 
 
 def test_no_weights_answer_that_did_not_sit_the_exam(start: Start, tmp_path: Path) -> None:
