@@ -50,6 +50,24 @@ def weights(labels: Sequence[int], collections: Sequence[str]) -> npt.NDArray[np
     return drawn(high)
 
 
+def raised(weights: npt.NDArray[np.float64], chosen: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.float64]:
+    """Draw some pictures more often, so that they are a share of an epoch, but none ``MOST`` times as often as before.
+
+    Args:
+        weights: of :func:`weights`.
+        chosen: which pictures, bool [n].
+        share: of the draws, below 1; nothing changes where they have it already, or where none is chosen.
+
+    Returns:
+        Weights with a mean of 1, float64 [n].
+    """
+    now = weights[chosen].sum() / weights.sum()
+    if not 0 < now < share:
+        return weights
+    result = np.where(chosen, weights * min(MOST, share * (1 - now) / (now * (1 - share))), weights)
+    return np.asarray(result / result.mean(), np.float64)
+
+
 def draw(weights: npt.NDArray[np.float64], seed: int) -> list[int]:
     """Indices of the pictures of an epoch, as many as there are, each as often as its weight says, in their order.
 
@@ -57,7 +75,7 @@ def draw(weights: npt.NDArray[np.float64], seed: int) -> list[int]:
     of the seed's).
 
     Args:
-        weights: of :func:`weights`.
+        weights: with a mean of 1.
         seed: decides which pictures come once more.
     """
     times = np.floor(weights + 1e-9)  # 0.999... is a 1 that was rounded

@@ -150,6 +150,7 @@ class Train(Section, frozen=True):
     frozen_blocks: Count
     probe_pictures: Count
     weight_average: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+    production_share: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     checkpoint_minutes: Positive
     audited: bool
     augmentation: Augmentation

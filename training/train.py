@@ -26,6 +26,8 @@ from typing import Any, Final
 import click
 import mlflow
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -43,7 +45,7 @@ from training.models import Classifier
 from training.params import Train
 from training.pictures import Pictures, evenly_spaced
 from training.split import Photo, split_digest
-from training.stage import StageError, progress, whole_directory
+from training.stage import PRODUCTION, StageError, progress, whole_directory
 
 PROBE_FOLDS: Final = 5
 # What decides the weights; not the progress bars, plots and records of a run.
@@ -86,8 +88,7 @@ def train(
     followed = decided if params.audited else {}
     train_set = Pictures(prepared / "train", decided=followed, side=params.side)
     val_set = Pictures(prepared / "val", decided=decided, side=params.side)
-    collections = {photo.sha256[: labels.ID_LENGTH]: photo.collection for photo in photos}
-    drawn = balance.weights(train_set.labels, [collections[path.stem] for path in train_set.paths])
+    drawn = _draws(train_set, photos, params.production_share)
     digest = split_digest(photos)
     print(f"pictures: {len(train_set):,} to train on, {len(val_set):,} to validate on")
 
@@ -143,6 +144,13 @@ def train(
             mlflow.log_artifact(str(out / "curves.png"))
     if first:
         checkpoint.unlink(missing_ok=True)
+
+
+def _draws(train_set: Pictures, photos: list[Photo], production_share: float) -> npt.NDArray[np.float64]:
+    names = {photo.sha256[: labels.ID_LENGTH]: photo.collection for photo in photos}
+    collections = [names[path.stem] for path in train_set.paths]
+    production = np.array([name == PRODUCTION for name in collections])
+    return balance.raised(balance.weights(train_set.labels, collections), production, production_share)
 
 
 def run(params_file: Path, *, closer: bool, restart: bool) -> None:

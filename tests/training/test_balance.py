@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from training.balance import MOST, draw, weights
+from training.balance import MOST, draw, raised, weights
 
 # Cats and dogs of each collection.
 BOTH = {"petimages": (700, 720), "web": (60, 240)}
@@ -57,6 +57,22 @@ def test_pictures_of_a_collection_with_one_animal_are_drawn_a_quarter_as_often_a
 def test_where_there_is_nothing_to_balance_every_picture_is_drawn_once(sets: dict[str, tuple[int, int]]) -> None:
     labels, collections = pictures(sets)
     assert draw(weights(labels, collections), seed=3) == list(range(len(labels)))
+
+
+def test_what_production_met_is_drawn_more_often_up_to_its_share() -> None:
+    labels, collections = pictures({"petimages": (450, 450), "production": (60, 40)})
+    given, chosen = weights(labels, collections), np.array(collections) == "production"
+    for share, expected in (
+        (0.05, 0.1),
+        (0.2, 0.2),
+        (0.9, 40 / 130),
+    ):  # it has that already; it gets it; at most MOST times
+        found = raised(given, chosen, share)
+        assert found.mean() == pytest.approx(1)
+        assert found[chosen].sum() / found.sum() == pytest.approx(expected)
+        assert found[chosen] / given[chosen] == pytest.approx((found[chosen] / given[chosen])[0])
+        assert len(set(found[~chosen] / given[~chosen])) <= 2  # rounded
+    assert (raised(given, np.zeros(len(given), bool), 0.2) == given).all()
 
 
 def test_an_epoch_has_as_many_draws_as_pictures_each_as_often_as_its_weight_says() -> None:

@@ -5,21 +5,25 @@ import json
 import os
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from training import labels, tracking, train
+from training import balance, labels, tracking, train
 from training import split as splits
 from training.batch_augmentation import InLoaders, OnDevice
 from training.labels import Decision
 from training.params import Train
+from training.pictures import Pictures
 from training.stage import StageError
 from training.train import read_trained
 
@@ -58,6 +62,29 @@ def test_it_learns_and_keeps_the_weights_of_the_last_epoch(
     assert trained["val_accuracy"] > 0.8
     assert (in_folder / "trained/curves.png").stat().st_size > 5000
     assert list((in_folder / "checkpoints").iterdir()) == []
+
+
+def test_few_samples_of_production_are_drawn_more_often_than_other_pictures(
+    prepared: Path, section: Train, in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [path.stem for path in Pictures(prepared / "train").paths]
+    samples = set(ids[::20])
+    photos = [
+        replace(photo, collection="production") if photo.sha256[: labels.ID_LENGTH] in samples else photo
+        for photo in splits.read(prepared.parent / "split.csv")
+    ]
+    drawn: list[int] = []
+
+    def draw(weights: npt.NDArray[np.float64], seed: int) -> list[int]:
+        drawn.extend(balance.draw(weights, seed))
+        raise InterruptedError
+
+    monkeypatch.setattr(train, "balance", Mock(wraps=balance, draw=draw))
+    with pytest.raises(InterruptedError):
+        train.train(prepared, section, in_folder / "trained", in_folder / "checkpoints", photos)
+    share = sum(ids[index] in samples for index in drawn) / len(drawn)
+    assert share == pytest.approx(section.production_share, abs=0.03)
+    assert len(samples) / len(ids) < 0.07
 
 
 def test_the_same_seed_gives_the_same_weights(prepared: Path, section: Train, in_folder: Path) -> None:
