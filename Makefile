@@ -35,7 +35,7 @@ help: ## this list
 serve: $(SERVE)/.installed ## the service on http://localhost:8000, installed without torch into .venv
 	$(SERVE)/bin/catsdogs serve
 
-test: install-dev ## lint, types and tests in about ten minutes
+test: install-dev ## lint, types and tests in about a quarter of an hour
 	@echo "── lint ──────────────────────────────────────────────"
 	ruff check .
 	ruff format --check .
