@@ -170,10 +170,9 @@ class Zygote:
             return
         self.ended = True
         self._process.kill()
-        # In a daemon thread: a process that is blocked on a disk cannot be killed.
-        with contextlib.suppress(
-            RuntimeError
-        ):  # threads have run out: `subprocess` waits for it when it starts another
+        # In a daemon thread: a process that is blocked on a disk cannot be killed. If threads have run out,
+        # `subprocess` waits for this one when it starts another.
+        with contextlib.suppress(RuntimeError):
             threading.Thread(target=self._process.wait, daemon=True).start()
         if not self._lock.locked():
             self._control.close()

@@ -165,7 +165,7 @@ class Samples(LineWriter[str]):
         self._decoder = None
 
     async def decode_rest(self, seconds: float) -> None:
-        """Have lanes decode what waits for it, for so long; call before they end."""
+        """Let lanes decode what still waits, for at most ``seconds``; call before the lanes end."""
         if self._decoder:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._decoder, seconds)
