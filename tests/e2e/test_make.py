@@ -34,6 +34,12 @@ def test_every_test_is_run_by_one_of_two_targets_and_ci_runs_both() -> None:
     assert (ROOT / ".ci/run").read_text().endswith("make test\nmake test-slow\n")
 
 
+def test_ci_refuses_untested_branches_and_a_developer_need_not_wait_for_their_measurement() -> None:
+    alone, ci = (make("--dry-run", "test", f"CI={ci}") for ci in ("", "true"))
+    assert "--cov" not in alone and " --cov " in ci
+    assert "export CI=true\n" in (ROOT / ".ci/run").read_text()
+
+
 def test_the_pipeline_says_how_to_serve_and_ship_what_it_made() -> None:
     whole, own = make("--dry-run", "pipeline"), make("--dry-run", "pipeline", "SOURCE=my photos.zip")
     assert 'CATSDOGS_MODEL=models/model.int8.onnx make serve"' in whole and 'make ship"' in whole

@@ -313,6 +313,7 @@ def test_make_serve_in_a_fresh_clone_answers_without_torch(tmp_path: Path) -> No
     }
 
 
+@pytest.mark.slow
 def test_pip_install_into_an_empty_environment_serves_and_predicts_from_anywhere(tmp_path: Path) -> None:
     fresh = clone(tmp_path / "clone")
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)

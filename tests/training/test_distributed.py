@@ -61,11 +61,8 @@ def losses(history: list[dict[str, str]]) -> list[float]:
     return [float(line[name]) for line in history for name in ("train_loss", "val_loss")]
 
 
-@pytest.mark.parametrize(
-    ("section", "epochs"),
-    [(SIMPLE, 10), pytest.param(PRETRAINED, 4, marks=pytest.mark.slow)],
-    ids=["from scratch", "pretrained"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("section", "epochs"), [(SIMPLE, 10), (PRETRAINED, 4)], ids=["from scratch", "pretrained"])
 def test_twenty_steps_of_two_processes_give_the_weights_and_counts_of_one(
     work: Path, section: dict[str, object], epochs: int
 ) -> None:
@@ -89,7 +86,8 @@ def process_of(launcher: int, rank: int) -> int:
     pytest.fail(f"there is no process of rank {rank}")
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on_with_one(work: Path, rank: int) -> None:
     write_params(work, train={"epochs": 3, "checkpoint_minutes": 1e-6})
     with Stage(work, "train --processes 2") as first:
