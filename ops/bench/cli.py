@@ -23,6 +23,7 @@ SOAK: Final = ROOT / "reports" / "soak.json"
 SIEGE: Final = ROOT / "reports" / "siege.json"
 LOOP: Final = ROOT / "reports" / "loop.json"
 FRONT: Final = ROOT / "reports" / "front.json"
+BATCHES: Final = ROOT / "reports" / "batches.json"
 # The page whose tables `docs` fills in.
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
 
@@ -57,6 +58,7 @@ def main() -> None:
     python -m ops.bench siege --minutes 60
     python -m ops.bench loop --share 0.1
     python -m ops.bench front --also old=../old
+    python -m ops.bench batches
     python -m ops.bench docs                                      put the tables into the documentation
     """
     # SIGTERM unwinds the stack: servers are ended and temporary files removed.
@@ -239,6 +241,28 @@ def front(others: tuple[str, ...], rounds: int, seconds: int, service: Path, out
     _finish(document, out, table.front)
 
 
+@main.command()
+@click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Batches of each kind and line.")
+@click.option("--service", type=click.Path(path_type=Path), default=default_service, help="The `catsdogs` to measure.")
+@click.option("--out", type=click.Path(path_type=Path), default=BATCHES, help="The report.  [reports/batches.json]")
+def batches(rounds: int, service: Path, out: Path) -> None:
+    """Send batches of 64 photos as forms and as base64, on this machine and over slower lines.
+
+    \b
+    python -m ops.bench batches
+    python -m ops.bench batches --rounds 3
+    """
+    from ops.bench import batches as batching
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            made = requests.make(Path(name) / "photos", None)
+            document = batching.batches(made, Programs(service.absolute(), service.absolute()), rounds)
+    except BenchError as error:
+        raise click.UsageError(str(error)) from error
+    _finish(document, out, table.batches)
+
+
 def _finish(document: dict[str, Any], out: Path, tabulate: Callable[[dict[str, Any]], str]) -> NoReturn:
     """Write and print a report; the exit code is 1 if it has failures."""
     document = machine.rounded(document)
@@ -252,6 +276,6 @@ def _finish(document: dict[str, Any], out: Path, tabulate: Callable[[dict[str, A
 @main.command()
 def docs() -> None:
     """Put the tables of the reports into the documentation."""
-    others = {path.stem: json.loads(path.read_text()) for path in (SOAK, SIEGE, LOOP, FRONT) if path.exists()}
+    others = {path.stem: json.loads(path.read_text()) for path in (SOAK, SIEGE, LOOP, FRONT, BATCHES) if path.exists()}
     page = table.into_page(PAGE.read_text(), json.loads(REPORT.read_text()), others)
     write_whole(PAGE, page.encode())

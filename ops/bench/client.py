@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any
 
 ANSWER_SECONDS = 60
+# What a line of limited speed takes at once.
+PACKETS_BYTES = 16_384
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ class Answer:
 class Connection:
     """A persistent connection, opened again if the server closes it."""
 
-    def __init__(self, port: int) -> None:
-        """Connect to ``port`` of this machine with the first request."""
+    def __init__(self, port: int, bytes_per_second: int | None = None) -> None:
+        """Connect to ``port`` of this machine with the first request, and send no faster than is said."""
         self._port = port
+        self._bytes_per_second = bytes_per_second
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -60,7 +63,7 @@ class Connection:
         sent = time.monotonic()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                writer.write(request)
+                await self._send(writer, request)
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
                 headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
@@ -74,6 +77,19 @@ class Connection:
         if headers.get("connection", "").lower() == "close":
             await self.close()
         return answer
+
+    async def _send(self, writer: asyncio.StreamWriter, request: bytes) -> None:
+        if self._bytes_per_second is None:
+            writer.write(request)
+            return
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for start in range(0, len(request), PACKETS_BYTES):
+            piece = request[start : start + PACKETS_BYTES]
+            # It arrives when its last byte does.
+            await asyncio.sleep(began + (start + len(piece)) / self._bytes_per_second - loop.time())
+            writer.write(piece)
+            await writer.drain()
 
     async def abort(self, request: bytes) -> None:
         """Send the first half of a request and close the connection."""

@@ -63,17 +63,26 @@ def order(mix: dict[str, int], each: int) -> list[tuple[str, int]]:
 
 def form(data: bytes, path: str = "/predict", field: str = "file") -> bytes:
     """A raw request that sends one file in a multipart form."""
-    body = (
+    return _form([data], path, field)
+
+
+def batch_form(files: list[bytes]) -> bytes:
+    """A raw request that sends files to ``/predict/batch`` in a multipart form."""
+    return _form(files, "/predict/batch", "file")
+
+
+def _form(files: list[bytes], path: str, field: str) -> bytes:
+    head = (
         f"--{BOUNDARY}\r\n"
         f'Content-Disposition: form-data; name="{field}"; filename="photo.jpg"\r\n'
         "Content-Type: image/jpeg\r\n\r\n"
-    ).encode() + data
-    body += f"\r\n--{BOUNDARY}--\r\n".encode()
+    ).encode()
+    body = b"".join(head + data + b"\r\n" for data in files) + f"--{BOUNDARY}--\r\n".encode()
     return post(path, f"multipart/form-data; boundary={BOUNDARY}", body)
 
 
 def batch(files: list[bytes]) -> bytes:
-    """A raw request that sends files to ``/predict/batch``."""
+    """A raw request that sends files to ``/predict/batch`` as base64 in JSON."""
     body = json.dumps({"images": [{"data": b64encode(data).decode()} for data in files]})
     return post("/predict/batch", "application/json", body.encode())
 

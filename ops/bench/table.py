@@ -189,6 +189,15 @@ def _most(speeds: list[dict[str, Any]], name: str) -> float:
     return max((level.get(name, 0.0) for level in levels), default=0.0)
 
 
+def batches(document: dict[str, Any]) -> str:
+    """A batch as a form and as base64, as Markdown."""
+    lines = ["| pictures per second | as a form | as base64 | |", "|---|---|---|---|"]
+    for line, found in document["lines"].items():
+        title = f"a line of {line} Mbit/s" if line else "client on the same machine"
+        lines.append(f"| {title} | {found['form']:.1f} | {found['base64']:.1f} | {found['ratio']:.2f} times |")
+    return "\n".join(lines) + "\n"
+
+
 def into_page(page: str, document: dict[str, Any], others: dict[str, dict[str, Any]]) -> str:
     """Put each table below its marker comment, in place of what is there; ``others`` are further reports by name.
 
@@ -202,7 +211,7 @@ def into_page(page: str, document: dict[str, Any], others: dict[str, dict[str, A
         "targets": targets(document),
     } | {
         each.__name__: each(others[each.__name__]) if each.__name__ in others else NOT_MEASURED
-        for each in (soak, siege, loop, front)
+        for each in (soak, siege, loop, front, batches)
     }
     for name, table in tables.items():
         marker = MARKER.format(name)

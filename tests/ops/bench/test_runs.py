@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ops.bench import measure, placement, rounds, siege, table, targets
-from ops.bench.cli import FRONT, LOOP, PAGE, REPORT, SIEGE, SOAK, main
+from ops.bench import batches, measure, placement, rounds, siege, table, targets
+from ops.bench.cli import BATCHES, FRONT, LOOP, PAGE, REPORT, SIEGE, SOAK, main
 from ops.bench.errors import BenchError
 from ops.bench.processes import on_cores
 from ops.bench.targets import Target
@@ -214,6 +214,23 @@ def test_the_front_process_is_measured_beside_that_of_another_checkout(tmp_path:
     assert table.front(found) in done.output
 
 
+@LINUX
+def test_batches_are_sent_as_forms_and_as_base64_over_lines_of_several_speeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "LINES", (None, 400))
+    out = tmp_path / "batches.json"
+    arguments = ["batches", "--rounds", "2", "--service", str(SERVICE), "--out", str(out)]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())
+    assert list(found["lines"]) == ["", "400"]
+    assert found["bytes"]["base64"] > 1.3 * found["bytes"]["form"]
+    for name, size in found["bytes"].items():
+        assert all(rate < batches.BATCH / (size / 50_000_000) for rate in found["lines"]["400"]["turns"][name])
+    assert table.batches(found) in done.output
+
+
 def test_its_help_has_examples() -> None:
     command = [sys.executable, "-m", "ops.bench", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -223,7 +240,7 @@ def test_its_help_has_examples() -> None:
 def test_the_documentation_has_the_figures_of_the_reports_and_no_others() -> None:
     found = json.loads(REPORT.read_text())
     page = PAGE.read_text()
-    others = {path.stem: json.loads(path.read_text()) for path in (SOAK, SIEGE, LOOP, FRONT) if path.exists()}
+    others = {path.stem: json.loads(path.read_text()) for path in (SOAK, SIEGE, LOOP, FRONT, BATCHES) if path.exists()}
     assert table.into_page(page, found, others) == page
     assert REPORT.with_suffix(".md").read_text() == table.report(found)
 
