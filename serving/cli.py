@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -190,6 +191,7 @@ def forget(ids: tuple[str, ...], samples: str | None) -> None:
     from serving.ids import FORM
     from serving.settings import SettingsError, from_environment
     from serving.telemetry.samples import forget
+    from shared.stores import SCHEMES
 
     try:
         settings = from_environment(samples=samples)
@@ -197,6 +199,8 @@ def forget(ids: tuple[str, ...], samples: str | None) -> None:
         raise click.UsageError(str(error)) from error
     if not settings.samples:
         raise click.UsageError("name the samples: --samples, or CATSDOGS_SAMPLES")
+    if not settings.samples.startswith(SCHEMES) and not Path(settings.samples).expanduser().is_dir():
+        raise click.UsageError(f"{settings.samples}: no such folder")
     if wrong := [id_ for id_ in ids if not FORM.fullmatch(id_)]:
         raise click.UsageError(f"not the id of a prediction: {', '.join(wrong)}")
     try:

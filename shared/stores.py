@@ -129,8 +129,10 @@ class Bucket:
 
     @contextlib.contextmanager
     def _store(self) -> Iterator[tuple[Any, Any]]:
-        import obstore  # noqa: PLC0415 - an extra, 20 MB
-
+        try:
+            import obstore  # noqa: PLC0415 - an extra, 20 MB
+        except ModuleNotFoundError as error:
+            raise OSError("a bucket needs obstore, which comes with the extra `samples`") from error
         try:
             if self._bucket is None:
                 self._bucket = obstore.store.from_url(self._address)

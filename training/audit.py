@@ -4,7 +4,8 @@
 
 ``data/audit.csv`` has one row per file. Files with status ``kept`` are used; the others are not: ``corrupt`` (the
 service would refuse it too), ``duplicate`` (the same bytes), ``near_duplicate`` (the same photo in another size or
-quality, or mirrored) and ``cross_class`` (the same photo filed under both animals, so its label is unknown).
+quality, or mirrored) and ``cross_class`` (the same photo filed under both animals, so its label is unknown; of a photo
+of a collection and one that a user sent, only the latter).
 
 The next audit reads the file again: a photo that was kept stays kept when photos are added, so that the split, which
 depends only on each kept photo's content, moves none of the old ones.
@@ -67,9 +68,9 @@ def audit(raw: Path, out: Path, near_duplicate: float) -> list[AuditRow]:
     rows, thumbnails = _decode(raw, files)
 
     # Photos kept before come first, then the largest files; beyond that the order only has to be stable. What users
-    # sent comes last: a copy of a photo of the test side must not take its place.
+    # sent comes after all others: a copy of a photo of the test side must not take its place.
     def rank(row: AuditRow) -> tuple[bool, bool, int, str]:
-        return row.sha256 not in kept_before, row.path.startswith(f"{PRODUCTION}/"), -row.bytes, row.sha256
+        return _sent(row), row.sha256 not in kept_before, -row.bytes, row.sha256
 
     order = sorted(range(len(rows)), key=lambda i: rank(rows[i]))
     rows = [rows[i] for i in order]
@@ -161,19 +162,28 @@ def _mirrored(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _leave_out_repeats(rows: list[AuditRow], thumbnails: npt.NDArray[np.float32], threshold: float) -> list[AuditRow]:
-    """Walk the rows in order, keep each photo that repeats no kept one, and leave out both where the labels differ."""
+    """Walk the rows in order, keep each photo that repeats no kept one, and leave out both where the labels differ.
+
+    Of a photo and what a user sent, only the latter is left out: users must not change the sides of the collections.
+    """
     rows = list(rows)
     for later, earlier in _similar(thumbnails, threshold):
         if rows[later].status == "corrupt" or rows[earlier].status == "corrupt":
             continue
         if rows[later].label != rows[earlier].label:
-            for one, other in ((later, earlier), (earlier, later)):
+            alone = _sent(rows[later]) and not _sent(rows[earlier])  # those sent come later
+            for one, other in ((later, earlier), (earlier, later))[: 1 if alone else 2]:
                 rows[one] = replace(rows[one], status="cross_class", twin=rows[other].path)
         elif rows[later].status == "kept" and rows[earlier].status == "kept":
             same = rows[later].sha256 == rows[earlier].sha256
             status = "duplicate" if same else "near_duplicate"
             rows[later] = replace(rows[later], status=status, twin=rows[earlier].path)
     return rows
+
+
+def _sent(row: AuditRow) -> bool:
+    """Whether a user sent it."""
+    return row.path.startswith(f"{PRODUCTION}/")
 
 
 def _similar(thumbnails: npt.NDArray[np.float32], threshold: float) -> Iterator[tuple[int, int]]:

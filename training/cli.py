@@ -65,14 +65,15 @@ def _stage(help_text: str) -> Callable[[Command], click.Command]:
 def gather(params_file: Path, samples: str | None, labels: str | None) -> None:
     """Run the stage gather."""
     from training import params
-    from training.gather import REASONS, digest
+    from training.gather import REASONS
     from training.gather import gather as run
 
     section = params.load(params_file).gather
     if samples:
         section = params.Gather(samples, labels or str(LEDGER))
-        params.assign_gather(params_file, section, digest(section))
-    gathered = run(section, stage.GATHERED, stage.GATHERED_TABLE)
+    gathered = run(section, stage.GATHERED, stage.GATHERED_TABLE, checked=not samples)
+    if samples:
+        params.assign_gather(params_file, section, gathered.digest)
     report = gathered.report()
     write_json(stage.REPORTS / "gather.json", report)
     if section.samples is None:

@@ -15,8 +15,8 @@ A CSV file with the columns
 ``who`` is the person's name, ``when`` the time in UTC, ISO 8601, and ``model`` the version of the model whose answer
 the sample was kept for. What a client reported by ``POST /feedback`` is never in here.
 
-A last line without its newline was being written when the process died, and the page never said that it is saved: it
-is ignored, and the next decision takes its place.
+A last line that has no newline and is no whole decision was being written when the process died, and the page never
+said that it is saved: it is ignored, and the next decision takes its place.
 """
 
 import csv
@@ -131,7 +131,7 @@ def read(path: Path) -> list[Decision]:
     # Checked here, since `append` would take another file's last line for a torn one.
     if first.removesuffix(b"\r") != HEADER if newline else not HEADER.startswith(data):
         raise StageError(f"{path}: not a ledger of labels, whose first line is {HEADER.decode()}")
-    return parse(data[: data.rfind(b"\n") + 1], str(path))
+    return parse(data[: _end(data)], str(path))
 
 
 def parse(data: bytes, name: str, defaults: dict[str, str] | None = None) -> list[Decision]:
@@ -173,9 +173,9 @@ def append(path: Path, lines: Iterable[Decision]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        whole = _whole(path)
+        whole, newline = _whole(path)
         file.truncate(whole)
-        data = text(lines, header=not whole).encode()
+        data = newline + text(lines, header=not whole).encode()
         try:
             if file.write(data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -185,12 +185,24 @@ def append(path: Path, lines: Iterable[Decision]) -> None:
             raise
 
 
-def _whole(path: Path) -> int:
-    """Bytes up to the end of the last whole line."""
+def _whole(path: Path) -> tuple[int, bytes]:
+    """Bytes up to the end of the last whole line, and the newline if it lacks it."""
     with path.open("rb") as file:
         start = max(0, file.seek(0, os.SEEK_END) - LONGEST)
         file.seek(start)
-        return start + file.read().rfind(b"\n") + 1
+        tail = file.read()
+    end = _end(tail)
+    return start + end, b"" if tail[:end].endswith(b"\n") or not end else b"\n"
+
+
+def _end(data: bytes) -> int:
+    """Where the last whole line ends; one without a newline is whole if it is a decision: editors leave it out."""
+    start = data.rfind(b"\n") + 1
+    try:
+        parse(HEADER + b"\n" + data[start:], "")
+    except StageError:
+        return start
+    return len(data)
 
 
 def text(lines: Iterable[Decision], *, header: bool = True) -> str:

@@ -18,7 +18,7 @@ import click
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from training import downloads, gather, params, sources
+from training import downloads, gather, params, sources, stage
 from training.stage import StageError
 
 LINKED: Final = ("shared", "training", "serving")  # what the stages depend on, and where `promote` puts a model
@@ -36,11 +36,11 @@ def prepare(folder: Path, source: str, values: dict[str, Any]) -> None:
     Raises:
         StageError: a source is missing, or a parameter has another name or cannot have this value.
     """
-    places = [source] if Path(source).exists() else shlex.split(source)
+    places = [source] if _exists(source) else shlex.split(source)
     known = downloads.KNOWN
     paths = [place if place in known else str(Path(place).expanduser().absolute()) for place in places]
     for path in paths:
-        if path not in known and not Path(path).exists():
+        if path not in known and not _exists(path):
             raise StageError(f"{path}: no such file or folder")
     digests = [sources.digest(Path(path)) for path in paths if path not in known]
     others = params.load(PARAMS).export.others
@@ -59,9 +59,18 @@ def prepare(folder: Path, source: str, values: dict[str, Any]) -> None:
         params.assign(folder / PARAMS, name, value)
     if (gathered := params.load(folder / PARAMS).gather).samples:
         gathered = gather.absolute(gathered)
-        params.assign_gather(folder / PARAMS, gathered, gather.digest(gathered))
+        params.assign_gather(
+            folder / PARAMS, gathered, gather.digest(gathered, folder / stage.GATHERED, folder / stage.GATHERED_TABLE)
+        )
     if not (folder / ".dvc").exists():
         subprocess.run([sys.executable, "-P", "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=folder, check=True)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # many paths are longer than one may be
+        return False
 
 
 @click.command()

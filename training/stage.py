@@ -75,8 +75,8 @@ def explained() -> Iterator[None]:
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Train in the block as the only process that holds the file ``lock``, which stays.
+def alone(lock: Path, doing: str = "training here") -> Iterator[None]:
+    """Run the block as the only process that holds the file ``lock``, which stays.
 
     Raises:
         StageError: another process is, which the message names.
@@ -88,7 +88,7 @@ def alone(lock: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
-            raise StageError(f"process {file.read()} is already training here; wait for it, or end it") from error
+            raise StageError(f"process {file.read()} is already {doing}; wait for it, or end it") from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -97,19 +97,24 @@ def alone(lock: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory that replaces ``path`` only if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        yield aside
-        os.sync()  # one sync for thousands of small files, rather than one each
-        if path.exists():
-            shutil.rmtree(path)
-        aside.rename(path)
-    finally:
+    """Yield a temporary directory that replaces ``path`` only if the block succeeds.
+
+    Raises:
+        StageError: another process is writing it.
+    """
+    aside, lock = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "lock"))
+    with alone(lock, f"writing {path}"):
         shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        try:
+            yield aside
+            os.sync()  # one sync for thousands of small files, rather than one each
+            if path.exists():
+                shutil.rmtree(path)
+            aside.rename(path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = " pictures") -> Iterable[T]:

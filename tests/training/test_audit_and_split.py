@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +11,13 @@ import pytest
 from PIL import Image
 
 from shared.pixels import decode
-from tests.conftest import blobs, encoded
+from tests.conftest import ROOT, blobs, encoded
 from training import audit as auditing
 from training import split as splitting
 from training.audit import audit, dataset_digest, summary
 from training.prepare import SIDE, prepare
 from training.split import SIDES, side, split
-from training.stage import StageError
+from training.stage import StageError, whole_directory
 
 SIMILARITY = 0.97
 
@@ -211,6 +214,17 @@ def test_prepared_pictures_are_what_the_service_would_see(raw: Path, tmp_path: P
         with Image.open(prepared) as picture:
             assert picture.size[0] == picture.size[1] == min(SIDE, max(decoded.size))
             assert (np.asarray(picture) == decoded.square(picture.size[0])).all()
+
+
+def test_two_runs_at_once_do_not_write_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = f"from training.stage import *\nwith whole_directory(Path({str(out)!r})) as aside:\n    pass"
+    with whole_directory(out) as aside:
+        (aside / "file").touch()
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert f"process {os.getpid()} is already writing {out}" in done.stderr
+    assert [path.name for path in out.iterdir()] == ["file"]
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_photo_that_vanished_leaves_the_old_pictures_alone(raw: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_ledger_that_is_not_there_has_no_decisions(ledger: Path) -> None:
     assert decisions(ledger) == {}
 
 
-@pytest.mark.parametrize("kept", [3, len(HEADER), len(HEADER) + 20, -10, -1])
+@pytest.mark.parametrize("kept", [3, len(HEADER), len(HEADER) + 20, -10])
 def test_a_torn_last_line_is_ignored_and_its_place_taken(ledger: Path, kept: int) -> None:
     append(ledger, [line("cats")])
     append(ledger, [line("dogs", id_="b2")])
@@ -74,6 +74,14 @@ def test_a_torn_last_line_is_ignored_and_its_place_taken(ledger: Path, kept: int
     assert read(ledger) == whole
     append(ledger, [line("both", id_="c3")])
     assert read(ledger) == [*whole, line("both", id_="c3")]
+
+
+def test_a_last_line_that_lacks_only_its_newline_is_kept(ledger: Path) -> None:
+    append(ledger, [line("cats")])
+    ledger.write_bytes(ledger.read_bytes()[:-1])
+    assert read(ledger) == [line("cats")]
+    append(ledger, [line("both", id_="c3")])
+    assert read(ledger) == [line("cats"), line("both", id_="c3")]
 
 
 def test_several_who_write_at_once_lose_no_line(ledger: Path) -> None:

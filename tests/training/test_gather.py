@@ -17,7 +17,7 @@ from tests.conftest import blobs, encoded
 from tests.shared.test_journal import prediction
 from tests.training.conftest import write_params
 from training import cli, own, params
-from training.audit import audit
+from training.audit import audit, read
 from training.decisions import Decision, append
 from training.fetch import fetch
 from training.gather import digest, gather
@@ -119,14 +119,59 @@ def test_a_gathered_photo_is_the_pixels_and_nothing_that_is_known_of_them(kept: 
 def test_what_is_left_out_is_counted(kept: Kept, tmp_path: Path) -> None:
     for id_ in "abcdef":
         kept.keep(id_, "unsure")
-    kept.label({"a": "cats", "b": "neither", "c": "both", "d": "cats", "e": "dogs", "gone": "dogs"})
+    kept.keep("g", "random")
+    kept.label({"a": "cats", "b": "neither", "c": "both", "d": "cats", "e": "dogs", "g": "cats", "gone": "dogs"})
+    append(kept.labels, [Decision("g", "dogs", "label", "Ben", datetime(2026, 11, 30, tzinfo=UTC), "1")])
     kept.forget("d")
     path = kept.samples / "e.png"
     path.write_bytes(path.read_bytes()[:-3000])
     found = gather(kept.params, tmp_path / "out", tmp_path / "out.csv").report()
     assert found["gathered"] == {"production": {"cats": 0, "dogs": 0}, "hard": {"cats": 1, "dogs": 0}}
-    assert found["left_out"] == {"forgotten": 1, "neither": 1, "both": 1, "missing": 1, "broken": 1}
+    assert found["left_out"] == dict.fromkeys(
+        ("forgotten", "neither", "both", "disputed", "unlabelled", "missing", "broken"), 1
+    )
     assert [path.name for path in (tmp_path / "out").rglob("*.png")] == ["a.png"]
+
+
+def test_what_was_gathered_stays_when_the_service_s_caps_delete_the_sample(kept: Kept, tmp_path: Path) -> None:
+    out, table = tmp_path / "out", tmp_path / "out.csv"
+    for id_ in "abc":
+        kept.keep(id_, "unsure")
+    kept.label(dict.fromkeys("abc", "cats"))
+    before = gather(kept.params, out, table).table()
+    for id_ in "ab":
+        (kept.samples / f"{id_}{SUFFIX}").unlink()
+    assert gather(kept.params, out, table).table() == before
+    kept.label({"a": "dogs"})
+    assert [(row.id, row.label) for row in gather(kept.params, out, table).rows] == [
+        ("a", "dogs"), ("b", "cats"), ("c", "cats")
+    ]  # fmt: skip
+    kept.forget("a")
+    kept.forget("c")
+    left = gather(kept.params, out, table)
+    assert [row.id for row in left.rows] == ["b"]
+    assert [path.stem for path in out.rglob("*.png")] == ["b"]
+    assert left.left_out["forgotten"] == 2
+
+
+def test_a_picture_that_was_sent_again_is_of_production_if_chance_kept_it_once(kept: Kept, tmp_path: Path) -> None:
+    picture = np.asarray(blobs(1, (SIZE, SIZE)))
+    kept.keep("a", "unsure", picture=picture)
+    kept.keep("b", "random", picture=picture)
+    kept.keep("c", "unsure")
+    kept.label(dict.fromkeys("abc", "cats"))
+    found = gather(kept.params, tmp_path / "out", tmp_path / "out.csv")
+    assert [row.side for row in found.rows] == ["production", "production", "hard"]
+    assert sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")) == [
+        "hard/cats/c.png", "production/cats/a.png", "production/cats/b.png"
+    ]  # fmt: skip
+
+
+def test_where_none_of_the_labelled_samples_is_the_address_is_wrong(kept: Kept, tmp_path: Path) -> None:
+    kept.label({"a": "cats", "b": "dogs"})
+    with pytest.raises(StageError, match="none of the 2 samples that have labels is there"):
+        gather(kept.params, tmp_path / "out", tmp_path / "out.csv")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("keep_sides", [False, True])
@@ -197,6 +242,35 @@ def test_a_sample_takes_the_place_of_no_photo_that_it_repeats(photos: Path, kept
     assert len(found) == 40
 
 
+def test_a_sample_with_another_label_than_the_photo_that_it_repeats_leaves_the_photo_alone(
+    photos: Path, kept: Kept, tmp_path: Path
+) -> None:
+    before = made(tmp_path / "data", photos)
+    repeated = {photo.path for photo in before if photo.side == "test"}
+    for path in repeated:
+        kept.keep(Path(path).stem, "random", picture=pixels((tmp_path / "data/raw" / path).read_bytes()))
+        kept.label({Path(path).stem: "dogs" if "/cats/" in path else "cats"})
+    gather(kept.params, tmp_path / "gathered", tmp_path / "gathered.csv")
+    assert made(tmp_path / "data", photos, tmp_path / "gathered") == before
+    found = {row.path: row for row in read(tmp_path / "data/audit.csv")}
+    assert {row.twin for row in found.values() if row.status == "cross_class"} == repeated
+
+
+def test_a_collection_that_comes_after_samples_that_repeat_it_has_all_its_photos(
+    photos: Path, kept: Kept, tmp_path: Path
+) -> None:
+    for path in sorted(photos.glob("*/*")):
+        kept.keep(path.stem, "random", picture=pixels(path.read_bytes()))
+        kept.label({path.stem: "cats" if path.parent.name == "cats" else "dogs"})
+    gather(kept.params, tmp_path / "gathered", tmp_path / "gathered.csv")
+    fetch([str(photos)], tmp_path / "raw", gathered=tmp_path / "gathered")
+    shutil.rmtree(tmp_path / "raw/photos")
+    audit(tmp_path / "raw", tmp_path / "audit.csv", 0.97)  # of the samples by themselves
+    fetch([str(photos)], tmp_path / "raw", gathered=tmp_path / "gathered")
+    kept_ones = [row for row in audit(tmp_path / "raw", tmp_path / "audit.csv", 0.97) if row.status == "kept"]
+    assert {row.path.partition("/")[0] for row in kept_ones} == {"photos"}
+
+
 def test_samples_need_no_name_of_a_class_that_the_collections_use(photos: Path, kept: Kept, tmp_path: Path) -> None:
     kept.keep("a", "unsure")
     kept.label({"a": "dogs"})
@@ -240,13 +314,30 @@ def test_the_command_writes_the_parameters_and_a_digest_that_follows_the_labels(
     kept.label({"a": "cats"})
     first = run()
     assert (first.samples, first.labels) == (str(kept.samples), str(kept.labels))
-    assert first.digest == digest(kept.params)
+    assert first.digest == digest(kept.params, Path("data/gathered"), Path("data/gathered.csv"))
     assert run() == first
     kept.label({"b": "dogs"})
     second = run()
     kept.forget("a")
     assert len({first.digest, second.digest, run().digest}) == 3
     assert sorted(path.name for path in Path("data/gathered").rglob("*.png")) == ["b.png"]
+    assert CliRunner().invoke(cli.gather, []).exit_code == 0
+
+
+def test_the_stage_takes_only_what_was_gathered_for_it(in_folder: Path, kept: Kept) -> None:
+    """Or DVC would write down the wrong pictures for the digest, and bring them back later."""
+    write_params(in_folder)
+    kept.keep("a", "unsure")
+    kept.keep("b", "random")
+    kept.label({"a": "cats"})
+    named = [str(kept.samples), str(kept.labels)]
+    assert CliRunner().invoke(cli.gather, named).exit_code == 0
+    kept.label({"b": "dogs"})
+    before = content(Path("data"))
+    result = CliRunner().invoke(cli.gather, [])
+    assert (result.exit_code, "has changed since it was gathered" in " ".join(result.output.split())) == (2, True)
+    assert content(Path("data")) == before
+    assert CliRunner().invoke(cli.gather, named).exit_code == 0
     assert CliRunner().invoke(cli.gather, []).exit_code == 0
 
 

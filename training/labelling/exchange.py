@@ -6,10 +6,11 @@ count, predictions do not: https://labelstud.io/guide/export. It has the sample'
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -37,11 +38,19 @@ class Choices(msgspec.Struct):
     choices: list[str] = []
 
 
+class Told(msgspec.Struct):
+    """Who chose, and what kind of decision it is: what Label Studio has no place for, and keeps with a result."""
+
+    who: str | None = None
+    decision: Literal["label", "settle"] = "label"
+
+
 class Result(msgspec.Struct):
     """A part of an annotation; of other types than ``choices``, the value is not read."""
 
     type: str
     value: Any
+    meta: Told | None = None
 
 
 class Annotation(msgspec.Struct):
@@ -49,8 +58,8 @@ class Annotation(msgspec.Struct):
 
     result: list[Result]
     completed_by: int | dict[str, Any] | None = None
-    who: str | None = None  # ours: Label Studio ignores it
     created_at: datetime | None = None
+    updated_at: datetime | None = None
     was_cancelled: bool = False  # Label Studio's "skip"
 
 
@@ -82,7 +91,8 @@ def read(path: Path, who: str, samples: dict[str, Sample]) -> list[Decision]:
         found = decisions.parse(data, str(path), {"decision": "label", "who": who, "when": now, "model": UNKNOWN})
     else:
         try:
-            found = list(_annotated(msgspec.json.decode(data, type=list[Task]), who, now))
+            tasks = msgspec.json.decode(data, type=list[Task])
+            found = sorted(_annotated(tasks, who, now), key=lambda line: line.when)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StageError(f"{path}: not tasks of Label Studio: {error}") from error
     return [
@@ -106,39 +116,54 @@ def _annotated(tasks: list[Task], who: str, now: str) -> Iterator[Decision]:
                 raise msgspec.ValidationError(f"task {number}: no id of a sample in data.id or data.image")
             if len(chosen) > 1 or chosen[0].strip().lower() not in LABELS:
                 raise msgspec.ValidationError(f"task {number}: {', '.join(chosen)} is none of {', '.join(LABELS)}")
-            person = each.who or each.completed_by
+            told = next((part.meta for part in each.result if part.meta), Told())
+            person = told.who or each.completed_by
             if isinstance(person, dict):
                 person = person.get("email") or person.get("id")
             said = {
                 "id": id_,
                 "label": LABELS[chosen[0].strip().lower()],
-                "decision": "label",
+                "decision": told.decision,
                 "who": f"Label Studio {person}" if isinstance(person, int) else person or who,
-                "when": each.created_at or now,
+                "when": each.updated_at or each.created_at or now,
                 "model": UNKNOWN,
             }
             yield msgspec.convert(said, Decision)
 
 
 def news(found: Iterable[Decision], ledger: Iterable[Decision]) -> list[Decision]:
-    """The lines to append to the ledger: what stands in ``found`` and is later than what that person said there."""
-    standing = decisions.standing(ledger)
+    """The lines to append to the ledger: what stands in ``found``, and is both another label and said later.
+
+    Later than what this person said in the ledger, also if it was taken back; a settlement, later than any other.
+    """
+    said: dict[str, list[Decision]] = defaultdict(list)
+    for line in ledger:
+        said[line.id].append(line)
+    standing = decisions.standing(line for lines in said.values() for line in lines)
+
+    def is_news(line: Decision) -> bool:
+        about = standing.get(line.id, Standing())
+        settles = line.decision == "settle"
+        now = (about.settled and about.settled.label) if settles else about.labels.get(line.who)
+        return line.label != now and all(
+            line.when > other.when
+            for other in said[line.id]
+            if (other.decision == "settle" if settles else other.decision == "label" and other.who == line.who)
+            or (other.decision == "undo" and other.who == line.who)
+        )
+
     return [
         msgspec.structs.replace(line, when=line.when.astimezone(UTC))
-        for id_, about in decisions.standing(found).items()
+        for about in decisions.standing(found).values()
         for line in _latest(about)
-        if all(
-            line.when > other.when and line.label != other.label
-            for other in _latest(standing.get(id_, Standing()))
-            if (line.who, line.decision) == (other.who, other.decision)
-        )
+        if is_news(line)
     ]
 
 
 def write(path: Path, address: str, samples: dict[str, Sample], ledger: Iterable[Decision]) -> int:
     """Write what stands; returns how many samples have labels. A JSON file has a task for the others too.
 
-    It has only the settled label of a sample that was settled, since Label Studio knows no such thing.
+    Of a sample that was settled it has that label only, since Label Studio knows no such thing.
 
     Raises:
         StageError: the file's suffix is not known.
@@ -168,11 +193,16 @@ def _task(address: str, id_: str, about: Standing) -> dict[str, Any]:
         "annotations": [
             {
                 "result": [
-                    {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [line.label]}}
+                    {
+                        "from_name": "label",
+                        "to_name": "image",
+                        "type": "choices",
+                        "value": {"choices": [line.label]},
+                        "meta": {"who": line.who, "decision": line.decision},
+                    }
                 ],
                 "created_at": line.when,
                 "was_cancelled": False,
-                "who": line.who,
                 # Label Studio refuses an address that no user of its has; without one the importing user is named.
                 **({"completed_by": {"email": line.who}} if "@" in line.who else {}),
             }

@@ -3,21 +3,19 @@
     catsdogs label samples --as Anna
     catsdogs label samples --as Anna --settle
     catsdogs label samples --as Anna --import labels.json
-    catsdogs label samples --export labels.csv
+    catsdogs label samples --export theirs.csv
 
 Decisions go to the ledger (:mod:`training.decisions`); a person made each of them.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
 import msgspec
 
 from shared.samples import Sample
-from shared.stores import SCHEMES
 from training import decisions
 from training.labelling import exchange
 from training.labelling.evidence import SHIPPED, Evidence
@@ -69,8 +67,10 @@ def give(address: str, ledger: Path, target: Path) -> None:
     """Write the labels of samples that are there to a file.
 
     Raises:
-        StageError: there are no samples, or a file cannot be read.
+        StageError: there are no samples, a file cannot be read, or it is the ledger, which has more than what stands.
     """
+    if target.resolve() == ledger.resolve():
+        raise StageError(f"{target}: this is the ledger, which is never rewritten; name another file")
     _, found = _found(address)
     with _named(str(target)):
         count = exchange.write(target, address, found, decisions.read(ledger))
@@ -85,8 +85,6 @@ def _person(who: str) -> str:
 
 
 def _found(address: str) -> tuple[Samples, dict[str, Sample]]:
-    if address.startswith(SCHEMES) and find_spec("obstore") is None:
-        raise StageError(f"{address}: a bucket needs obstore, which comes with the extra `samples`")
     samples = Samples(address)
     with _named(address):
         found = samples.listed()

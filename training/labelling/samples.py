@@ -28,7 +28,12 @@ class Samples:
         """What is known of each sample, by its id. Files that are no samples are left out."""
         sizes = dict(self._store.sizes())
         forgotten = {name.removesuffix(TOMBSTONE) for name in sizes if name.endswith(TOMBSTONE)}
-        files = [(name, size) for name, size in sizes.items() if name.endswith(SUFFIX) and _id(name) not in forgotten]
+        # A bucket has no range of an empty file.
+        files = [
+            (name, size)
+            for name, size in sizes.items()
+            if name.endswith(SUFFIX) and size and _id(name) not in forgotten
+        ]
         with ThreadPoolExecutor(READERS) as pool:
             unread = [file for file in files if file not in self._known]
             self._known |= zip(unread, pool.map(self._head, [name for name, _ in unread]), strict=True)

@@ -1,5 +1,6 @@
 """The page's server: for one person, on this machine, without anything from elsewhere."""
 
+import itertools
 import re
 import socket
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,7 @@ from training.stage import StageError
 T = TypeVar("T")
 
 HOST: Final = "127.0.0.1"
+LATEST: Final = 50  # decisions that a page may take back
 WEB: Final = Path(__file__).parent / "web"
 ASSETS: Final = ("icon.svg", "label.css", "label.js")
 # With any port, since the page may be reached through a tunnel.
@@ -60,13 +62,17 @@ class Retraction(msgspec.Struct, frozen=True):
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """What is to be labelled, first things first; ``said`` is what each person said, where that is to be settled."""
+    """What is to be labelled, first things first; ``said`` is what each person said, where that is to be settled.
+
+    ``done`` counts what this person decided, and ``latest`` has the last of it, which may be taken back.
+    """
 
     who: str
     settle: bool
-    labelled: int
+    done: int
     disputed: int
     samples: list[dict[str, Any]]
+    latest: list[dict[str, Any]]
 
 
 class Labelling:
@@ -83,38 +89,51 @@ class Labelling:
     def queue(self) -> Queue:
         """What is to be labelled now: what nobody labelled comes before what others did."""
         found = self.samples.listed()
-        standing = decisions.standing(decisions.read(self._ledger))
+        lines = decisions.read(self._ledger)
+        standing = decisions.standing(lines)
         about = {id_: standing.get(id_, Standing()) for id_ in found}
+        place = {line.id: number for number, line in enumerate(lines) if line.who == self._who}
+        own = sorted((line for each in about.values() for line in self._own(each)[-1:]), key=lambda own: place[own.id])
         disputed = [id_ for id_ in found if about[id_].disputed]
         unsettled = [id_ for id_ in found if not about[id_].settled and self._who not in about[id_].labels]
         settle = self._decision == "settle"
         order = most_informative(found, disputed if settle else unsettled)
+        if not settle:
+            order.sort(key=lambda id_: bool(about[id_].labels))
+
+        def shown(id_: str) -> dict[str, Any]:
+            return {"id": id_, "said": about[id_].labels} if settle else {"id": id_}
+
         return Queue(
             who=self._who,
             settle=settle,
-            labelled=sum(self._who in each.labels for each in about.values()),
+            done=len(own),
+            latest=[shown(line.id) | {"label": line.label} for line in own[-LATEST:]],
             disputed=len(disputed),
-            samples=[{"id": id_, "said": about[id_].labels} for id_ in order]
-            if settle
-            else [{"id": id_} for id_ in sorted(order, key=lambda id_: bool(about[id_].labels))],
+            samples=[shown(id_) for id_ in order],
         )
 
     def decide(self, choice: Choice, sample: Sample) -> None:
         """Write a decision down."""
-        self._append(choice.id, choice.label, self._decision, sample.prediction.model)
+        decision = Decision(choice.id, choice.label, self._decision, self._who, _now(), sample.prediction.model)
+        decisions.append(self._ledger, [decision])
 
     def undo(self, id_: str) -> bool:
-        """Take this person's decision about a sample back; returns whether there was one."""
-        about = decisions.standing(decisions.read(self._ledger)).get(id_, Standing())
-        last = next((line for line in reversed(about.lines) if line.who == self._who), None)
-        if last is None or last.decision != self._decision:
-            return False
-        self._append(id_, last.label, "undo", last.model)
-        return True
+        """Take this person's decision about a sample back, however often it was made; returns whether there was one."""
+        own = self._own(decisions.standing(decisions.read(self._ledger)).get(id_, Standing()))
+        if own:
+            now = _now()
+            decisions.append(self._ledger, [msgspec.structs.replace(line, decision="undo", when=now) for line in own])
+        return bool(own)
 
-    def _append(self, id_: str, label: Actual, decision: Literal["label", "settle", "undo"], model: str) -> None:
-        when = datetime.now(UTC).replace(microsecond=0)
-        decisions.append(self._ledger, [Decision(id_, label, decision, self._who, when, model)])
+    def _own(self, about: Standing) -> list[Decision]:
+        """This person's lines, from the last one back as far as they are decisions of this kind."""
+        own = (line for line in reversed(about.lines) if line.who == self._who)
+        return list(itertools.takewhile(lambda line: line.decision == self._decision, own))[::-1]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
 
 
 class OwnPage:

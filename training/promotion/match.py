@@ -34,6 +34,7 @@ MARGINS: Final = {
     "hard": 0.01,
 }
 ROBUSTNESS: Final = "robustness: "  # starts the names of its figures; the cell follows
+CHOSEN: Final = ", chosen by answers of models that served: an equal model is likely to be better on them too"
 COSTS: Final = ("bytes", "milliseconds")
 FORMS: Final = {"log loss": ".4f", "bytes": ",", "milliseconds": ".2f"}  # the others are shares
 
@@ -189,7 +190,10 @@ def match(rival: str, theirs: tuple[Files, Answers], ours: tuple[Files, Answers]
     fewer, wider = _exams(their_files, our_files)
     if not len(our_answers.others_unsure):
         notes.append("other things: not compared, there are no photos of them (export.others)")
-    notes += [f"{side}: {len(right):,} photos" for side, right in our_answers.from_production.items()]
+    notes += [
+        f"{side}: {len(right):,} photos{CHOSEN if side == 'hard' else ''}"
+        for side, right in our_answers.from_production.items()
+    ]
     return Match(
         rival=rival,
         photos=len(our_answers.right),

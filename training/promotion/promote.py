@@ -10,6 +10,7 @@ there is one). The rule is that of :func:`training.promotion.decision.decide`.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,16 +116,24 @@ def _candidate() -> Files:
         models[precision], reports[precision] = model.read_bytes(), report.read_bytes()
         if reason := refusal(models[precision]):
             raise StageError(f"{model} must not serve: {reason}")
-    documents = {precision: read_contract(data) for precision, data in models.items()}
+    candidate = Files(models, reports)
+    _check(candidate)
+    return candidate.named(None)
+
+
+def _check(candidate: Files) -> None:
+    """Raise a StageError if the files do not belong together."""
+    documents = {precision: read_contract(data) for precision, data in candidate.models.items()}
     for precision, document in documents.items():
-        path = PIPELINE[precision][0]
+        path, report = PIPELINE[precision]
+        if (about := json.loads(candidate.reports[precision]).get("version")) != document.version:
+            raise StageError(f"{report} is about {about}, and {path} is {document.version}; run `dvc repro`")
         if document.precision != precision:
             raise StageError(f"{path}: its contract says {document.precision}")
         if document.provenance.mlflow_run_id != documents["fp32"].provenance.mlflow_run_id:
             raise StageError(f"{path} and {stage.MODEL} come from different training runs; run `dvc repro`")
         if document.provenance.split_digest != split.split_digest(split.read(stage.SPLIT)):
             raise StageError(f"{path} was made from another split than {stage.SPLIT}; run `dvc repro`")
-    return Files(models, reports).named(None)
 
 
 def _rolled_back(client: mlflow.MlflowClient, candidate: Files) -> str | None:
@@ -195,7 +204,11 @@ def _runnable(name: str, files: Files) -> Files:
             reason = refusal(files.models[precision])
             if reason is None:
                 return files
-            files = Files({other: data for other, data in files.models.items() if other != precision}, files.reports)
+            models, reports = (
+                {other: data for other, data in each.items() if other != precision}
+                for each in (files.models, files.reports)
+            )
+            files = Files(models, reports)
             reasons.append(reason)
     raise StageError(f"{name} cannot be compared, as it cannot serve here: {'; '.join(reasons)}")
 
@@ -227,5 +240,6 @@ def _attempt(client: mlflow.MlflowClient, candidate: Files, sides: dict[str, str
     tried = [version for version in registry.versions(client) if sides.items() & version.tags.items()]
     for version in tried:
         if registry.holds(version, candidate):
-            return int(version.tags[registry.ATTEMPT])
+            # Tags are set one by one, so a killed run may have left it out.
+            return int(version.tags.get(registry.ATTEMPT, len(tried)))
     return len(tried) + 1

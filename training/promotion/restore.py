@@ -86,13 +86,22 @@ def _find(client: mlflow.MlflowClient, number: str) -> ModelVersion:
 
 
 def _previous(client: mlflow.MlflowClient, champion: ModelVersion) -> ModelVersion:
-    """The champion before this one, of those that were not rolled back themselves."""
+    """The champion before this one, of those that were not rolled back themselves.
+
+    Where one is no longer in the registry, nothing says which came before it: then it is the last that began to serve.
+    """
+    there = {registry.number(version): version for version in registry.versions(client)}
     seen, version = {registry.number(champion)}, champion
-    while (number := version.tags.get(registry.PREVIOUS)) and number not in seen:
+    while (number := version.tags.get(registry.PREVIOUS)) and number in there and number not in seen:
         seen.add(number)
-        version = client.get_model_version(NAME, number)
+        version = there[number]
         if not registry.rolled_back(version):
             return version
+    if number and number not in there:
+        others = [each for each in there.values() if registry.number(each) not in seen and registry.has_served(each)]
+        others = [each for each in others if not registry.rolled_back(each)]
+        if others:
+            return max(others, key=lambda each: each.tags.get(registry.SERVED, ""))
     raise StageError(f"{version_name(champion)} is the first champion: there is no earlier one to roll back to")
 
 

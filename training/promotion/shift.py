@@ -8,6 +8,7 @@ The last writes ``reports/shift.json`` and the table of docs/loop.md, and ends w
 For photos whose labels are known. In production a person labels, and what a sender says is a hint.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -25,7 +26,7 @@ from shared.files import write_json, write_whole
 from shared.folders import CLASS_FOLDERS
 from shared.intervals import percent
 from shared.pixels import Photo, RefusedImageError, decode
-from shared.samples import HEAD_BYTES, SUFFIX, known
+from shared.samples import HEAD_BYTES, SUFFIX, SampleError, known
 from training import layouts, stage
 from training.comparison import Comparison, compare
 from training.graph import single_threaded
@@ -145,7 +146,10 @@ def _labels(samples: str, out: Path) -> None:
     """Write what was said of each sample by POST /feedback to a table for `catsdogs label --import`."""
     store = stores.opened(samples)
     names = sorted(name for name, _ in store.sizes() if name.endswith(SUFFIX))
-    said = {name.removesuffix(SUFFIX): known(store.get(name, HEAD_BYTES)).feedback for name in names}
+    said: dict[str, str | None] = {}
+    for name in names:
+        with contextlib.suppress(SampleError):  # another picture
+            said[name.removesuffix(SUFFIX)] = known(store.get(name, HEAD_BYTES)).feedback
     text = io.StringIO()
     rows = [(id_, label) for id_, label in said.items() if label]
     csv.writer(text, lineterminator="\n").writerows([("id", "label"), *rows])

@@ -438,6 +438,11 @@ def test_what_is_no_id_is_not_forgotten(tmp_path: Path, id_: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_forgetting_in_a_folder_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.forget, ["--samples", str(tmp_path / "smaples"), "0" * 54])
+    assert (done.exit_code, "no such folder" in done.output, list(tmp_path.iterdir())) == (2, True, [])
+
+
 def test_forgetting_needs_to_know_where_samples_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CATSDOGS_SAMPLES", raising=False)
     assert "CATSDOGS_SAMPLES" in CliRunner().invoke(cli.forget, ["0" * 54]).output

@@ -1,6 +1,8 @@
 """Labels from elsewhere, and for others, through the command."""
 
 import json
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,7 @@ from click.testing import CliRunner, Result
 from shared.samples import TOMBSTONE
 from tests.training.labelling.conftest import keep
 from training import cli
-from training.decisions import decisions, read
-from training.labelling import label
+from training.decisions import Decision, append, decisions, read
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,33 @@ def test_annotations_of_label_studio_are_labels_and_its_predictions_are_not(ledg
         ("h_2", "dogs", "Anna"),
     ]
     assert "0 of 3 labels" in take(json.dumps(tasks[:1] * 3), ".json").output
+    first = annotated("cats", 7, created_at="2026-11-29T12:00:00.5Z")
+    corrected = annotated("dogs", 7, created_at="2026-11-29T12:00:00.5Z", updated_at="2026-11-29T15:00:00Z")
+    take(json.dumps([{"data": {"id": "b1-unsure"}, "annotations": [corrected, first]}]), ".json")
+    assert decisions(ledger)["b1-unsure"] == "dogs"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_an_older_file_takes_nothing_back(ledger: Path, suffix: str) -> None:
+    """What was decided later stands: a label that was taken back, and a settlement."""
+    head = "id,label,decision,who,when\n"
+    take(f"{head}b1-unsure,cats,label,Anna,2026-11-29T12:00:00Z\nc3-unsure,cats,settle,Dora,2026-11-29T13:00:00Z\n")
+    done("--export", f"old{suffix}")
+    at = datetime(2026, 11, 29, 14, tzinfo=UTC)
+    append(ledger, [Decision("b1-unsure", "cats", "undo", "Anna", at, "m")])
+    append(ledger, [Decision("c3-unsure", "both", "settle", "Cleo", at, "m")])
+    assert "0 of 2 labels are new" in done("--as", "Anna", "--import", f"old{suffix}").output
+    assert decisions(ledger) == {"c3-unsure": "both"}
+
+
+def test_the_ledger_is_not_exported_over(ledger: Path) -> None:
+    take("id,label\nb1-unsure,cats\n")
+    take("id,label\nb1-unsure,dogs\n")
+    before = ledger.read_bytes()
+    for name in ("labels.csv", "./labels.csv", "samples/../labels.csv"):
+        said = done("--export", name)
+        assert (said.exit_code, "never rewritten" in said.output) == (2, True), said.output
+    assert ledger.read_bytes() == before
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
@@ -151,5 +179,5 @@ def test_what_cannot_be_done_is_said_in_a_line(arguments: list[str], says: str) 
 
 
 def test_a_bucket_without_obstore_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "obstore", None)
     assert "a bucket needs obstore" in CliRunner().invoke(cli.label, ["s3://b/samples", "--as", "Anna"]).output

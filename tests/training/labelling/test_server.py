@@ -39,7 +39,7 @@ def test_a_decision_is_on_the_disk_with_who_when_and_against_which_model(serve: 
     )  # fmt: skip
     assert ledger.read_text().splitlines()[1].endswith("Z,shipped-1")
     assert "b1-unsure" not in queued(page)
-    assert page.get("/queue").json()["labelled"] == 1
+    assert page.get("/queue").json()["done"] == 1
 
 
 def test_what_clients_reported_is_no_label(serve: Serve, ledger: Path) -> None:
@@ -59,6 +59,25 @@ def test_undo_appends_a_line_that_takes_back(serve: Serve, ledger: Path) -> None
     assert page.post("/undo", json={"id": "b1-unsure"}).status_code == 409
     decide(page, "b1-unsure", "dogs")
     assert decisions(ledger) == {"b1-unsure": "dogs"}
+
+
+def test_undo_takes_back_each_label_that_a_person_gave_a_sample(serve: Serve, ledger: Path) -> None:
+    """As from two pages, or from one whose answer was lost."""
+    page = serve()
+    decide(page, "b1-unsure", "cats")
+    decide(page, "b1-unsure", "dogs")
+    assert page.post("/undo", json={"id": "b1-unsure"}).status_code == 204
+    assert decisions(ledger) == {}
+
+
+def test_the_queue_has_the_latest_decisions_to_take_back(serve: Serve) -> None:
+    page = serve()
+    for id_, label in (("c3-unsure", "cats"), ("b1-unsure", "dogs"), ("c3-unsure", "both")):
+        decide(page, id_, label)
+    decide(serve("Ben"), "d2-unsure", "cats")
+    assert page.get("/queue").json()["latest"] == [
+        {"id": "b1-unsure", "label": "dogs"}, {"id": "c3-unsure", "label": "both"}
+    ]  # fmt: skip
 
 
 def test_nobody_takes_back_what_another_said(serve: Serve, ledger: Path) -> None:
@@ -121,7 +140,7 @@ def test_a_torn_last_line_is_labelled_again(serve: Serve, ledger: Path) -> None:
     page = serve()
     decide(page, "b1-unsure", "cats")
     decide(page, "d2-unsure", "cats")
-    ledger.write_bytes(ledger.read_bytes()[:-9])
+    ledger.write_bytes(ledger.read_bytes()[:-12])
     assert queued(page)[0] == "d2-unsure"
     decide(page, "d2-unsure", "dogs")
     assert decisions(ledger) == {"b1-unsure": "cats", "d2-unsure": "dogs"}

@@ -18,7 +18,7 @@ import pytest
 
 from shared import contract
 from shared.contract import Contract, Precision
-from shared.files import write_whole
+from shared.files import write_json, write_whole
 from shared.intervals import Interval
 from tests.conftest import ROOT
 from tests.training.promotion.conftest import LOG_MODEL, Make
@@ -117,6 +117,17 @@ def test_a_champion_that_fails_its_exam_here_stops_the_comparison(make: Make) ->
     contradict(path, exam=contract.Exam(wrong, 0.05))
     make(BAD)
     assert "cannot be compared, as it cannot serve here: it fails its exam" in refused("promote")
+
+
+def test_where_int8_fails_its_exam_robustness_is_that_of_the_file_that_answers(make: Make) -> None:
+    shares: dict[Precision, float] = {"fp32": 0.001, "int8": 0.1}
+    for precision, wrong in shares.items():
+        place(GOOD, precision)
+        write_json(SERVED / f"cats-dogs.{precision}.json", {"version": "shipped"} | cells(dark=wrong))
+    int8 = SERVED / "cats-dogs.int8.onnx"
+    contradict(int8, exam=msgspec.structs.replace(read_contract(int8.read_bytes()).exam, questions=()))
+    make(SMALLER, report=cells(dark=0.05))
+    assert "robustness: dark 3 may be worse by +4.90%" in done("promote")
 
 
 def test_a_significantly_worse_candidate_is_kept_out_though_it_is_smaller(make: Make) -> None:
@@ -291,6 +302,16 @@ def test_a_candidate_that_mends_what_was_hard_wins_and_attempts_on_each_side_cou
     assert (tags(3)["test_side_hard"], tags(3)["attempt"]) == (found["test_side_hard"], "2")
 
 
+def test_a_version_that_lacks_its_attempt_is_an_attempt_all_the_same(make: Make) -> None:
+    place(Redness(wrong=9))
+    for number in (2, 3):
+        make(Redness(wrong=9, padding=40_000 + 800 * number))
+        done("promote")
+        client().delete_model_version_tag("cats-dogs", str(number), "attempt")  # as if killed while tags were set
+    done("promote")
+    assert tags(3)["attempt"] == "2"
+
+
 def test_each_attempt_on_a_test_side_needs_more_and_another_side_begins_anew(make: Make) -> None:
     place(Redness(wrong=9))
     for attempt in (1, 2, 3):
@@ -432,6 +453,9 @@ def test_a_candidate_that_must_not_serve_is_refused_and_not_registered(make: Mak
     again()
     path.write_bytes(path.read_bytes()[:200])
     is_refused("it does not run")
+    again()
+    write_json(PIPELINE[precision][1], {"version": "another"})
+    is_refused("is about another")
     again(split_digest="1" * 64)
     is_refused("another split")
     again()

@@ -70,6 +70,12 @@ def test_rollback_passes_over_what_was_rolled_back_before(three: list[dict[str, 
     assert "there is no earlier one" in refused("rollback")  # 1 was rolled back from
 
 
+def test_rollback_gets_over_a_version_that_the_registry_has_lost(three: list[dict[str, bytes]]) -> None:
+    client().delete_model_version("cats-dogs", "2")
+    assert "cats-dogs/1: champion again" in done("rollback")
+    assert (champion(), served()) == ("cats-dogs/1", three[0])
+
+
 def test_restoring_takes_a_rollback_back(three: list[dict[str, bytes]]) -> None:
     done("rollback")
     done("restore", "3")

@@ -3,6 +3,7 @@
 const LABELS = { c: "cats", d: "dogs", b: "both", n: "neither" };
 const WORDS = { cats: "a cat", dogs: "a dog", both: "both", neither: "neither" };
 const AHEAD = 8; // pictures that are loaded before they are wanted
+const PAUSE = 200; // milliseconds that a picture is shown before a key counts: one that bounces is not about it
 const REFRESH = 20; // decisions after which the queue is asked for again: others label too, and samples come and go
 
 const find = (id) => document.querySelector(`#${id}`);
@@ -13,11 +14,13 @@ const buttons = Object.fromEntries([...document.querySelectorAll("[data-key]")].
 let about = {}; // the queue's answer, but for its samples
 let queue = []; // what is to come; the first one is shown
 const seen = new Set(); // what was decided or skipped here
-const past = []; // the same in order, with the label, or null for a skip
+const past = []; // the same in order, with the label, or null for a skip; at first what was decided on an earlier visit
 const pictures = new Map(); // promises of images, by the sample's id
 let ready = false; // whether the picture is shown: a key pressed before is not about it
 let stuck = false; // whether loading it failed
-let labelled = 0;
+let asking = false; // whether there may be more than the queue has
+let lost = null; // the sample whose decision could not be saved, which the alert is about
+let done = 0;
 let unsaved = 0;
 let saving = Promise.resolve();
 
@@ -52,10 +55,11 @@ function prefetch() {
 }
 
 async function refresh() {
-  const { samples, ...rest } = await (await ask("queue")).json();
+  const { samples, latest, ...rest } = await (await ask("queue")).json();
   const [current] = queue;
+  if (!about.who) past.push(...latest.map(({ label, ...sample }) => ({ sample, label })));
   about = rest;
-  labelled = rest.labelled + unsaved;
+  done = rest.done + unsaved;
   const others = samples.filter(({ id }) => !seen.has(id) && id !== current?.id);
   queue = current ? [current, ...others] : others;
   prefetch();
@@ -71,10 +75,13 @@ async function show() {
     if (sample !== queue[0]) return;
     figure.replaceChildren(...(image ? [image] : []));
     figure.hidden = !image;
-    figure.dataset.sample = sample?.id ?? "";
-    if (stuck) find("fault").hidden = true;
+    if (!lost) find("fault").hidden = true;
     stuck = false;
-    ready = Boolean(sample);
+    setTimeout(() => {
+      if (sample !== queue[0]) return;
+      ready = Boolean(sample);
+      figure.dataset.sample = sample?.id ?? "";
+    }, PAUSE);
   } catch (error) {
     if (sample !== queue[0]) return;
     stuck = !error.gone;
@@ -90,12 +97,12 @@ async function show() {
 function draw() {
   find("who").textContent = `${about.settle ? "settled" : "labelled"} by ${about.who}`;
   const left = queue.length;
-  const done = about.settle ? past.filter(({ label }) => label).length : labelled;
   [bar.value, bar.max] = [done, Math.max(1, done + left)];
   find("count").textContent = `${done.toLocaleString("en")} done, ${left.toLocaleString("en")} to go`;
   document.body.dataset.unsaved = unsaved;
-  for (const [key, button] of Object.entries(buttons)) button.disabled = key === "u" ? !past.length : !left;
-  if (!left) say(ended());
+  for (const [key, button] of Object.entries(buttons)) button.disabled = key === "u" ? !past.length : !left && !asking;
+  if (!left && !asking) say(ended());
+  else if (find("status").textContent.startsWith("Nothing is left")) say("");
 }
 
 function ended() {
@@ -121,12 +128,13 @@ function decide(label) {
   if (past.length > 50) pictures.delete(past.at(-51).sample.id);
   say(label ? `${WORDS[label]}.`.replace(/^./, (letter) => letter.toUpperCase()) : "Skipped.");
   if (label) {
-    labelled += 1;
+    done += 1;
     save("decisions", { id: sample.id, label });
   }
-  const more = !queue.length;
-  if (more || past.length % REFRESH === 0) {
-    saving.then(refresh).then(more ? show : draw, (error) => fail(error.message));
+  asking = !queue.length;
+  if (asking || past.length % REFRESH === 0) {
+    const next = asking ? show : draw;
+    saving.then(refresh).finally(() => { asking = false; }).then(next, (error) => fail(error.message));
   }
   show();
 }
@@ -137,17 +145,18 @@ function save(path, body) {
   saving = saving
     .then(() => ask(path, body))
     .then(() => {
-      find("fault").hidden = true;
+      if (lost === body.id) [lost, find("fault").hidden] = [null, true];
     })
     .catch((error) => {
       say("");
-      fail(`Not saved: ${error.message}`);
+      lost = body.id;
+      fail(`Not saved: ${error.message}${error.gone || path === "undo" ? "" : ". The picture comes again."}`);
       const place = past.findLastIndex(({ sample }) => sample.id === body.id);
       if (path === "undo" || place < 0) return; // or taken back meanwhile
       const { sample } = takeOut(place);
       if (error.gone) return;
-      queue.unshift(sample);
-      show();
+      queue.splice(1, 0, sample); // not first: a key may be on its way for what is shown
+      if (queue.length === 1) show();
     })
     .finally(() => {
       unsaved -= 1;
@@ -158,7 +167,7 @@ function save(path, body) {
 function takeOut(place) {
   const [taken] = past.splice(place, 1);
   seen.delete(taken.sample.id);
-  if (taken.label) labelled -= 1;
+  if (taken.label) done -= 1;
   return taken;
 }
 
@@ -184,6 +193,7 @@ async function reveal(key, id, path, act) {
     const found = await (await ask(`samples/${id}/${path}`)).json();
     if (queue[0]?.id === id && buttons[key].ariaPressed === "true") act(found);
   } catch (error) {
+    buttons[key].ariaPressed = "false";
     fail(error.message);
   }
 }
@@ -226,7 +236,9 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
   press(key);
 });
-for (const [key, button] of Object.entries(buttons)) button.addEventListener("click", () => press(key));
+for (const [key, button] of Object.entries(buttons)) {
+  button.addEventListener("click", ({ detail }) => detail > 1 || press(key)); // a double click is about one picture
+}
 addEventListener("beforeunload", (event) => {
   if (unsaved) event.preventDefault();
 });
