@@ -22,6 +22,7 @@ NOT_KEPT: Final = "classified, and not kept."
 KEPT: Final = (
     "classified, and some are kept to train later models: reduced to 224×224 pixels, without their names or EXIF."
 )
+METRICS: Final = ' · <a href="metrics">Metrics</a>'
 
 
 class WholeFile(FileResponse):
@@ -45,12 +46,17 @@ class WholeFile(FileResponse):
 
 
 async def page(request: Request) -> Response:
-    """GET /: the web page, which says whether photos are kept."""
-    if not request.app.state.service.settings.samples:
+    """GET /: the web page, which says whether photos are kept, and links to metrics where they are on this port."""
+    settings = request.app.state.service.settings
+    if not settings.samples and not settings.metrics_port:
         return WholeFile(WEB / "index.html")
     html = await asyncio.to_thread((WEB / "index.html").read_text)
+    if settings.samples:
+        html = html.replace(NOT_KEPT, KEPT)
+    if settings.metrics_port:
+        html = html.replace(METRICS, "")
     # Not stored, or a browser could take it for the file, or the file for it, once the setting has changed.
-    return Response(html.replace(NOT_KEPT, KEPT), media_type="text/html", headers={"cache-control": "no-store"})
+    return Response(html, media_type="text/html", headers={"cache-control": "no-store"})
 
 
 async def docs(_: Request) -> Response:

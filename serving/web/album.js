@@ -40,7 +40,12 @@ export class Album {
 
   arrange(order = this.#order) {
     this.#order = order;
-    list.append(...this.#sorted().map(({ element }) => element));
+    let next = list.firstElementChild;
+    for (const { element } of this.#sorted()) {
+      // One that is moved loses the keyboard's focus.
+      if (element === next) next = next.nextElementSibling;
+      else list.insertBefore(element, next);
+    }
   }
 
   clear() {

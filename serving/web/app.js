@@ -7,6 +7,7 @@ import { dropped, photos } from "./files.js";
 import { openPanel } from "./panel.js";
 import { progress } from "./progress.js";
 import { Sending } from "./sending.js";
+import { asset } from "./service.js";
 import { onFilter, tally } from "./tally.js";
 import { count } from "./words.js";
 
@@ -17,7 +18,7 @@ const album = new Album();
 const sending = new Sending(settled, changed);
 
 function add(found) {
-  if (!found.length) return;
+  if (!found.length) return say(statusLine, "I found no photos there.");
   const cards = found.map((photo) => new Card(photo, changed));
   album.add(cards);
   sending.add(cards);
@@ -69,6 +70,7 @@ on(stop, "click", () => sending.stop());
 on(again, "click", () => {
   const open = album.cards.filter((card) => card.open);
   for (const card of open) card.wait();
+  album.show("all");
   sending.add(open);
 });
 
@@ -89,11 +91,13 @@ on(find("clear"), "click", () => {
   if (sending.busy) sending.stop();
   album.clear();
   changed();
+  undo.focus();
 });
 
 on(undo, "click", () => {
   album.bringBack();
   changed();
+  find("clear").focus();
 });
 
 on(find("about"), "click", openPanel);
@@ -107,12 +111,12 @@ for (const chooser of ["choose", "folder"].map(find)) {
 
 for (const example of document.querySelectorAll(".examples button")) {
   on(example, "click", async () => {
-    const photo = await (await fetch(`assets/${example.value}`)).blob();
-    add(photos([new File([photo], example.value, { type: photo.type })]));
+    const photo = await asset(example.value).catch(({ message }) => say(statusLine, message));
+    if (photo) add(photos([new File([photo], example.value, { type: photo.type })]));
   });
 }
 
-on(window, "paste", (event) => add(photos(event.clipboardData.files)));
+on(window, "paste", ({ clipboardData: { files } }) => files.length && add(photos(files)));
 
 on(window, "dragover", (event) => {
   event.preventDefault();
@@ -124,5 +128,5 @@ on(window, "dragleave", (event) => {
 on(window, "drop", async (event) => {
   event.preventDefault();
   document.body.classList.remove("over");
-  add(await dropped(event.dataTransfer));
+  if (event.dataTransfer.items.length) add(await dropped(event.dataTransfer));
 });

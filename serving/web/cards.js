@@ -35,6 +35,8 @@ export class Card {
   #inSight = false;
   #broken = false; // whether the browser cannot show the photo
   #shown = Promise.resolve(); // the photo, or the browser's failure to show it
+  #leave = () => {}; // no longer wait for it
+  #chosen = null; // the feedback button that counts, while one is on its way
 
   /** `changed()` is called when a person has told the service what the photo shows. */
   constructor({ file, path }, changed) {
@@ -143,10 +145,11 @@ export class Card {
     this.#inSight = inSight;
     if (!inSight) {
       this.picture.removeAttribute("src");
+      this.#leave();
     } else if (!this.#broken && !this.picture.hasAttribute("src")) {
       const url = URL.createObjectURL(this.file);
       this.#shown = new Promise((resolve) => {
-        this.picture.onload = resolve;
+        this.#leave = this.picture.onload = resolve;
         this.picture.onerror = () => resolve(this.#giveUp());
       }).then(() => URL.revokeObjectURL(url));
       this.picture.src = url;
@@ -172,8 +175,19 @@ export class Card {
   }
 
   async #tell(button) {
+    const busy = this.#chosen;
+    this.#chosen = button;
+    if (busy) return; // it is sent when the other one has been noted
+    do {
+      button = this.#chosen;
+      if (button.value !== this.told) await this.#send(button);
+    } while (button !== this.#chosen);
+    this.#chosen = null;
+    this.changed();
+  }
+
+  async #send(button) {
     const thanks = this.find(".thanks");
-    if (this.told === button.value || this.find("[aria-busy]")) return;
     button.setAttribute("aria-busy", "true");
     try {
       const { label, correct } = await tell(this.outcome.id, button.value);
@@ -190,6 +204,5 @@ export class Card {
     } finally {
       button.removeAttribute("aria-busy");
     }
-    this.changed();
   }
 }

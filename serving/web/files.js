@@ -1,7 +1,7 @@
 // Photos out of what a browser hands over: a chooser, a drop with folders in it, the clipboard.
 
 // What a folder has beside photos is passed over; files that were chosen by themselves are not.
-const PICTURE = /\.(jpe?g|png|webp|gif|bmp|avif|hei[cf])$/i;
+const PICTURE = /\.(jpe?g?|jfif|png|webp|gif|bmp|avif|hei[cf]|hif)$/i;
 const order = new Intl.Collator("en", { numeric: true });
 
 /** The photos among files, each a `file` and its `path`. */

@@ -88,7 +88,8 @@ export class Sending {
       this.#adapt(files, (performance.now() - begun) / 1000);
     } catch (refusal) {
       if (signal.aborted) return files.map(stopped);
-      if (refusal.status === 0 && !(await alive())) {
+      if (refusal.status === 0 && !(await alive(signal))) {
+        if (signal.aborted) return files.map(stopped);
         this.#refuseWaiting(refusal); // rather than find it out for each of them
         return files.map(() => refusal);
       }

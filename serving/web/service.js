@@ -1,6 +1,7 @@
 // Requests to the service, and messages for its errors.
 
 const PATIENCE = 60_000; // milliseconds; the service itself gives up on a picture much sooner
+const SOON = 5_000;
 const SLOWEST = 32_000; // bytes per second; the service ends an upload that is slower
 const FOR_GOOD = [400, 403, 404, 405, 413, 415, 421, 422]; // a retry would get the same answer
 const PASSING = [0, 408, 429, 503]; // a retry may succeed
@@ -69,19 +70,31 @@ export function model() {
   return ask("model");
 }
 
-/** Whether the service answers. */
-export async function alive() {
-  return ask("health").then(
+/** Whether the service answers soon. */
+export function alive(signal) {
+  return ask("health", { signal, patience: SOON }).then(
     () => true,
     () => false,
   );
+}
+
+/** A file of the page's own, as a blob. */
+export async function asset(name) {
+  const answer = await fetch(address(`assets/${name}`)).catch(() => ({ ok: false }));
+  if (!answer.ok) throw new Refusal(UNREACHABLE);
+  return answer.blob();
+}
+
+// The page's own address may have a key in it, with which nothing can be fetched.
+function address(path) {
+  return new URL(path, location.origin + location.pathname);
 }
 
 async function ask(path, { signal, patience = PATIENCE, ...options } = {}) {
   const enough = AbortSignal.timeout(patience);
   let response;
   try {
-    response = await fetch(path, { ...options, signal: signal ? AbortSignal.any([signal, enough]) : enough });
+    response = await fetch(address(path), { ...options, signal: signal ? AbortSignal.any([signal, enough]) : enough });
     if (response.ok) return await response.json();
   } catch {
     throw new Refusal(UNREACHABLE);

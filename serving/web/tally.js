@@ -39,7 +39,7 @@ export function tally({ cards, filter }) {
     button.setAttribute("aria-pressed", filter === value);
     button.disabled = number === 0 && filter !== value;
   }
-  section.querySelector("button[value=failed]").hidden = !cards.some(FILTERS.failed);
+  section.querySelector("button[value=failed]").hidden = !cards.some(FILTERS.failed) && filter !== "failed";
   showChecked(cards);
 }
 

@@ -9,9 +9,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
+from serving.http import auth
+from serving.settings import Settings
 from tests.e2e.conftest import CAT
-from tests.serving.conftest import Running
+from tests.ops.watched import free_port
+from tests.serving.conftest import Running, start_server
 
+KEY, DIGEST = auth.make()
 # What a browser's drop or paste event carries, built in the page from a file's bytes.
 TRANSFER = """([data, name, type]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
@@ -213,3 +217,23 @@ def test_the_documentation_shows_every_route_and_how_to_ask_it(page: Page, servi
     shown = page.locator(".opblock.is-open")
     expect(shown.locator(".opblock-description")).to_contain_text("localhost:8000/predict/batch")
     expect(shown.locator(".responses-table")).to_contain_text("deadline_exceeded")
+
+
+def test_an_example_that_cannot_be_had_is_said(page: Page) -> None:
+    page.route("**/assets/cat.jpg", lambda route: route.abort())
+    page.get_by_role("button", name="A cat").click()
+    expect(page.locator("#status")).to_have_text("The service cannot be reached. Is it still running?")
+
+
+def test_a_page_whose_address_has_the_key_in_it_can_ask(empty: Page) -> None:
+    with_key, stop = start_server(Settings(api_keys=DIGEST, metrics_port=free_port()))
+    try:
+        empty.goto(f"http://me:{KEY}@127.0.0.1:{with_key.port}/")
+        empty.set_input_files("#choose", CAT)
+        expect(empty.locator(".card h2")).to_have_text("It’s a cat")
+        expect(empty.get_by_role("link", name="The model as JSON")).to_be_visible()
+        expect(empty.get_by_role("link", name="Metrics")).to_have_count(0)
+        empty.goto(f"http://me:{KEY}@127.0.0.1:{with_key.port}/docs")
+        expect(empty.locator("#docs .opblock").first).to_be_visible()
+    finally:
+        stop()

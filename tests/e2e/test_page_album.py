@@ -193,3 +193,61 @@ def test_what_windows_high_contrast_leaves_of_colours_still_tells_cats_from_dogs
     expect(pressed).to_have_attribute("aria-pressed", "true")
     assert len({*colours, "rgba(0, 0, 0, 0)"}) == 3
     assert pressed.evaluate("button => getComputedStyle(button).backgroundColor") != before
+
+
+def test_a_folder_without_photos_is_said_to_be_one(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/notes.txt").write_text("none")
+    page.set_input_files("#folder", tmp_path / "none")
+    expect(page.locator("#status")).to_have_text("I found no photos there.")
+    for name in ("a.jfif", "b.JPE", "c.jpeg"):
+        (tmp_path / "none" / name).write_bytes(CAT.read_bytes())
+    page.set_input_files("#folder", tmp_path / "none")
+    expect(page.locator("#status")).to_have_text("All 3 photos done.")
+
+
+def test_what_has_no_answer_can_be_asked_again_from_its_filter(page: Page, tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.jpg" for number in range(4)]
+    for file in files:
+        file.write_bytes(CAT.read_bytes())
+    page.route("**/predict/batch*", lambda route: route.fulfill(status=500, body="{}"))
+    page.set_input_files("#choose", files)
+    assert len(filtered(page, "4 unanswered")) == 4
+    page.unroute("**/predict/batch*")
+    page.get_by_role("button", name="Try all 4 again").click()
+    expect(page.locator("#status")).to_have_text("All 4 photos done.")
+    expect(page.locator(".card:visible")).to_have_count(4)
+
+
+def test_the_keyboard_keeps_its_place(album: Page) -> None:
+    def focused() -> str:
+        name: str = album.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.id")
+        return name
+
+    album.get_by_role("combobox", name="Sort").select_option("least sure first")
+    album.get_by_role("button", name="Wrong: cat 9.jpg").focus()
+    album.keyboard.press("Enter")
+    expect(album.get_by_role("button", name="1 wrong")).to_be_enabled()
+    assert focused() == "Wrong: cat 9.jpg"
+    album.get_by_role("button", name="Clear").focus()
+    album.keyboard.press("Enter")
+    assert focused() == "undo"
+    album.keyboard.press("Enter")
+    assert focused() == "clear"
+
+
+def test_photos_that_are_scrolled_past_before_they_are_shown_hold_no_memory(page: Page, tmp_path: Path) -> None:
+    page.evaluate("""() => {
+      window.held = new Set();
+      const [make, drop] = [URL.createObjectURL, URL.revokeObjectURL];
+      URL.createObjectURL = (file) => { const url = make(file); held.add(url); return url; };
+      URL.revokeObjectURL = (url) => { held.delete(url); drop(url); };
+    }""")
+    files = [tmp_path / f"{number}.png" for number in range(60)]
+    for number, file in enumerate(files):
+        file.write_bytes(encoded(blobs(number, (1500, 1000)), "PNG"))
+    page.set_input_files("#choose", files)
+    expect(page.locator("#status")).to_have_text("All 60 photos done.")
+    for place in (1, 0, 0.5, 1, 0):
+        page.evaluate(f"scrollTo(0, {place} * document.body.scrollHeight)")
+    page.wait_for_function("held.size === 0")

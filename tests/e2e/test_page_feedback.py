@@ -86,3 +86,20 @@ def test_feedback_that_was_not_noted_says_so_and_can_be_given_again(page: Page) 
     right.click()
     expect(page.locator(".thanks")).to_have_text("Thank you.")
     expect(right).to_have_attribute("aria-pressed", "true")
+
+
+def test_of_two_clicks_the_second_counts_also_while_the_first_is_on_its_way(page: Page) -> None:
+    sent: list[str] = []
+
+    def tell(route: Route) -> None:
+        sent.append(json.loads(route.request.post_data or "")["label"])
+        if len(sent) == 1:
+            page.get_by_role("button", name="Right: cat.jpg").click()
+        route.fulfill(json={"id": "", "label": sent[-1], "predicted_label": "cats", "correct": sent[-1] == "cats"})
+
+    page.route("**/feedback", tell)
+    page.set_input_files("#choose", CAT)
+    page.get_by_role("button", name="Wrong: cat.jpg").click()
+    expect(page.get_by_role("button", name="Right: cat.jpg")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("button", name="Wrong: cat.jpg")).to_have_attribute("aria-pressed", "false")
+    assert sent == ["dogs", "cats"]

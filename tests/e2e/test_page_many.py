@@ -197,6 +197,20 @@ def test_stopping_leaves_the_rest_to_be_asked_again(page: Page, pictures: list[P
     expect(again).to_be_hidden()
 
 
+def test_stopping_does_not_wait_for_a_service_that_hangs(page: Page, pictures: list[Path]) -> None:
+    page.route(BATCHES, lambda route: route.abort())
+    page.route("**/health", lambda _: None)  # never answered
+    with page.expect_request("**/health"):
+        page.set_input_files("#choose", pictures[:20])
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".card .why", has_text="You stopped")).to_have_count(20)
+    page.unroute("**/health")
+    page.unroute(BATCHES)
+    page.set_input_files("#choose", pictures[20:24])
+    expect(page.locator("#status")).to_have_text("20 photos without an answer.")
+    assert sum(page.evaluate(TALLY)) == 24
+
+
 def overloaded(route: Route) -> None:
     problem = {"type": "x", "title": "x", "status": 503, "detail": "x", "code": "overloaded", "request_id": "x"}
     route.fulfill(status=503, headers={"Retry-After": "1"}, json=problem, content_type="application/problem+json")
