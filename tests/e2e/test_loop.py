@@ -22,6 +22,7 @@ from tests.waiting import until
 from training import cli, params, stage
 from training.decisions import decisions
 from training.promotion import shift
+from training.promotion.files import read_contract
 from training.promotion.promote import PIPELINE
 from training.promotion.served import SERVED
 
@@ -67,7 +68,7 @@ def trained() -> None:
         command(stage_)
     model, report = PIPELINE["fp32"]
     model.write_bytes(stage.CANDIDATE.read_bytes())
-    write_json(report, {})
+    write_json(report, {"version": read_contract(model.read_bytes()).version})
 
 
 def test_a_kind_of_photo_that_the_model_gets_wrong_is_mended_by_a_round_of_the_loop(in_folder: Path) -> None:

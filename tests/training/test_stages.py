@@ -67,6 +67,10 @@ def imported(stage: str) -> set[str]:
     return {str(path.relative_to(ROOT)) for path in found}
 
 
+def test_dvc_s_run_cache_brings_no_gathered_picture_back_that_was_forgotten() -> None:
+    assert all(about["persist"] for out in STAGES["gather"]["outs"] for about in out.values())
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_declares_the_code_that_it_runs(stage: str) -> None:
     undeclared = {path for path, (stages, _) in UNDECLARED.items() if stage in stages}
