@@ -216,6 +216,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, folder / name)
     for name in (".venv", ".venv-dev"):
         (folder / name).symlink_to(sys.prefix)
+    (folder / "samples").mkdir()  # as a service makes it
     with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
         for seed in range(6):
             archive.writestr(f"{'Cat' if seed % 2 else 'Dog'}/{seed}.jpg", encoded(blobs(seed), "JPEG"))

@@ -247,7 +247,7 @@ def test_the_documentation_has_the_figures_of_the_reports_and_no_others() -> Non
 
 def test_a_table_replaces_the_one_below_its_marker() -> None:
     found, soaked = json.loads(REPORT.read_text()), json.loads(SOAK.read_text())
-    names = ("speed", "separate", "costs", "targets", "soak", "siege", "loop", "front")
+    names = ("speed", "separate", "costs", "targets", "soak", "siege", "loop", "front", "batches")
     page = "".join(f"before\n\n{table.MARKER.format(name)}| old |\n|---|\n\nafter\n" for name in names)
     filled = table.into_page(page, found, {"soak": soaked})
     assert filled.startswith(f"before\n\n{table.MARKER.format('speed')}{table.rows(found)}\nafter\n")

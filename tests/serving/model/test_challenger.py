@@ -228,6 +228,6 @@ def test_when_too_many_pictures_wait_for_it_more_are_dropped_and_counted(start: 
     for _ in range(MAX_WAITING + 4):
         assert server.predict().status_code == 200
     until(lambda: server.metric("catsdogs_challenger_dropped_total") >= 3)  # one is asked about, the others wait
-    server.reload()  # a picture that hangs does not keep it from being replaced
     zygote, _ = challenger_of(server).pids
+    server.reload()  # a picture that hangs does not keep it from being replaced
     until(lambda: zygote not in challenger_of(server).pids)
