@@ -9,7 +9,7 @@ LOCK := .venv-lock
 LOCKED = $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --upgrade --custom-compile-command "make lock" --output-file docker/$(1).lock
 comma := ,
-# A file's tests share fixtures, so one process runs them all. In the order of the folders, the longest files come early.
+# A file's tests share fixtures, so one process runs them all, in the order that tests/conftest.py puts them in.
 parallel = -n $(1) --dist loadfile --no-loadscope-reorder
 # HAProxy is in /usr/sbin, which is not on everybody's path.
 export PATH := $(CURDIR)/$(DEV)/bin:$(PATH):/usr/sbin

@@ -17,6 +17,11 @@ ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT.parent / "shared" / "data" / "petimages-photos.zip"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the file that takes longest: at the end, one process would be alone with it for minutes."""
+    items.sort(key=lambda item: item.path.name != "test_promote.py")
+
+
 @pytest.fixture(scope="session")
 def shipped() -> Path:
     """The model file that the repository ships."""
