@@ -15,11 +15,13 @@ from serving.settings import SHIPPED_MODEL
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT.parent / "shared" / "data" / "petimages-photos.zip"
+# Of the tests of `make test`, and of `make test-slow`.
+LONGEST = ("test_promote.py", "test_killed.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest: at the end, one process would be alone with it for minutes."""
-    items.sort(key=lambda item: item.path.name != "test_promote.py")
+    """Begin with the files that take longest: at the end, one process would be alone with one for minutes."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
