@@ -45,7 +45,7 @@ test: install-dev ## lint, types and tests in about twelve minutes
 	@echo "── types ─────────────────────────────────────────────"
 	mypy
 	@echo "── tests ─────────────────────────────────────────────"
-	python -m pytest $(call parallel,4) -ra --durations=10 -m "not slow" $(covered)
+	python -m pytest $(call parallel,3) -ra --durations=10 -m "not slow" $(covered)
 	@[ -z "$(covered)" ] || coverage json --quiet --include='serving/*,shared/*' -o - | python -c "import json, sys; \
 		share = json.load(sys.stdin)['totals']['percent_branches_covered']; \
 		print(f'branches of serving/ and shared/ that tests take: {share:.1f} %, of at least 95'); sys.exit(share < 95)"

@@ -5,6 +5,7 @@ The store is ``mlflow.db`` in the working folder, or what ``MLFLOW_TRACKING_URI`
 machine did meanwhile (processor, memory, disk, network; the GPU where nvidia-ml-py is installed) every ten seconds.
 """
 
+import gc
 import json
 import logging
 import os
@@ -120,8 +121,10 @@ def run(run_id: str | None = None, name: str | None = None, *, nested: bool = Fa
             try:
                 yield run_id
             except KeyboardInterrupt as interrupt:
-                # In the middle of the store's work it leaves SQLite locked: the frames hold what holds the lock.
+                # In the middle of the store's work it leaves SQLite locked: the frames hold what holds the lock, a
+                # connection, which is in a reference cycle with its cache of statements.
                 traceback.clear_frames(interrupt.__traceback__)
+                gc.collect()
                 raise
 
 
