@@ -38,7 +38,7 @@ serve: $(SERVE)/.installed ## the service on http://localhost:8000, installed wi
 # In CI, where nobody waits, it is measured which branches tests take; that takes a fifth more time.
 covered = $(if $(CI),--cov --cov-report=term:skip-covered)
 
-test: install-dev ## lint, types and tests in about twelve minutes
+test: install-dev ## lint, types and tests in about a quarter of an hour
 	@echo "── lint ──────────────────────────────────────────────"
 	ruff check .
 	ruff format --check .
