@@ -263,6 +263,7 @@ def test_a_limit_for_batches_lower_than_the_page_s_is_no_obstacle(page: Page, pi
     assert page.locator('.card[data-state="failed"]').count() == 0
 
 
+@pytest.mark.slow
 def test_a_service_killed_in_the_middle_loses_nothing(
     empty: Page, pictures: list[Path], begin: Callable[[int], Process]
 ) -> None:

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from serving.http.auth import make
 from tests.fuzz import SCALE
 from tests.serving.conftest import Running, Start
@@ -36,6 +38,7 @@ def test_the_service_does_as_its_document_says(server: Running, tmp_path: Path) 
     assert server.predict().status_code == 200
 
 
+@pytest.mark.slow
 def test_a_service_with_keys_does_so_for_an_allowed_page_and_lets_nobody_in_without(
     start: Start, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_run_goes_on_with_another_number_of_processes_on_the_same_curve(work: 
     assert losses(history) == pytest.approx(losses(same))
 
 
+@pytest.mark.slow
 def test_a_machine_with_other_parameters_is_refused(work: Path) -> None:
     write_params(work, train={"seed": 1})
     (work / "params.yaml").rename(work / "params1.yaml")

@@ -142,6 +142,7 @@ def test_two_checkouts_are_compared_turn_by_turn() -> None:
 
 
 @LINUX
+@pytest.mark.slow
 def test_the_soak_counts_every_answer_and_compares_the_tenths(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
     arguments = ["soak", "--requests", "1000", "--service", str(SERVICE), "--out", str(out)]
@@ -215,6 +216,7 @@ def test_the_front_process_is_measured_beside_that_of_another_checkout(tmp_path:
 
 
 @LINUX
+@pytest.mark.slow
 def test_batches_are_sent_as_forms_and_as_base64_over_lines_of_several_speeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,6 +268,7 @@ def test_a_file_answers_with_its_second_look(make: Make) -> None:
     assert re.search(r"accuracy +96.36% +100.00%", output)
 
 
+@pytest.mark.slow
 def test_eight_creeping_candidates_do_not_add_up(make: Make) -> None:
     make(GOOD)
     done("promote")
