@@ -105,8 +105,8 @@ class ConnectionLimits:
                 return True
         return False
 
-    def problem(self, code: str, detail: str, headers: dict[str, str] | None) -> bytes:
-        """Count and log one refusal; returns the answer as bytes, head and body."""
+    def problem(self, code: str, detail: str, headers: dict[str, str] | None) -> tuple[bytes, bytes]:
+        """Count and log one refusal; returns the answer's head and body."""
         request_id = uuid.uuid4().hex
         answer: Response = problems.response(code, detail, {"state": {"id": request_id}, "path": ""}, headers)
         self.metrics.rejected.count(code)
@@ -115,7 +115,7 @@ class ConnectionLimits:
         ACCESS.info("refused", extra={"fields": fields})
         lines = [*answer.raw_headers, *API, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
         head = b"".join(b"%b: %b\r\n" % line for line in lines)
-        return STATUS_LINE[answer.status_code] + head + b"\r\n" + bytes(answer.body)
+        return STATUS_LINE[answer.status_code] + head + b"\r\n", bytes(answer.body)
 
 
 class Connection(HttpToolsProtocol):
@@ -227,6 +227,8 @@ class Connection(HttpToolsProtocol):
             raise ValueError(fault)
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             return
+        if not self.url.startswith(b"/") and httptools.parse_url(self.url).path is None:  # "http://host"
+            self.url = b"/"  # RFC 9110, section 4.2.3; uvicorn expects a path
         if self.parser.get_http_version() == "1.0":
             self.expect_100_continue = False  # RFC 9110, section 10.1.1
         super().on_headers_complete()
@@ -351,11 +353,14 @@ class Connection(HttpToolsProtocol):
         if self.input is Input.NOTHING:
             return
         answered = self.input is Input.BODY and self.cycle.response_complete
+        bodiless = self.input in (Input.HEAD, Input.BODY) and self.parser.get_method() == b"HEAD"
         self._give_up_input(Input.NOTHING)
         if self._unanswered:
             return
         if not answered:
-            self.transport.write(self.limits.problem(code, detail, headers))
+            head, body = self.limits.problem(code, detail, headers)
+            self.transport.write(head)
+            self.transport.write(b"" if bodiless else body)
         self._linger()
 
     def _give_up_input(self, instead: Input) -> None:

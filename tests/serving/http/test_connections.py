@@ -130,6 +130,21 @@ def test_a_host_may_have_a_port_and_be_an_address(server: Running, host: bytes) 
     assert statuses(said) == [200]
 
 
+def test_a_refused_head_has_no_body(server: Running) -> None:
+    head, _, body = tell(server, b"HEAD /health HTTP/1.1\r\n\r\n").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert body == b""
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [(b"http://x", 200), (b"http://x?a", 200), (b"http://x/health", 200), (b"http://x/a", 404)],
+)
+def test_an_address_may_be_absolute(server: Running, target: bytes, status: int) -> None:
+    said = tell(server, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert statuses(said) == [status]
+
+
 @pytest.mark.parametrize("zeros", [1, 20, 4300, 20_000])
 def test_a_length_with_leading_zeros_is_the_number_that_it_says(server: Running, zeros: int) -> None:
     head = POST + b"Connection: close\r\nContent-Length: " + b"0" * zeros
