@@ -10,7 +10,6 @@ from typing import Final, Protocol
 from scoring import stores
 from scoring.errors import ScoreError
 
-SCHEMES: Final = ("s3://", "gs://", "az://")
 _ASIDE: Final = ".partial"
 
 
@@ -44,10 +43,12 @@ def opened(address: str) -> Destination:
     Raises:
         ScoreError: results cannot be put there.
     """
-    if address.startswith(SCHEMES):
+    if not address:
+        raise ScoreError("the address for the results is empty")
+    if address.startswith(stores.SCHEMES):
         return Bucket(address)
     if "://" in address:
-        raise ScoreError(f"{address}: results go to a folder or to {', '.join(SCHEMES)}")
+        raise ScoreError(f"{address}: results go to a folder or to {', '.join(stores.SCHEMES)}")
     return Folder(Path(address).absolute())
 
 

@@ -8,7 +8,7 @@ import io
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -51,25 +51,28 @@ class Job:
         model: what scores it.
         destination: where the results go.
         evidence: whether rows have the evidence map.
+        limits: on pictures that are not the usual ones, as they are written in the folder's name.
 
     Attributes:
         model: what scores it.
         folder: where its files are at the destination.
     """
 
-    def __init__(self, manifest: Manifest, model: Loaded, destination: Destination, *, evidence: bool) -> None:
+    def __init__(
+        self, manifest: Manifest, model: Loaded, destination: Destination, *, evidence: bool, limits: Sequence[str] = ()
+    ) -> None:
         """Name the job's folder."""
         self._manifest = manifest
         self.model = model
         self._destination = destination
         self._evidence = evidence
-        parts = [manifest.digest[:DIGITS], model.digest[:DIGITS], *(["evidence"] if evidence else [])]
+        parts = [manifest.digest[:DIGITS], model.digest[:DIGITS], *(["evidence"] if evidence else []), *limits]
         self.folder = "-".join(parts)
 
     def done(self) -> set[int]:
         """The numbers of the shards that are done."""
         names = self._destination.names(self.folder)
-        return {int(name.partition("-")[0]) for name in names if name.endswith(".parquet") and name[0] != "."}
+        return {int(name.partition("-")[0]) for name in names if name.endswith(".parquet") and name[0].isdigit()}
 
     def left(self, tally: Tally) -> list[int]:
         """The numbers of the shards to do, in an order of this worker's own, so that workers seldom meet."""
@@ -116,7 +119,7 @@ class Job:
         rows = size = 0
         began, ended = [], []
         for name in sorted(self._destination.names(self.folder)):
-            if not name.endswith(".parquet"):
+            if not name.endswith(".parquet") or not name[0].isdigit():
                 continue
             file = parquet.ParquetFile(io.BytesIO(self._destination.read(f"{self.folder}/{name}")))
             table = file.read([*counts, "size"])

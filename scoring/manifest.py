@@ -1,6 +1,6 @@
 """The manifest: every key of a source, in a Parquet file whose row groups are the shards.
 
-Its digest is of what it lists, so that workers which list the same source name their shards alike.
+Its digest is of the source and what it lists, so that workers which list the same name their shards alike.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def write(source: Source, path: Path, listed: Callable[[int], None] = lambda _: 
     Raises:
         ScoreError: it is empty, or cannot be listed.
     """
-    found = hashlib.sha256()
+    found = hashlib.sha256(source.address.encode())
     count = 0
     with parquet.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False) as file:
         entries = source.entries()
@@ -87,7 +87,7 @@ class Manifest:
     """A manifest that has been written.
 
     Attributes:
-        digest: of the keys, sizes and versions.
+        digest: of the source's address and the keys, sizes and versions.
         source: the address of the source.
         count: number of keys.
         shards: number of shards.

@@ -126,6 +126,8 @@ async def printed(
     async with worker.lanes(settings, zygote) as lanes:
         scorer = Scorer(lanes, source, settings.max_body_bytes, worker.flags(explain), commit)
         await _watched(scorer.tally, scorer.run(_pieces(source)))
+    if not scorer.tally.done:
+        raise ScoreError(f"{address}: no pictures")
 
 
 def _pieces(source: Source) -> Iterator[Shard]:

@@ -5,6 +5,7 @@ archives are paths; a backslash in a name is doubled, and a byte that is no UTF-
 is text and none is lost.
 """
 
+import contextlib
 import csv
 import errno
 import hashlib
@@ -13,11 +14,15 @@ import lzma
 import os
 import re
 import shutil
+import stat
+import struct
 import tarfile
 import tempfile
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol
 
@@ -35,7 +40,11 @@ COLUMNS: Final = ("key", "address", "url", "uri", "path", "file", "file_name", "
 _ABSENT: Final = (
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO,
 )  # fmt: skip
-_BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+# What reading a damaged archive raises; bz2 an OSError without a number, and a seek to before the file one with EINVAL.
+_BROKEN: Final = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError,
+    KeyError, ValueError, struct.error,
+)  # fmt: skip
 _ESCAPED: Final = re.compile(rb"\\(\\|x[0-9a-f]{2})")
 
 
@@ -74,25 +83,35 @@ def opened(address: str) -> Source:
     Raises:
         ScoreError: there is none.
     """
-    if stores.is_address(address):
-        if address.endswith(TABLES):
-            content = fetched(address)
-            return Table(address, lambda: io.BytesIO(content), Path())
-        return Objects(address)
+    if not address:
+        raise ScoreError("the address of the pictures is empty")
     if "://" in address:
-        raise ScoreError(f"{address}: stores are {', '.join(stores.SCHEMES)}")
+        return _remote(address)
     path = Path(address).absolute()
+    if not _is_text(str(path)):
+        raise ScoreError(f"{escaped(address)}: the path is no UTF-8")
     if path.is_dir():
         return Folder(path)
     if not path.is_file():
         raise ScoreError(f"{address}: no such file or folder")
     if path.suffix.lower() in TABLES:
-        return Table(str(path), lambda: path.open("rb"), path.parent)
+        return Table(str(path), lambda: path.open("rb"), str(path.parent))
     if zipfile.is_zipfile(path):
         return Zip(path)
     if tarfile.is_tarfile(path):
         return Tar(path)
     raise ScoreError(f"{address}: neither a folder nor a zip, tar, CSV or Parquet file")
+
+
+def _remote(address: str) -> Source:
+    if not stores.is_address(address):
+        raise ScoreError(f"{address}: stores are {', '.join(stores.SCHEMES)}")
+    if _path(address).lower().endswith(TABLES):
+        content = fetched(address)
+        return Table(address, lambda: io.BytesIO(content), _path(address).rpartition("/")[0])
+    if address.startswith(stores.WEB):
+        raise ScoreError(f"{address}: on the web, a source is a table, {' or '.join(TABLES)}")
+    return Objects(address)
 
 
 def fetched(address: str) -> bytes:
@@ -101,11 +120,10 @@ def fetched(address: str) -> bytes:
     Raises:
         ScoreError: there is none.
     """
-    store, key = stores.split(address)
     try:
-        content = stores.bucket(store).get(key)
-    except FileNotFoundError as error:
-        raise ScoreError(f"{address}: no such object") from error
+        content = _object(address)
+    except UnreadableError as error:
+        raise ScoreError(f"{address}: {error}") from error
     assert content is not None
     return content
 
@@ -128,15 +146,59 @@ def hidden(name: str) -> bool:
     return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
 
 
-def _file(path: Path, most: int) -> bytes | None:
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Raise an `UnreadableError` for what is a picture's own fault."""
     try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
+        yield
     except OSError as error:
-        if error.errno in _ABSENT:
-            raise UnreadableError(error.strerror) from error
-        raise
+        if error.errno not in (None, errno.EINVAL, *_ABSENT):
+            raise
+        raise UnreadableError(error.strerror or str(error)) from error
+    except _BROKEN as error:
+        raise UnreadableError(str(error)) from error
+
+
+def _file(path: Path, most: int) -> bytes | None:
+    # Opening a named pipe would wait for somebody to write.
+    with _damage(), open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        known = os.fstat(file.fileno())
+        if not stat.S_ISREG(known.st_mode):
+            raise UnreadableError("it is no file")
+        data = file.read(min(most, known.st_size) + 1)  # for which memory is taken
     return data if len(data) <= most else None
+
+
+def _object(address: str, most: int | None = None) -> bytes | None:
+    """What lies at an address; None if it has more than ``most`` bytes."""
+    store, key = stores.split(address)
+    try:
+        if address.startswith(stores.WEB):
+            return stores.web(address, most)
+        bucket = stores.bucket(store)
+    except (OSError, ValueError, ScoreError) as error:
+        raise UnreadableError(str(error)) from error
+    return _from(bucket, key, most)
+
+
+def _from(bucket: stores.Bucket, key: str, most: int | None) -> bytes | None:
+    try:
+        return bucket.get(key, most)
+    except (FileNotFoundError, PermissionError) as error:
+        raise UnreadableError(str(error)) from error
+
+
+def _path(address: str) -> str:
+    """An address without its query, which only those on the web have."""
+    return address.partition("?")[0] if address.startswith(stores.WEB) else address
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Folder:
@@ -193,7 +255,10 @@ class Zip:
     def __init__(self, path: Path) -> None:
         """Read its list of files."""
         self.address = str(path)
-        self._archive = zipfile.ZipFile(path)
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except _BROKEN as error:
+            raise ScoreError(f"{path}: not a readable zip file ({error})") from error
         self._infos = {escaped(info.filename): info for info in self._archive.infolist() if not info.is_dir()}
 
     def entries(self) -> Iterator[Entry]:
@@ -204,11 +269,8 @@ class Zip:
 
     def read(self, key: str, most: int) -> bytes | None:
         """See `Source`."""
-        try:
-            with self._archive.open(self._infos[key]) as file:
-                data = file.read(most + 1)
-        except (*_BROKEN, KeyError) as error:
-            raise UnreadableError(str(error)) from error
+        with _damage(), self._archive.open(self._infos[key]) as file:
+            data = file.read(most + 1)
         return data if len(data) <= most else None
 
 
@@ -218,31 +280,34 @@ class Tar:
     def __init__(self, path: Path) -> None:
         """Read through it, for where each file begins."""
         self.address = str(path)
+        self._version = str(path.stat().st_mtime_ns)  # a member's own time may be anything, often 0
         self._members: dict[str, tarfile.TarInfo] = {}
         self._plain = _plain_tar(path)
+        weakref.finalize(self, self._plain.close)
         try:
             with tarfile.open(fileobj=self._plain, mode="r:") as archive:
                 for member in archive:
-                    file = archive.getmember(member.linkname) if member.islnk() else member
-                    if file.isfile():
-                        self._members[escaped(member.name)] = file
-        except (tarfile.TarError, *_BROKEN, KeyError) as error:
+                    first = self._members.get(escaped(member.linkname), member) if member.islnk() else member
+                    if first.isreg() or first.islnk():
+                        self._members[escaped(member.name)] = first
+                end = os.pread(self._plain.fileno(), tarfile.BLOCKSIZE, archive.offset)
+        except _BROKEN as error:
             raise ScoreError(f"{path}: not a readable tar file ({error})") from error
+        if end.strip(b"\0"):  # `tarfile` takes a damaged header for the end
+            raise ScoreError(f"{path}: not a readable tar file (damaged at byte {archive.offset:,})")
 
     def entries(self) -> Iterator[Entry]:
         """List the files."""
         for key, member in self._members.items():
             if not hidden(key):
-                yield Entry(key, member.size, str(member.mtime))
+                yield Entry(key, member.size, self._version)
 
     def read(self, key: str, most: int) -> bytes | None:
         """See `Source`."""
-        member = self._members[key]
+        member = self._members.get(key)
+        if member is None or member.islnk() or member.issparse():
+            raise UnreadableError("it is missing, a link to a file that is, or a sparse file")
         return os.pread(self._plain.fileno(), member.size, member.offset_data) if member.size <= most else None
-
-    def __del__(self) -> None:
-        """Close the file, as `zipfile.ZipFile` does."""
-        self._plain.close()
 
 
 def _plain_tar(path: Path) -> IO[bytes]:
@@ -255,7 +320,7 @@ def _plain_tar(path: Path) -> IO[bytes]:
         try:
             unpacked.seek(0)
             shutil.copyfileobj(unpacked, plain)
-        except (*_BROKEN, OSError, lzma.LZMAError) as error:
+        except (*_BROKEN, OSError) as error:
             plain.close()
             raise ScoreError(f"{path}: not a readable tar file ({error})") from error
         plain.seek(0)
@@ -267,7 +332,7 @@ class Objects:
 
     def __init__(self, address: str) -> None:
         """Open the bucket."""
-        self.address = address
+        self.address = address.rstrip("/")
         self._bucket = stores.Bucket(address)
 
     def entries(self) -> Iterator[Entry]:
@@ -280,16 +345,13 @@ class Objects:
 
     def read(self, key: str, most: int) -> bytes | None:
         """See `Source`."""
-        try:
-            return self._bucket.get(key, most)
-        except FileNotFoundError as error:
-            raise UnreadableError(str(error)) from error
+        return _from(self._bucket, key, most)
 
 
 class Table:
     """The pictures whose addresses, or paths relative to the table's folder, a CSV or Parquet file names."""
 
-    def __init__(self, address: str, reader: Callable[[], IO[bytes]], folder: Path) -> None:
+    def __init__(self, address: str, reader: Callable[[], IO[bytes]], folder: str) -> None:
         """Take what opens the table."""
         self.address = address
         self._reader = reader
@@ -310,17 +372,13 @@ class Table:
 
     def read(self, key: str, most: int) -> bytes | None:
         """See `Source`."""
-        if not stores.is_address(key):
-            return _file(self._folder / key, most)
-        store, name = stores.split(key)
-        try:
-            return stores.bucket(store).get(name, most)
-        except FileNotFoundError as error:
-            raise UnreadableError(str(error)) from error
+        if stores.is_address(self._folder) and not stores.is_address(key):
+            key = f"{self._folder}/{key}"
+        return _object(key, most) if stores.is_address(key) else _file(Path(self._folder, key), most)
 
     def _addresses(self) -> Iterator[str]:
         with self._reader() as file:
-            yield from _parquet(file) if self.address.lower().endswith(".parquet") else _csv(file)
+            yield from _parquet(file) if _path(self.address).lower().endswith(".parquet") else _csv(file)
 
 
 def _digest(text: str) -> int:
@@ -338,9 +396,12 @@ def _column(names: Sequence[str]) -> str:
 def _csv(file: IO[bytes]) -> Iterator[str]:
     try:
         with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-            rows = csv.DictReader(text)
-            column = _column(rows.fieldnames or [])
-            yield from (row[column] for row in rows if row[column])
+            rows = csv.reader(text)
+            names = next(rows, [])
+            column = names.index(_column(names))
+            # A list without a head, as `find` writes one.
+            first = [names] if len(names) == 1 and re.search(r"[./]", names[0]) else []
+            yield from (row[column] for row in chain(first, rows) if len(row) > column and row[column])
     except (csv.Error, UnicodeError) as error:
         raise ScoreError(f"not a readable CSV file ({error})") from error
 

@@ -1,8 +1,13 @@
-"""Object stores, by `obstore`: S3, Google Cloud Storage and Azure."""
+"""Object stores, by `obstore`: S3, Google Cloud Storage and Azure; and single files on the web."""
 
 import contextlib
+import http.client
 import secrets
+import string
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -12,7 +17,8 @@ from typing import Any, Final
 
 from scoring.errors import ScoreError
 
-SCHEMES: Final = ("s3://", "gs://", "az://", "http://", "https://")
+SCHEMES: Final = ("s3://", "gs://", "az://")
+WEB: Final = ("http://", "https://")
 # Slashes before a key: az://ACCOUNT/CONTAINER/KEY, s3://BUCKET/KEY.
 _DEPTHS: Final = {"az://": 4}
 # Seconds between attempts to create an object that a store says both exists and does not.
@@ -25,11 +31,17 @@ RETRY: Final[Any] = {
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=15), "base": 4},
 }
 RACERS: Final = 8
+# What stores answer for one object that may not be read, or that lies in an archive. They refuse all objects otherwise,
+# as with credentials that have expired.
+_FORBIDDEN: Final = ("AccessDenied", "InvalidObjectState", "AuthorizationPermissionMismatch", "BlobArchived")
+WEB_SECONDS: Final = 20.0  # that a web server may take to answer, or to go on
+_REFUSED: Final = {*range(400, 500)} - {429}  # statuses that another attempt does not change
+WEB_PAUSES: Final = (1.0, 4.0)  # seconds before another attempt
 
 
 def is_address(text: str) -> bool:
-    """Whether this is the address of a store, rather than a path."""
-    return text.startswith(SCHEMES)
+    """Whether this is an address, rather than a path."""
+    return text.startswith(SCHEMES + WEB)
 
 
 def split(address: str) -> tuple[str, str]:
@@ -70,14 +82,19 @@ class Bucket:
 
         Raises:
             FileNotFoundError: there is none.
-            ScoreError: the store does not answer or does not allow it.
+            PermissionError: it may not be read.
+            ScoreError: the store does not answer, or allows nothing.
         """
         try:
             found = self._obstore.get(self._store, key)
             if most is not None and found.meta["size"] > most:
                 return None
             return bytes(found.bytes())
+        except ValueError as error:  # a key with "//", "." or ".."
+            raise FileNotFoundError(str(error)) from error
         except self._obstore.exceptions.BaseError as error:
+            if any(f"<Code>{code}<" in str(error) for code in _FORBIDDEN):
+                raise PermissionError(_line(error)) from error
             raise self._failed(key, error) from error
 
     def exists(self, key: str) -> bool:
@@ -127,6 +144,32 @@ class Bucket:
 def bucket(address: str) -> Bucket:
     """The store of this address, opened once."""
     return Bucket(address)
+
+
+def web(address: str, most: int | None = None) -> bytes | None:
+    """A file on the web; None if it has more than ``most`` bytes.
+
+    Raises:
+        OSError: it cannot be had.
+        ValueError: this is no address.
+    """
+    request = urllib.request.Request(urllib.parse.quote(address, safe=string.punctuation))  # noqa: S310 - see `WEB`
+    for pause in (*WEB_PAUSES, None):
+        try:
+            with urllib.request.urlopen(request, timeout=WEB_SECONDS) as answer:  # noqa: S310
+                data: bytes = answer.read() if most is None else answer.read(most + 1)
+                if most is not None and len(data) > most:
+                    return None
+                if not answer.length:  # that is left to read
+                    return data
+                raise ConnectionError("the file is cut off")
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            if pause is None or isinstance(error, http.client.InvalidURL) or getattr(error, "code", 500) in _REFUSED:
+                raise error if isinstance(error, OSError) else OSError(repr(error)) from error
+            time.sleep(pause)
+    raise AssertionError
 
 
 def _line(error: Exception) -> str:

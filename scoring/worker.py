@@ -38,7 +38,9 @@ async def started(
     source = sources.opened(found.source)
     async with lanes(settings, zygote) as ready:
         assert ready.model is not None
-        job = Job(found, ready.model, destination, evidence=explain)
+        given = {name: getattr(settings, name) for name in ("max_body_bytes", "max_pixels")}
+        limits = [f"{name}-{limit}" for name, limit in given.items() if limit != getattr(Settings(), name)]
+        job = Job(found, ready.model, destination, evidence=explain, limits=limits)
         yield Worker(Scorer(ready, source, settings.max_body_bytes, flags(explain), job.commit), job)
 
 

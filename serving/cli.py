@@ -232,11 +232,8 @@ def predict(files: tuple[str, ...], as_json: bool, model: str | None) -> None:
 
     # The other settings are the service's: a mistake in them is none here.
     settings = Settings(model=os.environ.get("CATSDOGS_MODEL", "") if model is None else model)
-    found = [name for given in files for name in local.files(given)]
-    if not found:
-        raise click.UsageError("there are no files in these folders")
 
-    async def classify() -> bool:
+    async def classify(found: list[str]) -> bool:
         failed = False
         async with local.lanes(settings) as lanes:
             assert lanes.model is not None
@@ -253,9 +250,13 @@ def predict(files: tuple[str, ...], as_json: bool, model: str | None) -> None:
         return failed
 
     try:
-        failed = asyncio.run(classify())
+        if not (found := [name for given in files for name in local.files(given)]):
+            raise click.UsageError("there are no files in these folders")
+        failed = asyncio.run(classify(found))
     except local.ModelError as error:
         raise click.UsageError(str(error)) from error
+    except OSError as error:  # a name too long, or nowhere to print to
+        raise click.ClickException(str(error)) from error
     if failed:
         sys.exit(1)
 

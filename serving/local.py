@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -71,9 +72,9 @@ def files(name: str) -> Iterator[str]:
 
 
 async def predict(lanes: Lanes, names: Iterable[str]) -> AsyncIterator[tuple[str, Prediction | str]]:
-    """Yield each file, in order, with its prediction, whose ``client_id`` is the file's name, or the reason for none.
+    r"""Yield each file's name, in order, with its prediction, whose ``client_id`` is the name, or the reason for none.
 
-    ``-`` is what stdin has.
+    ``-`` is what stdin has. A byte of a name that is no UTF-8 becomes ``\xNN``.
     """
     ids = Ids()
 
@@ -87,13 +88,17 @@ async def predict(lanes: Lanes, names: Iterable[str]) -> AsyncIterator[tuple[str
             return error.detail
         assert isinstance(answer, Answer)
         assert lanes.model is not None
-        return Prediction.of(answer, ids.new(), file, lanes.model.contract.version)
+        return Prediction.of(answer, ids.new(), _text(file), lanes.model.contract.version)
 
     under_way: deque[tuple[str, asyncio.Task[Prediction | str]]] = deque()
     for file in names:
         under_way.append((file, asyncio.ensure_future(one(file))))
         if len(under_way) > 2 * lanes.count:
             path, task = under_way.popleft()
-            yield path, await task
+            yield _text(path), await task
     for path, task in under_way:
-        yield path, await task
+        yield _text(path), await task
+
+
+def _text(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -215,3 +215,36 @@ def test_a_secret_in_an_address_is_not_said(pictures: Path, tmp_path: Path) -> N
     for said in (refused(unknown, "--out", tmp_path / "out"), refused(pictures, "--out", address)):
         assert "://***@127.0.0.1:9/x?***: " in said
         assert "s3cret" not in said
+
+
+def test_other_limits_are_another_job(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CATSDOGS_MAX_BODY_BYTES", "100")
+    scored(pictures, "--out", tmp_path / "out")
+    monkeypatch.delenv("CATSDOGS_MAX_BODY_BYTES")
+    assert "body_too_large" not in scored(pictures, "--out", tmp_path / "out").stdout
+
+
+def test_lists_that_name_the_same_files_in_two_folders_are_two_jobs(pictures: Path, tmp_path: Path) -> None:
+    for name, other in (("first", "a.jpg"), ("second", "b.png")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jpg").write_bytes((pictures / other).read_bytes())
+        (tmp_path / name / "list.csv").write_text("path\nx.jpg\n")
+        scored(tmp_path / name / "list.csv", "--out", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*/*.parquet"))) == 2
+
+
+def test_a_job_s_folder_may_have_other_tables(pictures: Path, tmp_path: Path) -> None:
+    first = scored(pictures, "--out", tmp_path / "out")
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    (folder / "part-0.parquet").write_bytes(b"mine")
+    assert scored(pictures, "--out", tmp_path / "out").stdout == first.stdout
+    (folder / "_summary.json").unlink()
+    assert scored(pictures, "--out", tmp_path / "out").stdout.splitlines()[1:] == first.stdout.splitlines()[1:]
+
+
+@pytest.mark.parametrize("form", [("--csv",), ("--out", "out")])
+def test_nothing_to_score_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert "no pictures" in refused("empty", *form)
+    assert "is empty" in refused("", *form)

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import tarfile
@@ -113,6 +114,91 @@ def test_a_tar_file(tmp_path: Path, kind: Literal["w:", "w:gz", "w:bz2", "w:xz"]
         link.type, link.linkname = tarfile.LNKTYPE, "b"
         archive.addfile(link)
     assert read(tmp_path / "a.tar") == {"x/a.jpg": b"22", "large": None, "b": b"3", "second": b"3"}
+
+
+def tar(path: Path, *members: tarfile.TarInfo | tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w:") as archive:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                archive.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                archive.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def test_a_tar_file_that_is_damaged_in_the_middle_is_refused(tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar", *((name, b"1") for name in "abc"))
+    assert len(read(path)) == 3
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1024] + b"?" + whole[1025:])
+    with pytest.raises(ScoreError, match="damaged at byte 1,024"):
+        sources.opened(str(path))
+
+
+def test_a_link_that_leads_nowhere_in_a_tar_file_is_unreadable(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.LNKTYPE, "gone"
+    source = sources.opened(str(tar(tmp_path / "a.tar", ("a", b"1"), link)))
+    assert [entry.key for entry in source.entries()] == ["a", "link"]
+    assert source.read("a", MOST) == b"1"
+    with pytest.raises(UnreadableError):
+        source.read("link", MOST)
+
+
+def test_a_tar_file_that_was_exchanged_has_other_versions(tmp_path: Path) -> None:
+    first = list(sources.opened(str(tar(tmp_path / "a.tar", ("a", b"1")))).entries())
+    os.utime(tmp_path / "a.tar", ns=(1, 1))
+    assert first != list(sources.opened(str(tmp_path / "a.tar")).entries())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_whatever_is_damaged_in_a_zip_file_costs_no_more_than_itself(tmp_path: Path, method: int) -> None:
+    content = bytes(range(256))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a", content)
+        archive.writestr("b", content)
+    whole = (tmp_path / "a.zip").read_bytes()
+    middle = whole.index(b"PK\x03\x04", 1)
+    for at in range(middle):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        source = sources.opened(str(put(tmp_path / "b.zip", bytes(damaged))))
+        assert source.read("b", MOST) == content
+        with contextlib.suppress(UnreadableError):
+            assert source.read("a", MOST) in (content, None)
+    for at in range(middle, len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        put(tmp_path / "b.zip", bytes(damaged))
+        try:
+            source = sources.opened(str(tmp_path / "b.zip"))
+        except ScoreError:
+            continue
+        for entry in source.entries():
+            with contextlib.suppress(UnreadableError):
+                source.read(entry.key, MOST)
+
+
+def test_a_named_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    source = sources.opened(str(tmp_path))
+    with pytest.raises(UnreadableError, match="no file"):
+        source.read("pipe", MOST)
+
+
+def test_a_list_without_a_head_is_read_from_its_first_line(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", b"1")
+    put(tmp_path / "b.jpg", b"2")
+    assert read(put(tmp_path / "list.csv", b"./a.jpg\nb.jpg\n\n")) == {"./a.jpg": b"1", "b.jpg": b"2"}
+
+
+@pytest.mark.parametrize("key", ["a\0b", "s3://", "https://[bad/x.jpg", "x" * 5000])
+def test_an_address_that_cannot_be_one_is_unreadable(tmp_path: Path, key: str) -> None:
+    source = sources.opened(str(put(tmp_path / "a.csv", b"path\n")))
+    with pytest.raises(UnreadableError):
+        source.read(key, MOST)
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])

@@ -11,8 +11,9 @@ import httpx
 import msgspec
 import pytest
 
-from scoring import stores
+from scoring import sources, stores
 from scoring.errors import ScoreError
+from scoring.sources import UnreadableError
 from scoring.stores import Bucket
 from tests.scoring.conftest import refused, scored
 
@@ -177,6 +178,75 @@ def test_an_object_that_is_refused_as_existing_and_does_not_exist_is_no_success(
 def test_a_store_that_forbids_ends_the_run(store: Callable[[Answers], Bucket], tmp_path: Path) -> None:
     store(lambda *_: 403)
     assert "s3://bucket" in refused("s3://bucket/photos", "--out", tmp_path / "out")
+
+
+@pytest.fixture
+def web() -> Iterator[tuple[str, dict[str, list[Any]]]]:
+    """A web server's address, and what it answers to each path, one after the other: a status, or a file."""
+    answers: dict[str, list[Any]] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            left = answers.get(self.path, [404])
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            body = answer if isinstance(answer, bytes) else b""
+            self.send_response(answer if isinstance(answer, int) else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}", answers
+        server.shutdown()
+
+
+def test_a_table_on_the_web_names_files_there(
+    web: tuple[str, dict[str, list[Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "WEB_PAUSES", (0, 0))
+    address, answers = web
+    rows = ["path", "a.jpg", "my%20photo.jpg", "löwe.jpg", f"{address}/x?sig=1/2", "later", "forbidden", "down", "/etc"]
+    answers |= {
+        "/list/of.csv?version=1/2": ["\n".join(rows).encode()],
+        "/list/a.jpg": [b"1"],
+        "/list/my%20photo.jpg": [b"2"],
+        "/list/l%C3%B6we.jpg": [b"3"],
+        "/x?sig=1/2": [b"4"],
+        "/list/later": [503, 429, b"5"],
+        "/list/forbidden": [403],
+        "/list/down": [500],
+    }
+    source = sources.opened(f"{address}/list/of.csv?version=1/2")
+    keys = [entry.key for entry in source.entries()]
+    assert keys == rows[1:]
+    assert [source.read(key, 1000) for key in keys[:5]] == [b"1", b"2", b"3", b"4", b"5"]
+    assert source.read("a.jpg", 0) is None
+    for key in keys[5:]:
+        with pytest.raises(UnreadableError):
+            source.read(key, 1000)
+    with pytest.raises(ScoreError, match="404"):
+        sources.opened(f"{address}/gone.csv")
+    with pytest.raises(ScoreError, match="a source is a table"):
+        sources.opened(f"{address}/photos")
+
+
+@pytest.mark.parametrize("code", [b"AccessDenied", b"InvalidObjectState"])
+def test_an_object_that_may_not_be_read_costs_its_row_and_credentials_that_expired_the_run(
+    store: Callable[[Answers], Bucket], monkeypatch: pytest.MonkeyPatch, code: bytes
+) -> None:
+    bucket = store(lambda *_: 403)
+    monkeypatch.setitem(globals(), "MISSING", b"<Error><Code>%b</Code></Error>" % code)
+    with pytest.raises(PermissionError):
+        bucket.get("a")
+    monkeypatch.setitem(globals(), "MISSING", b"<Error><Code>ExpiredToken</Code></Error>")
+    with pytest.raises(ScoreError):
+        bucket.get("a")
+    with pytest.raises(FileNotFoundError):
+        bucket.get("a//b")
 
 
 def test_an_address_is_split_into_store_and_key() -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -86,6 +87,17 @@ def test_a_picture_may_come_on_stdin(folder: Path) -> None:
     picture = (folder / "good.jpg").read_bytes()
     result = CliRunner().invoke(cli.main, ["predict", "--json", "-"], input=picture)
     assert answered(result) == ["-"]
+
+
+def test_predict_takes_a_name_that_is_no_text_and_says_so_of_one_that_can_be_none(folder: Path) -> None:
+    name = folder / os.fsdecode(b"caf\xe9.jpg")
+    name.write_bytes((folder / "good.jpg").read_bytes())
+    result = CliRunner().invoke(cli.main, ["predict", "--json", str(name)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["client_id"] == f"{folder}/caf\\xe9.jpg"
+    result = CliRunner().invoke(cli.main, ["predict", "x" * 300])
+    assert result.exit_code == 1
+    assert "too long" in result.stderr
 
 
 def test_a_mistake_in_the_service_s_settings_is_none_of_predict(folder: Path) -> None:
