@@ -20,6 +20,8 @@ SHIPPED_MODEL: Final = Path(__file__).parent / "models" / "cats-dogs.fp32.onnx"
 # The same network in int8, served if the file exists; `serving.model.session` falls back to the other.
 SHIPPED_INT8: Final = SHIPPED_MODEL.with_name("cats-dogs.int8.onnx")
 MEGABYTE: Final = 1_000_000
+# More is a mistake, and beyond 64 bits nothing can be limited.
+TERABYTE: Final = 10**12
 # A longer time to wait is a mistake, of units for one.
 HOUR: Final = 3600
 DAY: Final = 24 * HOUR
@@ -41,7 +43,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(description="Another model file, which answers the same pictures in idle time, unseen; empty for none."),
     ] = ""
-    host: Annotated[str, Meta(description="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1"
+    host: Annotated[
+        str,
+        Meta(
+            min_length=1,  # no address means all of them
+            description="The address to listen on; 0.0.0.0 for all.",
+            extra={"allowed": "addresses and names of this machine, and 0.0.0.0 for all"},
+        ),
+    ] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 for any free one.")] = 8000
     lanes: Annotated[
         int,
@@ -52,12 +61,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: Annotated[
         int, Meta(ge=1, description="Most pictures that wait for a lane; further requests are refused.")
     ] = 256
-    max_body_bytes: Annotated[int, Meta(ge=1, description="Largest request body, except for a batch.")] = 20 * MEGABYTE
-    max_batch_bytes: Annotated[int, Meta(ge=1, description="Largest request body of a batch.")] = 64 * MEGABYTE
-    max_pixels: Annotated[int, Meta(ge=1, description="Largest picture, width times height.")] = MAX_PIXELS
+    max_body_bytes: Annotated[int, Meta(ge=1, le=TERABYTE, description="Largest request body, except for a batch.")] = (
+        20 * MEGABYTE
+    )
+    max_batch_bytes: Annotated[int, Meta(ge=1, le=TERABYTE, description="Largest request body of a batch.")] = (
+        64 * MEGABYTE
+    )
+    max_pixels: Annotated[int, Meta(ge=1, le=TERABYTE, description="Largest picture, width times height.")] = MAX_PIXELS
     max_decode_bytes: Annotated[
         int,
-        Meta(ge=0, description="Most memory that decoding a picture may take; 0 for what a container's limit leaves."),
+        Meta(
+            ge=0,
+            le=TERABYTE,
+            description="Most memory that decoding a picture may take; 0 for what a container's limit leaves.",
+        ),
     ] = 0
     max_cpu_seconds: Annotated[
         float,
@@ -68,7 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 0.5
     max_memory_bytes: Annotated[
-        int, Meta(ge=1, description="Most bytes of request bodies in memory; further senders wait.")
+        int, Meta(ge=1, le=TERABYTE, description="Most bytes of request bodies in memory; further senders wait.")
     ] = 128 * MEGABYTE
     deadline_seconds: Annotated[
         float, Meta(gt=0, le=HOUR, description="Longest time from a picture's arrival in the queue to its answer.")
@@ -158,7 +175,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "unsure,disputed,disagreed,random:0.01"
     samples_count: Annotated[int, Meta(ge=1, description="Most samples to keep, the newest.")] = 10_000
     samples_bytes: Annotated[int, Meta(ge=1, description="Most bytes of samples.")] = 2_000 * MEGABYTE
-    samples_days: Annotated[float, Meta(gt=0, description="Days after which a sample is deleted.")] = 30.0
+    samples_days: Annotated[float, Meta(gt=0, le=36_500, description="Days after which a sample is deleted.")] = 30.0
     watch_seconds: Annotated[
         float,
         Meta(ge=0, le=DAY, description="How often to look for a new model file and load it; 0 to load only on SIGHUP."),

@@ -227,8 +227,8 @@ class Connection(HttpToolsProtocol):
             raise ValueError(fault)
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             return
-        if not self.url.startswith(b"/") and httptools.parse_url(self.url).path is None:  # "http://host"
-            self.url = b"/"  # RFC 9110, section 4.2.3; uvicorn expects a path
+        if b"://" in self.url and not self.url.startswith(b"/"):
+            self._take_absolute()
         if self.parser.get_http_version() == "1.0":
             self.expect_100_continue = False  # RFC 9110, section 10.1.1
         super().on_headers_complete()
@@ -238,6 +238,14 @@ class Connection(HttpToolsProtocol):
         self.headers = _NOWHERE  # trailers, which uvicorn would append to the headers, are not used
         self.input = Input.BODY
         self.read_by = NEVER
+
+    def _take_absolute(self) -> None:
+        """Take the target's host in place of Host (RFC 9112, section 3.2.2), and "/" for no path."""
+        target = httptools.parse_url(self.url)
+        host = self.url.split(b"/", 3)[2].partition(b"?")[0].rpartition(b"@")[2]
+        self.headers[:] = [(name, host if name == b"host" else value) for name, value in self.headers]
+        if target.path is None:
+            self.url = b"/" + (b"?" + target.query if target.query else b"")
 
     def _fault(self) -> str:
         """Why the head is refused, if it is."""

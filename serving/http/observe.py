@@ -74,16 +74,17 @@ class _Observation:
         except Exception:
             traced = {"trace_id": self.trace.trace_id} if self.trace else {}
             SERVICE.exception("a request failed", extra={"fields": {"request_id": self.id, **traced}})
-            if not self.status:
-                answer = problems.response("internal_error", "the fault is logged under the request id", self.scope)
-                await answer(self.scope, receive, self.send)
+            await self.give_up("internal_error", "the fault is logged under the request id", receive)
         # The server cancels requests at a second signal, or when draining takes too long.
         except asyncio.CancelledError:
-            if not self.status:
-                answer = problems.response("draining", "the service was stopped", self.scope)
-                await answer(self.scope, receive, self.send)
+            await self.give_up("draining", "the service was stopped", receive)
         finally:
             self.observe(time.perf_counter() - started)
+
+    async def give_up(self, code: str, detail: str, receive: Receive) -> None:
+        if not self.status:
+            self.metrics.rejected.count(code)
+            await problems.response(code, detail, self.scope)(self.scope, receive, self.send)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

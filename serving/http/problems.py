@@ -20,12 +20,14 @@ def response(code: str, detail: str, scope: Scope, headers: dict[str, str] | Non
 
 
 async def answer(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler: answer the error that a request raised."""
+    """Starlette's exception handler: count and answer the error that a request raised."""
+    rejected = request.app.state.service.metrics.rejected
     if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_request")
+        rejected.count(code)
         return response(code, CODES[code][1], request.scope, dict(error.headers or {}))
     assert isinstance(error, ProblemError)
-    request.app.state.service.metrics.rejected.count(error.code)
+    rejected.count(error.code)
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     return response(error.code, error.detail, request.scope, headers)
 

@@ -67,7 +67,10 @@ class BatchJson(Whole):
         self._objects += piece.count(b"{")
         self._values += piece.count(b",")
         if self._objects > MAX_OBJECTS or self._values > MAX_VALUES:
-            raise ProblemError("malformed_request", f"a batch has at most {MAX_BATCH} pictures")
+            raise ProblemError(
+                "malformed_request",
+                f"a batch has at most {MAX_BATCH} pictures, {MAX_OBJECTS:,} objects and {MAX_VALUES:,} values",
+            )
         super().feed(piece)
 
 

@@ -61,9 +61,10 @@ class ModelManager:
         """
         if self._loading is not None and not self._loading.done():
             self._loading.cancel()
-        self._loading = asyncio.get_running_loop().create_task(self._load())
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(self._loading)
+        self._loading = loading = asyncio.get_running_loop().create_task(self._load())
+        await asyncio.wait([loading])  # which does not cancel it, and is not cancelled by it
+        if not loading.cancelled():
+            loading.result()
 
     async def close(self) -> None:
         """Cancel a load in progress."""
@@ -118,6 +119,8 @@ class ModelManager:
 
     def _refuse(self, reason: str, *, again: bool) -> None:
         self.refused = True
+        if again:
+            self._seen = None  # for `watch`
         self._next_load = time.monotonic() + RELOAD_SECONDS if again else None
         if self.model is None:
             self.reason = reason

@@ -81,6 +81,7 @@ class Samples(LineWriter[str]):
         self._lock = threading.Lock()  # of those
         self._store = stores.opened(settings.samples)
         self._sizes: OrderedDict[str, int] = OrderedDict()  # of what is stored, oldest first
+        self._look = True  # whether what is stored should be looked at
 
     @property
     def stored(self) -> int:
@@ -173,6 +174,7 @@ class Samples(LineWriter[str]):
     def tidy(self) -> None:
         """Let go of what has waited for feedback for too long, and have the caps looked at; call now and then."""
         self._let_go()
+        self._look = True
         self.wake()
 
     def close(self) -> int:
@@ -189,7 +191,8 @@ class Samples(LineWriter[str]):
 
     def _write_group(self, group: list[str]) -> None:
         try:
-            if not group:  # at the start, and on `tidy`: other replicas may write there too
+            if self._look:  # other replicas may write there too
+                self._look = False
                 self._sizes = OrderedDict(sorted(each for each in self._store.sizes() if NAME.fullmatch(each[0])))
                 self.stored_bytes = sum(self._sizes.values())
             for id_ in group:

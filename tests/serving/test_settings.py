@@ -42,7 +42,10 @@ def test_the_command_line_wins() -> None:
     [
         ("PORT", "http", "whole numbers from 0 up to 65535"),
         ("PORT", "70000", "whole numbers from 0 up to 65535"),
-        ("MAX_PIXELS", "0", "whole numbers from 1"),
+        ("MAX_PIXELS", "0", "whole numbers from 1 up to 1000000000000"),
+        ("MAX_DECODE_BYTES", "36893488147419103232", "whole numbers from 0 up to 1000000000000"),
+        ("SAMPLES_DAYS", "inf", "numbers above 0 up to 36500"),
+        ("HOST", "", "addresses and names of this machine, and 0.0.0.0 for all"),
         ("DEADLINE_SECONDS", "-1", "numbers above 0 up to 3600"),
         ("DEADLINE_SECONDS", "inf", "numbers above 0 up to 3600"),
         ("BODY_SECONDS", "nan", "numbers above 0 up to 3600"),

@@ -138,10 +138,17 @@ def test_a_refused_head_has_no_body(server: Running) -> None:
 
 @pytest.mark.parametrize(
     ("target", "status"),
-    [(b"http://x", 200), (b"http://x?a", 200), (b"http://x/health", 200), (b"http://x/a", 404)],
+    [
+        (b"http://localhost", 200),
+        (b"http://localhost?a", 200),
+        (b"http://me@localhost:1/health", 200),
+        (b"http://localhost/a", 404),
+        (b"http://evil.example/health", 421),
+    ],
 )
-def test_an_address_may_be_absolute(server: Running, target: bytes, status: int) -> None:
-    said = tell(server, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+def test_an_address_may_be_absolute_and_its_host_counts(server: Running, target: bytes, status: int) -> None:
+    host = b"localhost" if status == 421 else b"evil.example"
+    said = tell(server, b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
     assert statuses(said) == [status]
 
 

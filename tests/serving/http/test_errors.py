@@ -146,6 +146,11 @@ def test_what_was_refused_is_counted(server: Running) -> None:
     file(b"I am a cat")(server)
     server.http.post("/predict/batch", content=batch_of(2))
     assert server.metric('catsdogs_rejected_total{code="unsupported_format"}') == before + 3
+    codes = [f'catsdogs_rejected_total{{code="{code}"}}' for code in ("not_found", "method_not_allowed")]
+    counts = [server.metric(code) for code in codes]
+    server.http.get("/nowhere")
+    server.http.get("/predict")
+    assert [server.metric(code) for code in codes] == [count + 1 for count in counts]
 
 
 def hundred_megabytes(declared: bool, port: int) -> tuple[int, bytes]:

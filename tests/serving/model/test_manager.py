@@ -1,5 +1,6 @@
 """The model in service changes without a gap, and is taken out while it fails."""
 
+import asyncio
 import base64
 import errno
 import os
@@ -89,6 +90,30 @@ def test_a_watched_file_is_loaded_when_it_changes_and_only_then(
     time.sleep(2.5)
     assert server.predict().status_code == 200
     assert sum(record.message == "the model file has changed" for record in caplog.records) == 1
+
+
+def test_the_service_ends_during_a_load_that_watching_began(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path = place(SHIPPED_INT8, tmp_path / "model.onnx")
+    server = start(model=str(path), watch_seconds=1)
+    os.mkfifo(tmp_path / "aside")  # loading it does not end
+    (tmp_path / "aside").replace(path)
+    until(lambda: "the model file has changed" in caplog.text)
+    asyncio.run_coroutine_threadsafe(server.service.stop(), server.loop).result(20)
+
+
+def test_a_watched_file_that_could_not_be_loaded_for_the_moment_is_tried_again(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = place(SHIPPED_INT8, tmp_path / "model.onnx")
+    server = start(model=str(path), watch_seconds=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.model.manager.LOAD_SECONDS", 0.0)
+        place(SHIPPED_MODEL, path)
+        until(lambda: "not loaded within 0 seconds" in str([vars(record) for record in caplog.records]))
+    until(lambda: precision(server) == "fp32")
 
 
 def test_a_model_that_fails_on_a_picture_costs_that_request_and_sits_its_exam_again(start: Start) -> None:

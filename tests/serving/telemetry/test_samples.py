@@ -360,6 +360,17 @@ def test_what_another_replica_wrote_counts_too(begin: Begin, tmp_path: Path) -> 
     until(lambda: sorted(kept(tmp_path)) == sorted(ids[4:]))
 
 
+def test_what_another_replica_wrote_counts_also_where_something_always_waits(begin: Begin, tmp_path: Path) -> None:
+    first, second = begin(sample="unsure"), begin(sample="unsure", samples_count=4)
+    ids = ids_of(*range(8, 0, -1))
+    for id_ in ids[:7]:
+        first.predicted(prediction(id_, verdict="unsure"), SEEN)
+    until(lambda: first.written == 7)
+    second._look = True  # as `tidy` does, which finds an empty group here
+    second.predicted(prediction(ids[7], verdict="unsure"), SEEN)
+    until(lambda: sorted(kept(tmp_path)) == sorted(ids[4:]))
+
+
 def test_when_too_many_wait_samples_are_dropped_and_counted_and_every_picture_answered(
     start: Start, tmp_path: Path
 ) -> None:
