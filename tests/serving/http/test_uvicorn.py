@@ -13,7 +13,17 @@ from serving.http.server import Listener, Server
 
 CONNECTION = {
     *("check", "close_if_quiet", "gone", "refuse"),
-    *("_fault", "_give_up_input", "_linger", "_note_idle", "_parse", "_room", "_unanswered", "_watch_writing"),
+    *(
+        "_fault",
+        "_give_up_input",
+        "_linger",
+        "_note_idle",
+        "_parse",
+        "_room",
+        "_take_absolute",
+        "_unanswered",
+        "_watch_writing",
+    ),
 }
 
 
